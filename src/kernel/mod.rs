@@ -1,0 +1,19 @@
+//! Words shared by every layer: ids, time, randomness, errors, pages, secrets. No I/O.
+
+pub mod clock;
+pub mod codes;
+pub mod entropy;
+pub mod error;
+pub mod ids;
+pub mod page;
+pub mod role;
+pub mod secret;
+pub mod slug;
+
+pub use clock::Clock;
+pub use codes::Code;
+pub use entropy::Entropy;
+pub use error::{Error, FieldError, Result};
+pub use role::Role;
+pub use secret::{MasterKey, SecretRef};
+pub use slug::Slug;
