@@ -1,3 +1,7 @@
 //! Freehold: a multi-tenant SaaS platform, one schema per tenant, on plain PostgreSQL.
 
+pub mod control_plane;
+pub mod data_plane;
+pub mod db;
+pub mod http;
 pub mod kernel;

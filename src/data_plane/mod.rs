@@ -1,0 +1,5 @@
+//! Serves tenants' requests: who is asking for which tenant, may they, and on which connection.
+
+pub mod context;
+
+pub use context::{Actor, As, TenantContext};

@@ -1,0 +1,40 @@
+//! Database errors become domain errors here, and only here.
+
+use std::time::Duration;
+
+use crate::kernel::{Code, Error, codes};
+
+/// A connection-level failure is worth a retry by the client; anything else the database says is a fault of ours,
+/// unless the caller named the constraint first (see [`on_constraint`]).
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
+                Error::internal(error)
+            }
+            sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_) => {
+                Error::new(&codes::CONTROL_UNAVAILABLE).retry_after(Duration::from_secs(1)).source(error)
+            }
+            _ => Error::internal(error),
+        }
+    }
+}
+
+/// The constraint a statement ran into, if that is why it failed.
+pub fn violated(error: &sqlx::Error) -> Option<&str> {
+    error.as_database_error().and_then(|e| e.constraint())
+}
+
+/// Turns the violation of one named constraint into a domain error; other failures stay what they are.
+///
+/// `tenant_insert(tx).await.map_err(on_constraint("tenant_slug_live", &codes::SLUG_TAKEN))?`
+pub fn on_constraint(constraint: &'static str, code: &'static Code) -> impl Fn(sqlx::Error) -> Error {
+    move |error| match violated(&error) {
+        Some(name) if name == constraint => Error::new(code).source(error),
+        _ => error.into(),
+    }
+}

@@ -1,0 +1,4 @@
+//! HTTP: router, middleware, problem+json, documentation. No SQL.
+
+pub mod problem;
+pub mod vocabulary;
