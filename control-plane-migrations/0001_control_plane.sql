@@ -28,6 +28,8 @@ CREATE TABLE shard (
     region          text NOT NULL,
     state           text NOT NULL CHECK (state IN ('active', 'draining', 'offline')),
     tenant_cap      integer NOT NULL CHECK (tenant_cap > 0),
+    -- Tenants placed here. Kept in the transaction that places, so that the cap holds under any concurrency.
+    tenants         integer NOT NULL DEFAULT 0 CHECK (tenants >= 0),
     -- Where the admin DSN is kept (env:NAME or file:/path). The DSN itself is a secret and is not here.
     admin_dsn_ref   text NOT NULL,
     -- How a tenant's own login reaches the shard: nothing secret, all that the data plane needs.
@@ -108,10 +110,13 @@ CREATE TABLE run (
     input       jsonb NOT NULL,
     error       text,
     attempts    integer NOT NULL DEFAULT 0,
+    -- Whether it has turned round: set once, so that a stuck run goes on in the direction it had.
+    undo        boolean NOT NULL DEFAULT false,
     fence       bigint NOT NULL DEFAULT 0,
     leased_by   text,
+    -- Leases and waits are counted by this database's clock alone: workers' clocks may disagree.
     leased_until timestamptz,
-    not_before  timestamptz NOT NULL,
+    not_before  timestamptz NOT NULL DEFAULT clock_timestamp(),
     created_at  timestamptz NOT NULL,
     finished_at timestamptz
 );
@@ -142,7 +147,7 @@ CREATE TABLE job (
     attempts    integer NOT NULL DEFAULT 0,
     max_attempts integer NOT NULL DEFAULT 8,
     fence       bigint NOT NULL DEFAULT 0,
-    not_before  timestamptz NOT NULL,
+    not_before  timestamptz NOT NULL DEFAULT clock_timestamp(),
     leased_until timestamptz,
     error       text,
     created_at  timestamptz NOT NULL,

@@ -33,3 +33,13 @@ CREATE TABLE freehold.fence (
     subject text PRIMARY KEY,
     fence   bigint NOT NULL
 );
+
+CREATE FUNCTION freehold.raise_fence(p_subject text, p_fence bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO freehold.fence AS held (subject, fence) VALUES (p_subject, p_fence)
+    ON CONFLICT (subject) DO UPDATE SET fence = EXCLUDED.fence WHERE held.fence <= EXCLUDED.fence;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'a newer worker has taken over %', p_subject USING ERRCODE = 'FH001';
+    END IF;
+END $$;
+REVOKE ALL ON FUNCTION freehold.raise_fence(text, bigint) FROM PUBLIC;

@@ -4,4 +4,5 @@ pub mod control_plane;
 pub mod data_plane;
 pub mod db;
 pub mod http;
+pub mod jobs;
 pub mod kernel;

@@ -1,6 +1,12 @@
 //! PostgreSQL: errors, identifiers, migrations, control transactions, shard admin sessions.
 
+pub mod admin;
+pub mod control;
 pub mod error;
+pub mod hardening;
 pub mod ident;
+pub mod migrations;
+pub mod prepare;
+pub mod schema;
 
 pub use error::{on_constraint, violated};

@@ -1,0 +1,89 @@
+//! Admin sessions on the shards. Only the CLI and the worker have them; the server that answers requests does not.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use secrecy::SecretString;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgConnection, PgPool};
+
+use crate::db::control;
+use crate::kernel::ids::ShardId;
+use crate::kernel::{Error, Result, SecretRef, codes};
+
+/// How long an admin waits for a shard before saying that it is down.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// One small pool per shard, opened on first use.
+#[derive(Clone, Default)]
+pub struct ShardAdmins(Arc<Mutex<HashMap<ShardId, (SecretRef, PgPool)>>>);
+
+impl ShardAdmins {
+    /// The shard's admin pool. A changed secret reference opens a new one.
+    pub fn pool(&self, shard: ShardId, dsn: &SecretRef) -> Result<PgPool> {
+        let mut pools = self.0.lock();
+        if let Some((known, pool)) = pools.get(&shard)
+            && known == dsn
+        {
+            return Ok(pool.clone());
+        }
+        let pool = PgPoolOptions::new()
+            .max_connections(4)
+            .acquire_timeout(PATIENCE)
+            .connect_lazy_with(options(&dsn.read()?)?);
+        pools.insert(shard, (dsn.clone(), pool.clone()));
+        Ok(pool)
+    }
+
+    /// Forgets a shard's pool, so that the next use reads its secret again (after a rotation).
+    pub fn forget(&self, shard: ShardId) {
+        self.0.lock().remove(&shard);
+    }
+}
+
+pub fn options(url: &SecretString) -> Result<PgConnectOptions> {
+    control::options(url, "freehold-admin")
+}
+
+/// The owner of every tenant schema on a database. Roles belong to the whole server, so its name carries the
+/// database's.
+pub fn owner_role(database: &str) -> String {
+    format!("freehold_owner_{database}")
+}
+
+/// What went wrong on a shard, as far as the operator may know.
+pub fn shard_error(error: sqlx::Error) -> Error {
+    match &error {
+        sqlx::Error::Database(e) if e.code().as_deref() == Some("FH001") => {
+            Error::new(&codes::CONFLICT).detail("a newer worker has taken this over").source(error)
+        }
+        sqlx::Error::Database(e) if matches!(e.code().as_deref(), Some("28P01" | "28000" | "3D000")) => {
+            Error::new(&codes::SHARD_UNAVAILABLE)
+                .detail(format!("the shard refuses the admin login: {}", e.message()))
+                .hint("check the DSN behind the shard's secret reference")
+                .source(error)
+        }
+        sqlx::Error::Database(_) => Error::internal(error),
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::Protocol(_) => Error::new(&codes::SHARD_UNAVAILABLE)
+            .retry_after(Duration::from_secs(1))
+            .hint("is the shard's server running, and does its DSN name the right host and port?")
+            .source(error),
+        _ => Error::internal(error),
+    }
+}
+
+/// Runs a batch of statements that opens and closes its own transaction, in one round trip. Whatever happens, the
+/// connection is left outside a transaction.
+pub async fn batch(conn: &mut PgConnection, sql: String) -> Result<(), sqlx::Error> {
+    let outcome = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *conn).await;
+    if outcome.is_err() {
+        sqlx::raw_sql("ROLLBACK").execute(conn).await.ok();
+    }
+    outcome.map(|_| ())
+}

@@ -1,0 +1,8 @@
+//! Work that outlives a request: runs (recorded, resumable, undoable), jobs (one retryable effect each), reconcilers
+//! (periodic repair), and the notifications that wake the worker.
+
+pub mod faults;
+pub mod queue;
+pub mod run;
+pub mod saga;
+pub mod wake;

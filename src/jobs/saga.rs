@@ -1,0 +1,298 @@
+//! Drives runs: lease, do the steps that are left, record each; after a failure retry or undo.
+//!
+//! A step may be executed more than once (killed after its effect and before its record), so each is idempotent. A
+//! worker that lost its lease is stopped in three places: its heartbeat sees the higher fencing number, the record of
+//! its step changes no row, and the shard refuses its statement (`freehold.raise_fence`).
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sqlx::{PgConnection, PgPool};
+
+use crate::jobs::faults::{self, Moment};
+use crate::jobs::run::{RunState, StepState};
+use crate::jobs::wake;
+use crate::kernel::ids::{RunId, TenantId};
+use crate::kernel::{Code, Error, Result, codes};
+
+/// How long a worker may be silent before another takes its run over.
+const LEASE: Duration = Duration::from_secs(10);
+/// A run that failed this often waits for a person.
+const GIVE_UP: i32 = 30;
+
+/// One attempt's work on one step.
+pub type Effect<C> = for<'a> fn(&'a C, &'a Held) -> BoxFuture<'a, Result<()>>;
+
+/// One step of a kind of run.
+pub struct StepDef<C: 'static> {
+    pub name: &'static str,
+    pub run: Effect<C>,
+    /// Takes back what `run` did, also when `run` got only half-way. Without one, there is nothing to take back.
+    pub undo: Option<Effect<C>>,
+}
+
+/// What happens when a step fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Try a passing trouble again, this many attempts in all, then undo. Any other failure undoes at once.
+    Undo { attempts: i32 },
+    /// Only forward: try again until it works.
+    Retry,
+}
+
+/// A kind of run: its name, its steps in order, and what a failure means.
+pub struct Kind<C: 'static> {
+    pub name: &'static str,
+    pub steps: &'static [StepDef<C>],
+    pub on_failure: OnFailure,
+}
+
+impl<C> Kind<C> {
+    pub fn step_names(&self) -> Vec<&'static str> {
+        self.steps.iter().map(|step| step.name).collect()
+    }
+}
+
+/// A run that this worker holds.
+#[derive(Debug, sqlx::FromRow)]
+pub struct Held {
+    pub id: RunId,
+    pub kind: String,
+    pub subject: String,
+    pub tenant: Option<TenantId>,
+    pub input: Value,
+    pub state: RunState,
+    pub attempts: i32,
+    /// Higher than that of any earlier holder.
+    pub fence: i64,
+}
+
+impl Held {
+    /// The values fixed when the run was recorded.
+    pub fn input<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_value(self.input.clone()).map_err(Error::internal)
+    }
+
+    /// Makes sure, inside a control transaction, that the run is still ours; it stays so until the transaction ends.
+    pub async fn confirm(&self, conn: &mut PgConnection) -> Result<()> {
+        let held: Option<i32> =
+            sqlx::query_scalar("SELECT 1 FROM run WHERE id = $1 AND fence = $2 FOR UPDATE")
+                .bind(self.id)
+                .bind(self.fence)
+                .fetch_optional(conn)
+                .await?;
+        held.map(|_| ()).ok_or_else(lost)
+    }
+}
+
+fn lost() -> Error {
+    Error::new(&codes::CONFLICT).detail("another worker has taken this run over")
+}
+
+/// Takes the next run that is due, or the named one. Nothing when there is none, or another worker holds it.
+pub async fn lease(pool: &PgPool, worker: &str, only: Option<RunId>) -> Result<Option<Held>> {
+    Ok(sqlx::query_as(
+        "UPDATE run SET state = CASE WHEN state = 'pending' THEN 'running' ELSE state END,
+                fence = nextval('run_fence'), leased_by = $1, attempts = attempts + 1,
+                leased_until = clock_timestamp() + make_interval(secs => $2)
+          WHERE id = (SELECT id FROM run
+                       WHERE state IN ('pending', 'running', 'undoing') AND not_before <= clock_timestamp()
+                         AND (leased_until IS NULL OR leased_until < clock_timestamp())
+                         AND ($3::uuid IS NULL OR id = $3)
+                       ORDER BY not_before, id LIMIT 1 FOR UPDATE SKIP LOCKED)
+         RETURNING id, kind, subject, tenant, input, state, attempts, fence",
+    )
+    .bind(worker)
+    .bind(LEASE.as_secs_f64())
+    .bind(only)
+    .fetch_optional(pool)
+    .await?)
+}
+
+/// Works on a held run until it is finished, has to wait, or is lost to another worker.
+pub async fn drive<C: Sync>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) -> Result<RunState> {
+    tokio::select! {
+        outcome = attempt(pool, context, kind, held) => outcome,
+        error = heartbeat(pool, held) => Err(error),
+    }
+}
+
+async fn attempt<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) -> Result<RunState> {
+    if held.state != RunState::Undoing {
+        match forward(pool, context, kind, held).await {
+            Ok(()) => return finish(pool, held, RunState::Done).await,
+            Err(error) if is_lost(&error) => return Err(error),
+            Err(error) => {
+                tracing::warn!(run = %held.id, kind = kind.name, ?error, "a step failed");
+                let passing = is_passing(&error);
+                match kind.on_failure {
+                    OnFailure::Undo { attempts } if !passing || held.attempts >= attempts => {
+                        turn_round(pool, held, &error).await?;
+                    }
+                    OnFailure::Undo { .. } | OnFailure::Retry => {
+                        return put_back(pool, held, RunState::Pending, &error).await;
+                    }
+                }
+            }
+        }
+    }
+    match backward(pool, context, kind, held).await {
+        Ok(()) => finish(pool, held, RunState::Undone).await,
+        Err(error) if is_lost(&error) => Err(error),
+        Err(error) => put_back(pool, held, RunState::Undoing, &error).await,
+    }
+}
+
+async fn forward<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) -> Result<()> {
+    let done = states(pool, held).await?;
+    for (index, step) in kind.steps.iter().enumerate() {
+        if done.get(index) == Some(&StepState::Done) {
+            continue;
+        }
+        faults::point(kind.name, step.name, Moment::BeforeEffect);
+        (step.run)(context, held).await?;
+        faults::point(kind.name, step.name, Moment::AfterEffect);
+        record(pool, held, index, StepState::Done).await?;
+        faults::point(kind.name, step.name, Moment::AfterRecord);
+    }
+    Ok(())
+}
+
+async fn backward<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) -> Result<()> {
+    let done = states(pool, held).await?;
+    // The step that failed may have got half-way, so undo begins with the first one that is not recorded as done.
+    let reached = done.iter().filter(|state| **state != StepState::Pending).count();
+    for (index, step) in kind.steps.iter().enumerate().take(reached + 1).rev() {
+        if done.get(index) == Some(&StepState::Undone) {
+            continue;
+        }
+        if let Some(undo) = step.undo {
+            undo(context, held).await?;
+        }
+        record(pool, held, index, StepState::Undone).await?;
+    }
+    Ok(())
+}
+
+async fn states(pool: &PgPool, held: &Held) -> Result<Vec<StepState>> {
+    Ok(sqlx::query_scalar("SELECT state FROM run_step WHERE run = $1 ORDER BY position")
+        .bind(held.id)
+        .fetch_all(pool)
+        .await?)
+}
+
+async fn record(pool: &PgPool, held: &Held, index: usize, state: StepState) -> Result<()> {
+    let mut tx = pool.begin().await?;
+    held.confirm(&mut tx).await?;
+    sqlx::query(
+        "UPDATE run_step SET state = $3, finished_at = clock_timestamp() WHERE run = $1 AND position = $2 + 1",
+    )
+    .bind(held.id)
+    .bind(i32::try_from(index).unwrap_or(i32::MAX))
+    .bind(state)
+    .execute(&mut *tx)
+    .await?;
+    wake::run_moved(&mut tx, held.id).await?;
+    Ok(tx.commit().await?)
+}
+
+/// Ends this attempt: the run's new state, and when it may be taken again.
+async fn close(
+    pool: &PgPool,
+    held: &Held,
+    state: RunState,
+    error: Option<&Error>,
+    wait: Duration,
+) -> Result<()> {
+    let mut tx = pool.begin().await?;
+    held.confirm(&mut tx).await?;
+    sqlx::query(
+        "UPDATE run SET state = $2, error = coalesce($3, error), leased_until = NULL, leased_by = NULL,
+                undo = undo OR $2 IN ('undoing', 'undone'),
+                not_before = clock_timestamp() + make_interval(secs => $4),
+                finished_at = CASE WHEN $2 IN ('done', 'undone') THEN clock_timestamp() END
+          WHERE id = $1",
+    )
+    .bind(held.id)
+    .bind(state)
+    .bind(error.map(|error| format!("{}: {error}", error.code().name)))
+    .bind(wait.as_secs_f64())
+    .execute(&mut *tx)
+    .await?;
+    wake::run_moved(&mut tx, held.id).await?;
+    Ok(tx.commit().await?)
+}
+
+async fn finish(pool: &PgPool, held: &Held, state: RunState) -> Result<RunState> {
+    close(pool, held, state, None, Duration::ZERO).await?;
+    Ok(state)
+}
+
+async fn put_back(pool: &PgPool, held: &Held, waiting: RunState, error: &Error) -> Result<RunState> {
+    let state = if held.attempts >= GIVE_UP { RunState::Stuck } else { waiting };
+    close(pool, held, state, Some(error), backoff(held.attempts)).await?;
+    Ok(state)
+}
+
+/// Turns the run round for good: from here it is only undone, whoever holds it.
+async fn turn_round(pool: &PgPool, held: &Held, error: &Error) -> Result<()> {
+    let mut tx = pool.begin().await?;
+    held.confirm(&mut tx).await?;
+    sqlx::query("UPDATE run SET state = 'undoing', undo = true, error = $2 WHERE id = $1")
+        .bind(held.id)
+        .bind(format!("{}: {error}", error.code().name))
+        .execute(&mut *tx)
+        .await?;
+    wake::run_moved(&mut tx, held.id).await?;
+    Ok(tx.commit().await?)
+}
+
+/// 0.2 s, doubling, at most 30 s.
+fn backoff(attempts: i32) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(8);
+    Duration::from_millis(200 * 2u64.pow(doublings)).min(Duration::from_secs(30))
+}
+
+fn is_passing(error: &Error) -> bool {
+    const PASSING: [&Code; 4] =
+        [&codes::SHARD_UNAVAILABLE, &codes::SHARD_BUSY, &codes::CONTROL_UNAVAILABLE, &codes::TIMEOUT];
+    PASSING.iter().any(|code| error.is(code))
+}
+
+fn is_lost(error: &Error) -> bool {
+    error.is(&codes::CONFLICT)
+}
+
+/// Renews the lease while the work goes on; returns only when the run is lost.
+async fn heartbeat(pool: &PgPool, held: &Held) -> Error {
+    loop {
+        tokio::time::sleep(LEASE / 4).await;
+        let renewed = sqlx::query(
+            "UPDATE run SET leased_until = clock_timestamp() + make_interval(secs => $3) WHERE id = $1 AND fence = $2",
+        )
+        .bind(held.id)
+        .bind(held.fence)
+        .bind(LEASE.as_secs_f64())
+        .execute(pool)
+        .await;
+        match renewed {
+            Ok(done) if done.rows_affected() == 0 => return lost(),
+            // A control database that is away for a moment is no reason to drop the work: the fence decides.
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_grows_to_its_bound() {
+        assert_eq!(backoff(1), Duration::from_millis(200));
+        assert_eq!(backoff(2), Duration::from_millis(400));
+        assert_eq!(backoff(30), Duration::from_secs(30));
+    }
+}
