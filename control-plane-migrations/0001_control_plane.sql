@@ -32,18 +32,20 @@ CREATE TABLE shard (
     tenants         integer NOT NULL DEFAULT 0 CHECK (tenants >= 0),
     -- Where the admin DSN is kept (env:NAME or file:/path). The DSN itself is a secret and is not here.
     admin_dsn_ref   text NOT NULL,
-    -- How a tenant's own login reaches the shard: nothing secret, all that the data plane needs.
-    host            text NOT NULL,
-    port            integer NOT NULL CHECK (port BETWEEN 1 AND 65535),
-    database        text NOT NULL,
-    tls             text NOT NULL CHECK (tls IN ('disable', 'require', 'verify-full')),
+    -- How a tenant's own login reaches the shard: nothing secret, all that the data plane needs. Read from the DSN
+    -- when the shard is prepared; until then it is offline.
+    host            text,
+    port            integer CHECK (port BETWEEN 1 AND 65535),
+    database        text,
+    tls             text CHECK (tls IN ('disable', 'verify-full')),
     slot_target     integer NOT NULL DEFAULT 5 CHECK (slot_target >= 0),
     -- What the last probe saw. Placement reads it; a shard not seen lately is not chosen.
     bytes           bigint NOT NULL DEFAULT 0,
     last_seen_at    timestamptz,
     last_failure    text,
     created_at      timestamptz NOT NULL DEFAULT now(),
-    UNIQUE (host, port, database)
+    UNIQUE (host, port, database),
+    CHECK (state = 'offline' OR (host IS NOT NULL AND port IS NOT NULL AND database IS NOT NULL AND tls IS NOT NULL))
 );
 
 CREATE TABLE tenant (

@@ -4,5 +4,6 @@ pub mod control_plane;
 pub mod data_plane;
 pub mod db;
 pub mod http;
+pub mod identity;
 pub mod jobs;
 pub mod kernel;

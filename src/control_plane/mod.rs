@@ -1,3 +1,72 @@
 //! Tenants, shards, placement, slots, plans: what exists and where it lives.
+//!
+//! Two kinds of caller. The server that answers requests has a [`ControlPlane`]: it changes the control database and
+//! records runs. The worker and the CLI have [`Hands`] as well: they carry the runs out on the shards.
 
+use sqlx::PgPool;
+use sqlx::migrate::Migrator;
+
+use crate::db::admin::ShardAdmins;
+use crate::db::migrations;
+use crate::kernel::{Clock, Entropy, MasterKey};
+
+pub mod access;
+pub mod audit;
+pub mod changes;
+pub mod fleet;
+pub mod idempotency;
+pub mod placement;
 pub mod plans;
+pub mod probe;
+pub mod provisioning;
+pub mod reconcile;
+pub mod runs;
+pub mod shards;
+pub mod slots;
+pub mod tenants;
+
+/// How a tenant's address is written.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// `https`, or `http` for development.
+    pub scheme: String,
+    /// Tenants live under it: `acme.<base_domain>`.
+    pub base_domain: String,
+    /// Only when it is not the scheme's own.
+    pub port: Option<u16>,
+}
+
+impl Addresses {
+    pub fn tenant_url(&self, slug: &str) -> String {
+        let port = self.port.map(|port| format!(":{port}")).unwrap_or_default();
+        format!("{}://{slug}.{}{port}", self.scheme, self.base_domain)
+    }
+}
+
+/// What it takes to change the control database.
+#[derive(Clone)]
+pub struct ControlPlane {
+    pub db: PgPool,
+    pub clock: Clock,
+    pub entropy: Entropy,
+    pub addresses: Addresses,
+    /// What every tenant schema holds: the platform's tables and the product's.
+    pub tables: &'static Migrator,
+}
+
+impl ControlPlane {
+    /// The version that new tenant schemas have.
+    pub fn schema_version(&self) -> i64 {
+        migrations::target(self.tables)
+    }
+}
+
+/// What it takes to change the shards.
+#[derive(Clone)]
+pub struct Hands {
+    pub cp: ControlPlane,
+    pub admins: ShardAdmins,
+    pub master: MasterKey,
+    /// This process, in the records of runs it holds.
+    pub worker: String,
+}

@@ -23,7 +23,7 @@ pub async fn migrate(migrator: &Migrator, options: &PgConnectOptions) -> Result<
     // A connection of its own, closed at the end: sqlx keeps its lock when a migration fails.
     let mut conn = options.connect().await?;
     let from = version(&mut conn).await?;
-    let outcome = migrator.run(&mut conn).await;
+    let outcome = migrator.run_direct(None, &mut conn, false).await;
     let to = version(&mut conn).await;
     conn.close().await.ok();
     outcome.map_err(migrate_error)?;

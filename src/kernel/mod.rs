@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod codes;
+pub mod credentials;
 pub mod entropy;
 pub mod error;
 pub mod ids;

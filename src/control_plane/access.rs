@@ -1,0 +1,287 @@
+//! Shutting a tenant out, letting it in again, and removing it.
+//!
+//! The control database changes first, so that servers refuse the next request; the fence on the shard follows, so
+//! that a server with a stale cache cannot get in either (D5). Letting in goes the other way round.
+
+use chrono::Duration;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sqlx::PgConnection;
+
+use super::audit::{Caller, audit_add};
+use super::changes::{self, Change};
+use super::placement::give_place_back;
+use super::shards::shard_by_id;
+use super::tenants::{TenantRef, TenantRow, TenantState, tenant_lock};
+use super::{ControlPlane, Hands};
+use crate::db::schema::Schema;
+use crate::jobs::run::{NewRun, run_record};
+use crate::jobs::saga::{Held, Kind, OnFailure, StepDef};
+use crate::kernel::ids::{RunId, ShardId, TenantId};
+use crate::kernel::{Error, Result, codes};
+
+/// How long a deleted tenant can be brought back.
+pub const GRACE_DAYS: i64 = 30;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Input {
+    tenant: TenantId,
+    shard: ShardId,
+    schema: String,
+    credential_version: i32,
+}
+
+/// Suspends an active tenant: the next request is refused, and its login too.
+pub async fn tenant_suspend(
+    cp: &ControlPlane,
+    caller: &Caller,
+    tenant: &TenantRef,
+    reason: &str,
+) -> Result<RunId> {
+    shut(cp, caller, tenant, TenantState::Suspended, &SUSPEND, "tenant.suspend", reason).await
+}
+
+/// Deletes a tenant softly: shut at once, removed for good after 30 days.
+pub async fn tenant_delete(
+    cp: &ControlPlane,
+    caller: &Caller,
+    tenant: &TenantRef,
+    reason: &str,
+) -> Result<RunId> {
+    shut(cp, caller, tenant, TenantState::Deleting, &DELETE, "tenant.delete", reason).await
+}
+
+/// Lets a suspended tenant work again.
+pub async fn tenant_resume(cp: &ControlPlane, caller: &Caller, tenant: &TenantRef) -> Result<RunId> {
+    let mut tx = cp.db.begin().await?;
+    let row = tenant_lock(&mut tx, tenant).await?;
+    require(&row, TenantState::Suspended, TenantState::Active)?;
+    let run = record(cp, &mut tx, caller, &row, &RESUME, "tenant.resume", json!({})).await?;
+    tx.commit().await?;
+    Ok(run)
+}
+
+/// Brings a softly deleted tenant back.
+pub async fn tenant_undelete(cp: &ControlPlane, caller: &Caller, tenant: &TenantRef) -> Result<RunId> {
+    let mut tx = cp.db.begin().await?;
+    let row = tenant_lock(&mut tx, tenant).await?;
+    require(&row, TenantState::Deleting, TenantState::Active)?;
+    let run = record(cp, &mut tx, caller, &row, &UNDELETE, "tenant.undelete", json!({})).await?;
+    tx.commit().await?;
+    Ok(run)
+}
+
+/// Removes a softly deleted tenant for good: its schema, its login, its keys. `early` does not wait for the 30 days.
+pub async fn tenant_purge(
+    cp: &ControlPlane,
+    caller: &Caller,
+    tenant: &TenantRef,
+    early: bool,
+) -> Result<RunId> {
+    let mut tx = cp.db.begin().await?;
+    let row = tenant_lock(&mut tx, tenant).await?;
+    if row.state != TenantState::Deleting {
+        return Err(wrong_state(&row).hint("delete it first: freehold tenant delete"));
+    }
+    if !early && row.purge_after.is_some_and(|at| at > cp.clock.now()) {
+        return Err(Error::new(&codes::STATE_CONFLICT)
+            .detail(format!("tenant {} can still be brought back", row.slug))
+            .hint("wait until purge_after, or say --now to remove it for good at once"));
+    }
+    let run = record(cp, &mut tx, caller, &row, &PURGE, "tenant.purge", json!({ "early": early })).await?;
+    tx.commit().await?;
+    Ok(run)
+}
+
+async fn shut(
+    cp: &ControlPlane,
+    caller: &Caller,
+    tenant: &TenantRef,
+    next: TenantState,
+    kind: &Kind<Hands>,
+    action: &str,
+    reason: &str,
+) -> Result<RunId> {
+    let now = cp.clock.now();
+    let mut tx = cp.db.begin().await?;
+    let row = tenant_lock(&mut tx, tenant).await?;
+    if !row.state.may_become(next) {
+        return Err(wrong_state(&row));
+    }
+    let purge_after = (next == TenantState::Deleting).then(|| now + Duration::days(GRACE_DAYS));
+    sqlx::query(
+        "UPDATE tenant SET state = $2, state_reason = $3, purge_after = $4, epoch = epoch + 1, updated_at = $5
+          WHERE id = $1",
+    )
+    .bind(row.id)
+    .bind(next)
+    .bind(reason)
+    .bind(purge_after)
+    .bind(now)
+    .execute(&mut *tx)
+    .await?;
+    changes::notify(&mut tx, Change::Tenant(row.id)).await?;
+    let run = record(cp, &mut tx, caller, &row, kind, action, json!({ "reason": reason })).await?;
+    tx.commit().await?;
+    Ok(run)
+}
+
+fn require(row: &TenantRow, now: TenantState, next: TenantState) -> Result<()> {
+    if row.state == now && now.may_become(next) { Ok(()) } else { Err(wrong_state(row)) }
+}
+
+fn wrong_state(row: &TenantRow) -> Error {
+    Error::new(&codes::STATE_CONFLICT).detail(format!("tenant {} is {}", row.slug, row.state))
+}
+
+async fn record(
+    cp: &ControlPlane,
+    tx: &mut PgConnection,
+    caller: &Caller,
+    row: &TenantRow,
+    kind: &Kind<Hands>,
+    action: &str,
+    detail: serde_json::Value,
+) -> Result<RunId> {
+    let now = cp.clock.now();
+    let (Some(shard), Some(schema)) = (row.shard, row.schema_name.clone()) else {
+        return Err(wrong_state(row));
+    };
+    let input =
+        Input { tenant: row.id, shard, schema, credential_version: row.credential_version.unwrap_or(1) };
+    let run = NewRun {
+        kind: kind.name,
+        subject: row.id.to_string(),
+        tenant: Some(row.id),
+        input: serde_json::to_value(&input).map_err(Error::internal)?,
+        steps: &kind.step_names(),
+        done: 0,
+    };
+    let run = run_record(&mut *tx, &run, now).await?;
+    audit_add(tx, caller, now, action, Some(row.id), &row.id.to_string(), detail).await?;
+    Ok(run)
+}
+
+pub static SUSPEND: Kind<Hands> = Kind {
+    name: "suspend",
+    steps: &[StepDef { name: "fence", run: fence, undo: None }],
+    on_failure: OnFailure::Retry,
+};
+
+pub static DELETE: Kind<Hands> = Kind {
+    name: "delete",
+    steps: &[StepDef { name: "fence", run: fence, undo: None }],
+    on_failure: OnFailure::Retry,
+};
+
+pub static RESUME: Kind<Hands> = Kind {
+    name: "resume",
+    steps: &[
+        StepDef { name: "unfence", run: unfence, undo: None },
+        StepDef { name: "activate", run: activate, undo: None },
+    ],
+    on_failure: OnFailure::Retry,
+};
+
+pub static UNDELETE: Kind<Hands> = Kind {
+    name: "undelete",
+    steps: &[
+        StepDef { name: "unfence", run: unfence, undo: None },
+        StepDef { name: "activate", run: activate, undo: None },
+    ],
+    on_failure: OnFailure::Retry,
+};
+
+pub static PURGE: Kind<Hands> = Kind {
+    name: "purge",
+    steps: &[
+        StepDef { name: "drop_schema", run: drop_schema, undo: None },
+        StepDef { name: "forget", run: forget, undo: None },
+    ],
+    on_failure: OnFailure::Retry,
+};
+
+fn fence<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        let (input, database, mut conn) = on_shard(hands, held).await?;
+        schema(&input, &database, held).fence(&mut conn).await
+    })
+}
+
+fn unfence<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        let (input, database, mut conn) = on_shard(hands, held).await?;
+        schema(&input, &database, held).unfence(&mut conn).await
+    })
+}
+
+fn drop_schema<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        let (input, database, mut conn) = on_shard(hands, held).await?;
+        schema(&input, &database, held).drop(&mut conn).await
+    })
+}
+
+fn activate<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        let input: Input = held.input()?;
+        let mut tx = hands.cp.db.begin().await?;
+        held.confirm(&mut tx).await?;
+        sqlx::query(
+            "UPDATE tenant SET state = 'active', state_reason = NULL, purge_after = NULL, epoch = epoch + 1, updated_at = $2
+              WHERE id = $1 AND state IN ('suspended', 'deleting')",
+        )
+        .bind(input.tenant)
+        .bind(hands.cp.clock.now())
+        .execute(&mut *tx)
+        .await?;
+        changes::notify(&mut tx, Change::Tenant(input.tenant)).await?;
+        Ok(tx.commit().await?)
+    })
+}
+
+/// What is left of a purged tenant is its row, its runs and its audit lines.
+fn forget<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        let input: Input = held.input()?;
+        let now = hands.cp.clock.now();
+        let mut tx = hands.cp.db.begin().await?;
+        held.confirm(&mut tx).await?;
+        let gone = sqlx::query(
+            "UPDATE tenant SET state = 'deleted', purge_after = NULL, epoch = epoch + 1, updated_at = $2
+              WHERE id = $1 AND state = 'deleting'",
+        )
+        .bind(input.tenant)
+        .bind(now)
+        .execute(&mut *tx)
+        .await?;
+        if gone.rows_affected() == 1 {
+            give_place_back(&mut tx, input.shard).await?;
+        }
+        for statement in [
+            "DELETE FROM placement WHERE tenant = $1",
+            "DELETE FROM tenant_domain WHERE tenant = $1",
+            "DELETE FROM api_key WHERE tenant = $1",
+            "DELETE FROM idempotency WHERE tenant = $1",
+        ] {
+            sqlx::query(statement).bind(input.tenant).execute(&mut *tx).await?;
+        }
+        sqlx::query("DELETE FROM slot WHERE schema_name = $1").bind(&input.schema).execute(&mut *tx).await?;
+        changes::notify(&mut tx, Change::Tenant(input.tenant)).await?;
+        Ok(tx.commit().await?)
+    })
+}
+
+type Admin = sqlx::pool::PoolConnection<sqlx::Postgres>;
+
+async fn on_shard(hands: &Hands, held: &Held) -> Result<(Input, String, Admin)> {
+    let input: Input = held.input()?;
+    let shard = shard_by_id(&mut *hands.cp.db.acquire().await?, input.shard).await?;
+    let conn = hands.admin(&shard).await?;
+    Ok((input, shard.database()?.to_owned(), conn))
+}
+
+fn schema<'a>(input: &'a Input, database: &'a str, held: &Held) -> Schema<'a> {
+    Schema { name: &input.schema, database, credential_version: input.credential_version, fence: held.fence }
+}

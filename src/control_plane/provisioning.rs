@@ -1,0 +1,332 @@
+//! Provisioning: how a tenant comes to be, and how a shard is made ready.
+//!
+//! With a spare slot, signing a tenant up is one transaction in the control database, and the run it records is done
+//! already. Without one, the same transaction reserves the place and fixes every generated name, and a worker makes
+//! the schema. Any failure for good undoes the reservation: the tenant is ready, or gone.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sqlx::PgConnection;
+
+use super::audit::{Caller, audit_add};
+use super::changes::{self, Change};
+use super::placement::{self, Candidate};
+use super::plans::{Plan, plan_on_sale};
+use super::shards::{shard_by_id, shard_set_endpoint};
+use super::slots::{new_schema_name, slot_claim, slot_record};
+use super::tenants::{Tenant, TenantRef, slug_rule, tenant_find};
+use super::{ControlPlane, Hands};
+use crate::db::schema::{LoginLimits, Schema};
+use crate::db::{admin, on_constraint, prepare};
+use crate::jobs::queue::job_add;
+use crate::jobs::run::{NewRun, run_record};
+use crate::jobs::saga::{Held, Kind, OnFailure, StepDef};
+use crate::jobs::wake;
+use crate::kernel::ids::{RunId, ShardId, TenantId};
+use crate::kernel::{Error, Result, codes};
+
+/// The job that gives a tenant's login what its plan says.
+pub const ALIGN_LOGIN: &str = "align_login";
+
+/// What a new tenant is to be.
+#[derive(Clone, Debug, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewTenant {
+    /// Its name in the address: `acme` in `acme.example.com`.
+    #[garde(custom(slug_rule))]
+    #[schema(example = "acme")]
+    pub slug: String,
+    /// Its name for people. The slug when not given.
+    #[garde(inner(length(chars, min = 1, max = 120)))]
+    pub name: Option<String>,
+    /// `free` when not given.
+    #[garde(skip)]
+    pub plan: Option<String>,
+}
+
+/// What later attempts of a provisioning run must know.
+#[derive(Debug, Serialize, Deserialize)]
+struct Input {
+    tenant: TenantId,
+    shard: ShardId,
+    schema: String,
+    limits: Limits,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Limits {
+    connections: i32,
+    statement_timeout_ms: i32,
+}
+
+/// Makes a tenant in the caller's transaction. It is ready on commit when a slot was spare; else its run is pending.
+///
+/// # Errors
+/// `slug_taken`; `no_capacity` when no shard of the plan's pool has room and answers.
+pub async fn tenant_create(
+    cp: &ControlPlane,
+    tx: &mut PgConnection,
+    caller: &Caller,
+    new: &NewTenant,
+) -> Result<(Tenant, RunId)> {
+    let now = cp.clock.now();
+    let id = TenantId::new();
+    let plan = plan_on_sale(&mut *tx, new.plan.as_deref().unwrap_or("free")).await?;
+    let name = new.name.as_deref().unwrap_or(&new.slug);
+    // The slug first: of a hundred asking at once, one goes on and the others hear so before anything is reserved.
+    sqlx::query(
+        "INSERT INTO tenant (id, slug, name, state, plan, created_at, updated_at)
+         VALUES ($1, $2, $3, 'provisioning', $4, $5, $5)",
+    )
+    .bind(id)
+    .bind(&new.slug)
+    .bind(name)
+    .bind(&plan.id)
+    .bind(now)
+    .execute(&mut *tx)
+    .await
+    .map_err(on_constraint("tenant_slug_live", &codes::SLUG_TAKEN))?;
+
+    let (shard, slot) = choose(cp, tx, &plan).await?;
+    let ready = slot.is_some();
+    let schema = match slot {
+        Some(schema) => schema,
+        None => {
+            let schema = new_schema_name(cp);
+            slot_record(&mut *tx, &schema, shard.id, "claimed", now).await?;
+            schema
+        }
+    };
+    sqlx::query(
+        "INSERT INTO placement (tenant, shard, schema_name, version, placed_at)
+         SELECT $1, $2, slot.schema_name, slot.version, $4 FROM slot WHERE slot.schema_name = $3",
+    )
+    .bind(id)
+    .bind(shard.id)
+    .bind(&schema)
+    .bind(now)
+    .execute(&mut *tx)
+    .await?;
+    if ready {
+        sqlx::query("UPDATE tenant SET state = 'active' WHERE id = $1").bind(id).execute(&mut *tx).await?;
+        align_later(&mut *tx, id, now).await?;
+    }
+    let limits = plan.entitlements.login_limits();
+    let input = Input {
+        tenant: id,
+        shard: shard.id,
+        schema,
+        limits: Limits { connections: limits.connections, statement_timeout_ms: limits.statement_timeout_ms },
+    };
+    let run = NewRun {
+        kind: PROVISION.name,
+        subject: id.to_string(),
+        tenant: Some(id),
+        input: serde_json::to_value(&input).map_err(Error::internal)?,
+        steps: &PROVISION.step_names(),
+        done: if ready { PROVISION.steps.len() } else { 1 },
+    };
+    let run = run_record(&mut *tx, &run, now).await?;
+    let detail = json!({ "slug": new.slug, "plan": plan.id, "shard": shard.name });
+    audit_add(&mut *tx, caller, now, "tenant.create", Some(id), &id.to_string(), detail).await?;
+    changes::notify(&mut *tx, Change::Tenant(id)).await?;
+    // The spare slot that was used is replaced.
+    wake::workers(&mut *tx).await?;
+    let row = tenant_find(tx, &TenantRef::Id(id)).await?;
+    Ok((row.view(&cp.addresses), run))
+}
+
+/// The best shard that still has a place and answers, with a slot if one is spare there.
+async fn choose(
+    cp: &ControlPlane,
+    tx: &mut PgConnection,
+    plan: &Plan,
+) -> Result<(Candidate, Option<String>)> {
+    let ranked = placement::rank(placement::candidates(&mut *tx, &plan.shard_pool).await?);
+    for shard in ranked {
+        if !answers(&shard).await || !placement::take_place(&mut *tx, shard.id).await? {
+            continue;
+        }
+        let slot = slot_claim(&mut *tx, shard.id, cp.schema_version()).await?;
+        return Ok((shard, slot));
+    }
+    Err(Error::new(&codes::NO_CAPACITY)
+        .detail(format!("no shard of pool {} has room and answers", plan.shard_pool))
+        .hint("see them with: freehold shard list; add one with: freehold shard add")
+        .retry_after(Duration::from_secs(5)))
+}
+
+/// Whether something listens where the shard is. The probe's last look may be seconds old; this one costs a handshake.
+async fn answers(shard: &Candidate) -> bool {
+    if shard.host.starts_with('/') {
+        return true; // a Unix socket: the probe's word will do
+    }
+    let port = u16::try_from(shard.port).unwrap_or(0);
+    let dial = tokio::net::TcpStream::connect((shard.host.as_str(), port));
+    matches!(tokio::time::timeout(Duration::from_millis(500), dial).await, Ok(Ok(_)))
+}
+
+/// Asks the worker to give the tenant's login the settings of its plan.
+pub async fn align_later(
+    conn: &mut PgConnection,
+    tenant: TenantId,
+    now: chrono::DateTime<chrono::Utc>,
+) -> Result<()> {
+    job_add(conn, ALIGN_LOGIN, Some(tenant), Some(&tenant.to_string()), json!({}), now).await
+}
+
+/// reserve → schema → activate.
+pub static PROVISION: Kind<Hands> = Kind {
+    name: "provision",
+    steps: &[
+        StepDef { name: "reserve", run: nothing, undo: Some(release) },
+        StepDef { name: "schema", run: make_schema, undo: Some(abandon_schema) },
+        StepDef { name: "activate", run: activate, undo: None },
+    ],
+    on_failure: OnFailure::Undo { attempts: 2 },
+};
+
+fn nothing<'a>(_: &'a Hands, _: &'a Held) -> BoxFuture<'a, Result<()>> {
+    // Done by the transaction that recorded the run.
+    Box::pin(async { Ok(()) })
+}
+
+fn make_schema<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        let input: Input = held.input()?;
+        let shard = shard_by_id(&mut *hands.cp.db.acquire().await?, input.shard).await?;
+        let schema = Schema {
+            name: &input.schema,
+            database: shard.database()?,
+            credential_version: 1,
+            fence: held.fence,
+        };
+        let mut conn = hands.admin(&shard).await?;
+        let version = schema.create(&mut conn, &hands.master, hands.cp.tables).await?;
+        let limits = LoginLimits {
+            connections: input.limits.connections,
+            statement_timeout_ms: input.limits.statement_timeout_ms,
+        };
+        schema.align(&mut conn, &hands.master, limits).await?;
+        let mut tx = hands.cp.db.begin().await?;
+        held.confirm(&mut tx).await?;
+        sqlx::query("UPDATE placement SET version = $2 WHERE schema_name = $1")
+            .bind(&input.schema)
+            .bind(version)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("UPDATE slot SET version = $2, ready_at = coalesce(ready_at, $3) WHERE schema_name = $1")
+            .bind(&input.schema)
+            .bind(version)
+            .bind(hands.cp.clock.now())
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
+    })
+}
+
+/// Leaves the removal to the reconciler: the shard may be the very thing that does not answer, and the customer's slug
+/// must be free again now.
+fn abandon_schema<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        let input: Input = held.input()?;
+        let mut tx = hands.cp.db.begin().await?;
+        held.confirm(&mut tx).await?;
+        sqlx::query("DELETE FROM placement WHERE tenant = $1").bind(input.tenant).execute(&mut *tx).await?;
+        sqlx::query("UPDATE slot SET state = 'broken' WHERE schema_name = $1")
+            .bind(&input.schema)
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
+    })
+}
+
+fn activate<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        let input: Input = held.input()?;
+        let mut tx = hands.cp.db.begin().await?;
+        held.confirm(&mut tx).await?;
+        sqlx::query(
+            "UPDATE tenant SET state = 'active', updated_at = $2 WHERE id = $1 AND state = 'provisioning'",
+        )
+        .bind(input.tenant)
+        .bind(hands.cp.clock.now())
+        .execute(&mut *tx)
+        .await?;
+        changes::notify(&mut tx, Change::Tenant(input.tenant)).await?;
+        Ok(tx.commit().await?)
+    })
+}
+
+fn release<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        let input: Input = held.input()?;
+        let mut tx = hands.cp.db.begin().await?;
+        held.confirm(&mut tx).await?;
+        let released = sqlx::query(
+            "UPDATE tenant SET state = 'deleted', state_reason = 'provisioning failed', updated_at = $2
+              WHERE id = $1 AND state = 'provisioning'",
+        )
+        .bind(input.tenant)
+        .bind(hands.cp.clock.now())
+        .execute(&mut *tx)
+        .await?;
+        if released.rows_affected() == 1 {
+            placement::give_place_back(&mut tx, input.shard).await?;
+        }
+        changes::notify(&mut tx, Change::Tenant(input.tenant)).await?;
+        Ok(tx.commit().await?)
+    })
+}
+
+/// prepare → open: what `shard add` records.
+pub static SHARD_PREPARE: Kind<Hands> = Kind {
+    name: "shard_prepare",
+    steps: &[
+        StepDef { name: "prepare", run: shard_prepare, undo: None },
+        StepDef { name: "open", run: shard_open, undo: None },
+    ],
+    on_failure: OnFailure::Retry,
+};
+
+#[derive(Deserialize)]
+struct ShardInput {
+    shard: ShardId,
+}
+
+fn shard_prepare<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        let input: ShardInput = held.input()?;
+        let shard = shard_by_id(&mut *hands.cp.db.acquire().await?, input.shard).await?;
+        let options = admin::options(&shard.dsn_ref()?.read()?)?;
+        let prepared = prepare::prepare(&options).await?;
+        if !prepared.open.is_empty() {
+            tracing::warn!(
+                shard = shard.name,
+                open = prepared.open.len(),
+                "not everything could be closed; see doctor"
+            );
+        }
+        let mut tx = hands.cp.db.begin().await?;
+        held.confirm(&mut tx).await?;
+        shard_set_endpoint(&mut tx, shard.id, &options).await?;
+        Ok(tx.commit().await?)
+    })
+}
+
+fn shard_open<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        let input: ShardInput = held.input()?;
+        let mut tx = hands.cp.db.begin().await?;
+        held.confirm(&mut tx).await?;
+        sqlx::query("UPDATE shard SET state = 'active' WHERE id = $1")
+            .bind(input.shard)
+            .execute(&mut *tx)
+            .await?;
+        wake::workers(&mut tx).await?;
+        Ok(tx.commit().await?)
+    })
+}

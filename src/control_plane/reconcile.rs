@@ -1,0 +1,264 @@
+//! Periodic repair: each function takes no input but the world as it is, and brings it to how it should be.
+
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+
+use super::access::tenant_purge;
+use super::audit::Caller;
+use super::plans::Entitlements;
+use super::provisioning::ALIGN_LOGIN;
+use super::shards::{Shard, shard_by_id, shard_list};
+use super::slots::next_fence;
+use super::tenants::TenantRef;
+use super::{ControlPlane, Hands};
+use crate::db::admin;
+use crate::db::schema::{IDLE_IN_TRANSACTION_MS, LoginLimits, Schema};
+use crate::jobs::queue::HeldJob;
+use crate::kernel::ids::{ShardId, TenantId};
+use crate::kernel::{Error, Result};
+
+/// The longest any statement of a tenant's login may run, whatever it set its own time-out to.
+const WATCHDOG_SECONDS: f64 = 30.0;
+
+/// Carries out one job.
+pub async fn do_job(hands: &Hands, job: &HeldJob) -> Result<()> {
+    match job.kind.as_str() {
+        ALIGN_LOGIN => align_login(hands, job.require_tenant()?).await,
+        other => Err(Error::internal(format!("this build knows no job of kind {other}"))),
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Placed {
+    shard: ShardId,
+    schema_name: String,
+    credential_version: i32,
+    #[sqlx(json)]
+    entitlements: Entitlements,
+}
+
+async fn align_login(hands: &Hands, tenant: TenantId) -> Result<()> {
+    let mut control = hands.cp.db.acquire().await?;
+    let placed: Option<Placed> = sqlx::query_as(
+        "SELECT p.shard, p.schema_name, p.credential_version, plan.entitlements
+           FROM placement p JOIN tenant t ON t.id = p.tenant JOIN plan ON plan.id = t.plan WHERE p.tenant = $1",
+    )
+    .bind(tenant)
+    .fetch_optional(&mut *control)
+    .await?;
+    // Purged meanwhile: nothing is left to align.
+    let Some(placed) = placed else { return Ok(()) };
+    let shard = shard_by_id(&mut control, placed.shard).await?;
+    let schema = Schema {
+        name: &placed.schema_name,
+        database: shard.database()?,
+        credential_version: placed.credential_version,
+        fence: next_fence(&mut control).await?,
+    };
+    let mut conn = hands.admin(&shard).await?;
+    schema.align(&mut conn, &hands.master, placed.entitlements.login_limits()).await
+}
+
+/// A login that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drift {
+    pub shard: String,
+    pub role: String,
+    pub what: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct Wanted {
+    schema_name: String,
+    state: String,
+    credential_version: Option<i32>,
+    entitlements: Option<sqlx::types::Json<Entitlements>>,
+}
+
+impl Wanted {
+    fn limits(&self) -> LoginLimits {
+        self.entitlements.as_ref().map_or(LoginLimits::SPARE, |plan| plan.0.login_limits())
+    }
+
+    fn may_log_in(&self) -> bool {
+        !matches!(self.state.as_str(), "suspended" | "deleting")
+    }
+}
+
+/// What the shard says of one login.
+#[derive(sqlx::FromRow)]
+struct Actual {
+    role: String,
+    may_log_in: bool,
+    special: bool,
+    member_of: i64,
+    settings: Vec<String>,
+    connections: i32,
+    foreign_grants: i64,
+    owned: i64,
+}
+
+/// Compares every tenant login of a shard with what it should be (A10). Logins change by their holder's own hand
+/// (`ALTER ROLE … SET`), by an operator's, or not at all.
+pub async fn drift(hands: &Hands, shard: &Shard) -> Result<Vec<Drift>> {
+    let wanted = wanted(&mut *hands.cp.db.acquire().await?, shard.id).await?;
+    let mut conn = hands.admin(shard).await?;
+    let actual = actual(&mut conn).await.map_err(admin::shard_error)?;
+    let mut found = Vec::new();
+    let mut say = |role: &str, what: String| {
+        found.push(Drift { shard: shard.name.clone(), role: role.to_owned(), what });
+    };
+    for want in &wanted {
+        let Some(have) = actual.iter().find(|have| have.role == want.schema_name) else {
+            say(&want.schema_name, "has no login or no schema".to_owned());
+            continue;
+        };
+        let limits = want.limits();
+        for (wrong, what) in [
+            (
+                have.special,
+                "has a special right (superuser, createrole, createdb, bypassrls, replication, inherit)",
+            ),
+            (have.member_of > 0, "is a member of another role"),
+            (have.foreign_grants > 0, "has grants outside its schema"),
+            (have.owned > 0, "owns objects"),
+            (
+                have.may_log_in != want.may_log_in(),
+                "may log in when it should not, or may not when it should",
+            ),
+            (have.connections != limits.connections, "has another connection limit than its plan"),
+            (have.settings != settings_of(&want.schema_name, limits), "has other settings than its plan"),
+        ] {
+            if wrong {
+                say(&want.schema_name, what.to_owned());
+            }
+        }
+    }
+    for have in actual.iter().filter(|have| !wanted.iter().any(|want| want.schema_name == have.role)) {
+        say(&have.role, "is known to no tenant and no slot".to_owned());
+    }
+    Ok(found)
+}
+
+fn settings_of(schema: &str, limits: LoginLimits) -> Vec<String> {
+    let mut settings = vec![
+        format!("idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}"),
+        format!("search_path={schema}"),
+        format!("statement_timeout={}", limits.statement_timeout_ms),
+    ];
+    settings.sort();
+    settings
+}
+
+async fn wanted(conn: &mut PgConnection, shard: ShardId) -> Result<Vec<Wanted>> {
+    Ok(sqlx::query_as(
+        "SELECT slot.schema_name, coalesce(t.state, slot.state) AS state, p.credential_version, plan.entitlements
+           FROM slot LEFT JOIN placement p ON p.schema_name = slot.schema_name
+           LEFT JOIN tenant t ON t.id = p.tenant LEFT JOIN plan ON plan.id = t.plan
+          WHERE slot.shard = $1 AND slot.state IN ('ready', 'claimed') AND coalesce(t.state, '') <> 'provisioning'",
+    )
+    .bind(shard)
+    .fetch_all(conn)
+    .await?)
+}
+
+async fn actual(conn: &mut PgConnection) -> Result<Vec<Actual>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT r.rolname::text AS role, r.rolcanlogin AS may_log_in, r.rolconnlimit AS connections,
+                (r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolbypassrls OR r.rolreplication OR r.rolinherit)
+                  AS special,
+                (SELECT count(*) FROM pg_auth_members m WHERE m.member = r.oid) AS member_of,
+                array(SELECT unnest(s.setconfig) FROM pg_db_role_setting s
+                       WHERE s.setrole = r.oid ORDER BY 1) AS settings,
+                (SELECT count(*) FROM pg_shdepend d
+                  WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid AND d.deptype = 'a'
+                    AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+                    AND NOT (d.classid = 'pg_namespace'::regclass AND d.objid = n.oid)
+                    AND NOT EXISTS (SELECT 1 FROM pg_class c WHERE d.classid = 'pg_class'::regclass
+                                       AND c.oid = d.objid AND c.relnamespace = n.oid)
+                    AND NOT EXISTS (SELECT 1 FROM pg_proc f WHERE d.classid = 'pg_proc'::regclass
+                                       AND f.oid = d.objid AND f.pronamespace = n.oid)) AS foreign_grants,
+                (SELECT count(*) FROM pg_shdepend d
+                  WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid AND d.deptype = 'o') AS owned
+           FROM pg_namespace n JOIN pg_roles r ON r.rolname = n.nspname
+          WHERE n.nspname ~ '^t_[0-9a-v]{26}$'",
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// Repairs drifted logins: what a tenant's own login can change about itself is set right, and a login that should be
+/// shut is shut. What only an operator's hand can have done is left for `doctor` to report.
+pub async fn repair_logins(hands: &Hands) -> Result<usize> {
+    let shards = shard_list(&mut *hands.cp.db.acquire().await?).await?;
+    let mut repaired = 0;
+    for shard in shards.iter().filter(|shard| shard.database.is_some() && shard.last_failure.is_none()) {
+        let mut drifted: Vec<String> =
+            drift(hands, shard).await?.into_iter().map(|drift| drift.role).collect();
+        drifted.dedup();
+        let wanted = wanted(&mut *hands.cp.db.acquire().await?, shard.id).await?;
+        for want in wanted.iter().filter(|want| drifted.contains(&want.schema_name)) {
+            let fence = next_fence(&mut *hands.cp.db.acquire().await?).await?;
+            let schema = Schema {
+                name: &want.schema_name,
+                database: shard.database()?,
+                credential_version: want.credential_version.unwrap_or(1),
+                fence,
+            };
+            let mut conn = hands.admin(shard).await?;
+            schema.align(&mut conn, &hands.master, want.limits()).await?;
+            if !want.may_log_in() {
+                schema.fence(&mut conn).await?;
+            }
+            tracing::warn!(shard = shard.name, role = want.schema_name, "a drifted login was set right");
+            repaired += 1;
+        }
+    }
+    Ok(repaired)
+}
+
+/// Ends what a tenant's login must not keep: statements that run too long whatever time-out it set for itself, and any
+/// session of a login that may not log in any more.
+pub async fn watchdog(hands: &Hands) -> Result<u64> {
+    let shards = shard_list(&mut *hands.cp.db.acquire().await?).await?;
+    let mut ended = 0;
+    for shard in shards.iter().filter(|shard| shard.database.is_some() && shard.last_failure.is_none()) {
+        let mut conn = hands.admin(shard).await?;
+        let pids: Vec<i32> = sqlx::query_scalar(
+            "SELECT a.pid FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
+              WHERE a.datname = current_database() AND a.usename ~ '^t_[0-9a-v]{26}$'
+                AND (NOT r.rolcanlogin
+                     OR (a.state <> 'idle' AND a.xact_start < clock_timestamp() - make_interval(secs => $1)))
+                AND pg_terminate_backend(a.pid)",
+        )
+        .bind(WATCHDOG_SECONDS)
+        .fetch_all(&mut *conn)
+        .await
+        .map_err(admin::shard_error)?;
+        if !pids.is_empty() {
+            tracing::warn!(shard = shard.name, sessions = pids.len(), "the watchdog ended sessions");
+        }
+        ended += pids.len() as u64;
+    }
+    Ok(ended)
+}
+
+/// Starts the purge of every tenant whose days of grace are over.
+pub async fn purge_due(cp: &ControlPlane) -> Result<usize> {
+    let due: Vec<TenantId> = sqlx::query_scalar(
+        "SELECT t.id FROM tenant t
+          WHERE t.state = 'deleting' AND t.purge_after <= $1
+          ORDER BY t.purge_after LIMIT 10",
+    )
+    .bind(cp.clock.now())
+    .fetch_all(&cp.db)
+    .await?;
+    let mut begun = 0;
+    for tenant in due {
+        match tenant_purge(cp, &Caller::worker(), &TenantRef::Id(tenant), false).await {
+            Ok(_) => begun += 1,
+            Err(error) => tracing::debug!(%tenant, ?error, "not purged yet"),
+        }
+    }
+    Ok(begun)
+}

@@ -1,0 +1,64 @@
+//! The kinds of run there are, and carrying one out or waiting for it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::access::{DELETE, PURGE, RESUME, SUSPEND, UNDELETE};
+use super::provisioning::{PROVISION, SHARD_PREPARE};
+use super::{ControlPlane, Hands};
+use crate::jobs::run::{Run, RunState, run_by_id};
+use crate::jobs::saga::{self, Held, Kind};
+use crate::kernel::ids::RunId;
+use crate::kernel::{Error, Result};
+
+/// Every kind of run. A new kind is added here and nowhere else.
+pub static KINDS: [&Kind<Hands>; 7] =
+    [&PROVISION, &SHARD_PREPARE, &SUSPEND, &RESUME, &DELETE, &UNDELETE, &PURGE];
+
+/// Works on a run that this process holds.
+pub async fn drive(hands: &Hands, held: &Held) -> Result<RunState> {
+    let kind = KINDS
+        .iter()
+        .find(|kind| kind.name == held.kind)
+        .ok_or_else(|| Error::internal(format!("this build knows no run of kind {}", held.kind)))?;
+    saga::drive(&hands.cp.db, hands, kind, held).await
+}
+
+/// Carries a run out here and now, or follows it when a worker was faster. `moved` is told of each change.
+pub async fn carry_out(
+    hands: &Hands,
+    id: RunId,
+    within: Duration,
+    mut moved: impl FnMut(&Run),
+) -> Result<Run> {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(held) = saga::lease(&hands.cp.db, &hands.worker, Some(id)).await? {
+            if let Err(error) = drive(hands, &held).await {
+                tracing::debug!(run = %id, ?error, "this attempt ended early");
+            }
+        }
+        let run = run_by_id(&mut *hands.cp.db.acquire().await?, id).await?;
+        moved(&run);
+        if !run.state.is_open() || Instant::now() >= deadline {
+            return Ok(run);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits for a run that a worker carries out. Returns it as it is when the time is over.
+pub async fn wait(cp: &ControlPlane, id: RunId, within: Duration) -> Result<Run> {
+    let deadline = Instant::now() + within;
+    // Most runs take some milliseconds: look often at first.
+    let mut pause = Duration::from_millis(2);
+    loop {
+        let run = run_by_id(&mut *cp.db.acquire().await?, id).await?;
+        if !run.state.is_open() || Instant::now() >= deadline {
+            return Ok(run);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 3 / 2).min(Duration::from_millis(250));
+    }
+}

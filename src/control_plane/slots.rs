@@ -1,0 +1,213 @@
+//! Slots: empty, fully migrated schemas with their logins, made ahead of time so that a tenant is ready in one
+//! transaction.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+
+use super::shards::{Shard, ShardState, shard_by_id, shard_list};
+use super::{ControlPlane, Hands};
+use crate::db::admin;
+use crate::db::schema::Schema;
+use crate::kernel::Result;
+use crate::kernel::ids::ShardId;
+
+/// How many times slots are made side by side: enough to hide round trips, not enough to crowd out tenants.
+pub const SIDE_BY_SIDE: usize = 2;
+
+/// A slot, as people and scripts see it.
+#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, utoipa::ToSchema)]
+pub struct Slot {
+    pub schema_name: String,
+    pub shard: String,
+    /// `making`, `ready`, `claimed` or `broken`.
+    pub state: String,
+    pub version: i64,
+    pub created_at: DateTime<Utc>,
+}
+
+/// Slots of one shard, or of all, oldest first; claimed ones are left out.
+pub async fn slot_list(conn: &mut PgConnection, shard: Option<ShardId>) -> Result<Vec<Slot>> {
+    Ok(sqlx::query_as(
+        "SELECT slot.schema_name, shard.name AS shard, slot.state, slot.version, slot.created_at
+           FROM slot JOIN shard ON shard.id = slot.shard
+          WHERE slot.state <> 'claimed' AND ($1::uuid IS NULL OR slot.shard = $1)
+          ORDER BY shard.name, slot.created_at, slot.schema_name LIMIT 1000",
+    )
+    .bind(shard)
+    .fetch_all(conn)
+    .await?)
+}
+
+/// A name that says nothing: names of schemas can be seen by every login of the server.
+pub fn new_schema_name(cp: &ControlPlane) -> String {
+    // 130 random bits in 26 characters.
+    format!("t_{}", &cp.entropy.base32::<17>()[..26])
+}
+
+/// Claims the oldest spare slot of the current version, if there is one.
+pub async fn slot_claim(conn: &mut PgConnection, shard: ShardId, version: i64) -> Result<Option<String>> {
+    Ok(sqlx::query_scalar(
+        "UPDATE slot SET state = 'claimed'
+          WHERE schema_name = (SELECT schema_name FROM slot
+                                WHERE shard = $1 AND state = 'ready' AND version = $2
+                                ORDER BY ready_at, schema_name LIMIT 1 FOR UPDATE SKIP LOCKED)
+         RETURNING schema_name",
+    )
+    .bind(shard)
+    .bind(version)
+    .fetch_optional(conn)
+    .await?)
+}
+
+/// Records a slot in a state before anything is made on the shard, so that nothing there is ever unknown here.
+pub async fn slot_record(
+    conn: &mut PgConnection,
+    schema: &str,
+    shard: ShardId,
+    state: &str,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    sqlx::query("INSERT INTO slot (schema_name, shard, state, created_at) VALUES ($1, $2, $3, $4)")
+        .bind(schema)
+        .bind(shard)
+        .bind(state)
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// A fencing number for work that is not part of a run.
+pub async fn next_fence(conn: &mut PgConnection) -> Result<i64> {
+    Ok(sqlx::query_scalar("SELECT nextval('run_fence')").fetch_one(conn).await?)
+}
+
+/// Makes one spare slot on a shard. Killed at any point, [`repair`] finishes or removes what was begun.
+pub async fn slot_make(hands: &Hands, shard: &Shard) -> Result<String> {
+    let name = new_schema_name(&hands.cp);
+    slot_record(&mut *hands.cp.db.acquire().await?, &name, shard.id, "making", hands.cp.clock.now()).await?;
+    slot_finish(hands, shard, &name).await?;
+    Ok(name)
+}
+
+async fn slot_finish(hands: &Hands, shard: &Shard, name: &str) -> Result<()> {
+    let fence = next_fence(&mut *hands.cp.db.acquire().await?).await?;
+    let schema = Schema { name, database: shard.database()?, credential_version: 1, fence };
+    let mut conn = hands.admin(shard).await?;
+    let version = schema.create(&mut conn, &hands.master, hands.cp.tables).await?;
+    let now = hands.cp.clock.now();
+    sqlx::query("UPDATE slot SET state = 'ready', version = $2, ready_at = $3 WHERE schema_name = $1 AND state = 'making'")
+        .bind(name)
+        .bind(version)
+        .bind(now)
+        .execute(&hands.cp.db)
+        .await?;
+    Ok(())
+}
+
+/// Makes spare slots until the shard has `target`. Returns how many were made.
+pub async fn slot_fill(
+    hands: &Hands,
+    shard: &Shard,
+    target: i64,
+    mut made_one: impl FnMut(),
+) -> Result<usize> {
+    use futures_util::stream::{FuturesUnordered, StreamExt};
+    let ready: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM slot WHERE shard = $1 AND state IN ('ready', 'making') AND (state = 'making' OR version = $2)",
+    )
+    .bind(shard.id)
+    .bind(hands.cp.schema_version())
+    .fetch_one(&hands.cp.db)
+    .await?;
+    // Slots in use count too: spare ones beyond the cap could never be claimed.
+    let room = i64::from(shard.tenant_cap - shard.tenants);
+    let missing = usize::try_from(target.min(room) - ready).unwrap_or(0);
+    let mut making = FuturesUnordered::new();
+    for begun in 0..missing {
+        if begun >= SIDE_BY_SIDE
+            && let Some(outcome) = making.next().await
+        {
+            outcome?;
+            made_one();
+        }
+        making.push(slot_make(hands, shard));
+    }
+    while let Some(outcome) = making.next().await {
+        outcome?;
+        made_one();
+    }
+    Ok(missing)
+}
+
+/// Finishes slots whose maker died, migrates spare ones that are behind, and removes broken ones.
+pub async fn repair(hands: &Hands) -> Result<()> {
+    let rows: Vec<(String, ShardId, String)> = sqlx::query_as(
+        "SELECT schema_name, shard, state FROM slot
+          WHERE state = 'broken' OR (state = 'ready' AND version < $1)
+             OR (state = 'making' AND created_at < $2)
+          ORDER BY created_at LIMIT 200",
+    )
+    .bind(hands.cp.schema_version())
+    .bind(hands.cp.clock.now() - chrono::Duration::seconds(20))
+    .fetch_all(&hands.cp.db)
+    .await?;
+    for (name, shard, state) in rows {
+        let shard = shard_by_id(&mut *hands.cp.db.acquire().await?, shard).await?;
+        let outcome = match state.as_str() {
+            "broken" => slot_remove(hands, &shard, &name).await,
+            "making" => slot_finish(hands, &shard, &name).await,
+            _ => slot_migrate(hands, &shard, &name).await,
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(shard = shard.name, slot = name, state, ?error, "a slot could not be repaired");
+        }
+    }
+    Ok(())
+}
+
+async fn slot_migrate(hands: &Hands, shard: &Shard, name: &str) -> Result<()> {
+    let fence = next_fence(&mut *hands.cp.db.acquire().await?).await?;
+    let schema = Schema { name, database: shard.database()?, credential_version: 1, fence };
+    let version = schema.migrate(&mut *hands.admin(shard).await?, hands.cp.tables).await?;
+    sqlx::query("UPDATE slot SET version = $2 WHERE schema_name = $1 AND state = 'ready'")
+        .bind(name)
+        .bind(version)
+        .execute(&hands.cp.db)
+        .await?;
+    Ok(())
+}
+
+async fn slot_remove(hands: &Hands, shard: &Shard, name: &str) -> Result<()> {
+    let fence = next_fence(&mut *hands.cp.db.acquire().await?).await?;
+    let schema = Schema { name, database: shard.database()?, credential_version: 1, fence };
+    schema.drop(&mut *hands.admin(shard).await?).await?;
+    sqlx::query("DELETE FROM slot WHERE schema_name = $1 AND state = 'broken'")
+        .bind(name)
+        .execute(&hands.cp.db)
+        .await?;
+    Ok(())
+}
+
+/// Brings every active shard to its number of spare slots. A shard that is down does not keep the others waiting.
+pub async fn refill(hands: &Hands) -> Result<usize> {
+    let shards = shard_list(&mut *hands.cp.db.acquire().await?).await?;
+    let mut made = 0;
+    for shard in
+        shards.iter().filter(|shard| shard.state == ShardState::Active && shard.last_failure.is_none())
+    {
+        match slot_fill(hands, shard, i64::from(shard.slot_target), || {}).await {
+            Ok(some) => made += some,
+            Err(error) => tracing::warn!(shard = shard.name, ?error, "slots could not be made"),
+        }
+    }
+    Ok(made)
+}
+
+impl Hands {
+    /// An admin session on a shard.
+    pub async fn admin(&self, shard: &Shard) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>> {
+        self.admins.pool(shard.id, &shard.dsn_ref()?)?.acquire().await.map_err(admin::shard_error)
+    }
+}

@@ -1,0 +1,236 @@
+//! API keys of tenants and keys of operators: made, listed, revoked. Only a key's hash is kept.
+
+use chrono::{DateTime, Utc};
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sqlx::PgConnection;
+
+use crate::control_plane::ControlPlane;
+use crate::control_plane::audit::{Caller, audit_add};
+use crate::control_plane::changes::{self, Change};
+use crate::control_plane::tenants::{TenantRef, tenant_find};
+use crate::kernel::credentials::{self, KeyKind};
+use crate::kernel::ids::{ApiKeyId, OperatorKeyId, TenantId};
+use crate::kernel::{Error, Result, Role, codes};
+
+/// A tenant's API key: the record, not the secret.
+#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, utoipa::ToSchema)]
+pub struct ApiKey {
+    pub id: ApiKeyId,
+    pub tenant: TenantId,
+    pub name: String,
+    pub role: Role,
+    /// The key's last characters.
+    pub tail: String,
+    pub created_at: DateTime<Utc>,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub revoked_at: Option<DateTime<Utc>>,
+    pub last_used_at: Option<DateTime<Utc>>,
+}
+
+/// An operator's key: the record, not the secret.
+#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, utoipa::ToSchema)]
+pub struct OperatorKey {
+    pub id: OperatorKeyId,
+    pub name: String,
+    pub tail: String,
+    pub created_at: DateTime<Utc>,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub revoked_at: Option<DateTime<Utc>>,
+    pub last_used_at: Option<DateTime<Utc>>,
+}
+
+/// A new key with its secret, which is shown this once.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct WithSecret<T> {
+    #[serde(flatten)]
+    pub record: T,
+    /// The key itself. It cannot be shown again.
+    pub key: String,
+}
+
+/// What a new API key is to be.
+#[derive(Clone, Debug, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewApiKey {
+    #[garde(length(chars, min = 1, max = 120))]
+    pub name: String,
+    #[garde(skip)]
+    pub role: Role,
+    #[garde(skip)]
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+fn check_expiry(expires_at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Result<()> {
+    match expires_at {
+        Some(at) if at <= now => Err(Error::field("expires_at", "must be in the future")),
+        _ => Ok(()),
+    }
+}
+
+/// Makes an API key for a tenant.
+pub async fn api_key_create(
+    cp: &ControlPlane,
+    caller: &Caller,
+    tenant: &TenantRef,
+    new: &NewApiKey,
+) -> Result<WithSecret<ApiKey>> {
+    let now = cp.clock.now();
+    check_expiry(new.expires_at, now)?;
+    let secret = credentials::make(KeyKind::Tenant, &cp.entropy);
+    let mut tx = cp.db.begin().await?;
+    let tenant = tenant_find(&mut tx, tenant).await?;
+    let record: ApiKey = sqlx::query_as(
+        "INSERT INTO api_key (id, tenant, name, role, key_hash, tail, created_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+         RETURNING id, tenant, name, role, tail, created_at, expires_at, revoked_at, last_used_at",
+    )
+    .bind(ApiKeyId::new())
+    .bind(tenant.id)
+    .bind(&new.name)
+    .bind(new.role)
+    .bind(&secret.hash[..])
+    .bind(&secret.tail)
+    .bind(now)
+    .bind(new.expires_at)
+    .fetch_one(&mut *tx)
+    .await?;
+    let detail = json!({ "name": record.name, "role": record.role });
+    audit_add(&mut tx, caller, now, "api_key.create", Some(tenant.id), &record.id.to_string(), detail)
+        .await?;
+    tx.commit().await?;
+    Ok(WithSecret { record, key: secret.key.expose_secret().to_owned() })
+}
+
+/// A tenant's keys, newest first, revoked ones included.
+pub async fn api_key_list(conn: &mut PgConnection, tenant: &TenantRef) -> Result<Vec<ApiKey>> {
+    let tenant = tenant_find(&mut *conn, tenant).await?;
+    Ok(sqlx::query_as(
+        "SELECT id, tenant, name, role, tail, created_at, expires_at, revoked_at, last_used_at
+           FROM api_key WHERE tenant = $1 ORDER BY created_at DESC, id DESC",
+    )
+    .bind(tenant.id)
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Revokes a key; every server refuses it within a second. Revoking twice changes nothing.
+pub async fn api_key_revoke(cp: &ControlPlane, caller: &Caller, id: ApiKeyId) -> Result<ApiKey> {
+    let now = cp.clock.now();
+    let mut tx = cp.db.begin().await?;
+    let revoked: Option<(TenantId, Vec<u8>)> = sqlx::query_as(
+        "UPDATE api_key SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL RETURNING tenant, key_hash",
+    )
+    .bind(id)
+    .bind(now)
+    .fetch_optional(&mut *tx)
+    .await?;
+    if let Some((tenant, hash)) = revoked {
+        audit_add(&mut tx, caller, now, "api_key.revoke", Some(tenant), &id.to_string(), json!({})).await?;
+        let hash = hash.try_into().map_err(|_| Error::internal("a key hash that is not 32 bytes"))?;
+        changes::notify(&mut tx, Change::Key(hash)).await?;
+    }
+    let key = sqlx::query_as(
+        "SELECT id, tenant, name, role, tail, created_at, expires_at, revoked_at, last_used_at
+           FROM api_key WHERE id = $1",
+    )
+    .bind(id)
+    .fetch_optional(&mut *tx)
+    .await?
+    .ok_or_else(|| Error::new(&codes::NOT_FOUND).detail(format!("there is no API key {id}")))?;
+    tx.commit().await?;
+    Ok(key)
+}
+
+/// Makes an operator's key.
+pub async fn operator_key_create(
+    cp: &ControlPlane,
+    caller: &Caller,
+    name: &str,
+    expires_at: Option<DateTime<Utc>>,
+) -> Result<WithSecret<OperatorKey>> {
+    if name.is_empty() || name.chars().count() > 120 {
+        return Err(Error::field("name", "has 1 to 120 characters"));
+    }
+    let now = cp.clock.now();
+    check_expiry(expires_at, now)?;
+    let secret = credentials::make(KeyKind::Operator, &cp.entropy);
+    let mut tx = cp.db.begin().await?;
+    let record: OperatorKey = sqlx::query_as(
+        "INSERT INTO operator_key (id, name, key_hash, tail, created_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         RETURNING id, name, tail, created_at, expires_at, revoked_at, last_used_at",
+    )
+    .bind(OperatorKeyId::new())
+    .bind(name)
+    .bind(&secret.hash[..])
+    .bind(&secret.tail)
+    .bind(now)
+    .bind(expires_at)
+    .fetch_one(&mut *tx)
+    .await?;
+    audit_add(
+        &mut tx,
+        caller,
+        now,
+        "operator_key.create",
+        None,
+        &record.id.to_string(),
+        json!({ "name": name }),
+    )
+    .await?;
+    tx.commit().await?;
+    Ok(WithSecret { record, key: secret.key.expose_secret().to_owned() })
+}
+
+/// The operators' keys, newest first.
+pub async fn operator_key_list(conn: &mut PgConnection) -> Result<Vec<OperatorKey>> {
+    Ok(sqlx::query_as(
+        "SELECT id, name, tail, created_at, expires_at, revoked_at, last_used_at
+           FROM operator_key ORDER BY created_at DESC, id DESC",
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Revokes an operator's key at once.
+pub async fn operator_key_revoke(
+    cp: &ControlPlane,
+    caller: &Caller,
+    id: OperatorKeyId,
+) -> Result<OperatorKey> {
+    let now = cp.clock.now();
+    let mut tx = cp.db.begin().await?;
+    let key = sqlx::query_as(
+        "UPDATE operator_key SET revoked_at = coalesce(revoked_at, $2) WHERE id = $1
+         RETURNING id, name, tail, created_at, expires_at, revoked_at, last_used_at",
+    )
+    .bind(id)
+    .bind(now)
+    .fetch_optional(&mut *tx)
+    .await?
+    .ok_or_else(|| Error::new(&codes::NOT_FOUND).detail(format!("there is no operator key {id}")))?;
+    audit_add(&mut tx, caller, now, "operator_key.revoke", None, &id.to_string(), json!({})).await?;
+    tx.commit().await?;
+    Ok(key)
+}
+
+/// Who holds this operator key. Asked of the database each time: operators are few, and revocation is at once.
+///
+/// # Errors
+/// `unauthenticated` for a key that is unknown, expired or revoked.
+pub async fn operator_authenticate(cp: &ControlPlane, key: &str) -> Result<OperatorKeyId> {
+    let hash =
+        credentials::parse(KeyKind::Operator, key).ok_or_else(|| Error::new(&codes::UNAUTHENTICATED))?;
+    let now = cp.clock.now();
+    sqlx::query_scalar(
+        "SELECT id FROM operator_key
+          WHERE key_hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)",
+    )
+    .bind(&hash[..])
+    .bind(now)
+    .fetch_optional(&cp.db)
+    .await?
+    .ok_or_else(|| Error::new(&codes::UNAUTHENTICATED))
+}

@@ -1,0 +1,3 @@
+//! Who people and programs are: API keys of tenants, keys of operators.
+
+pub mod keys;
