@@ -1,5 +1,6 @@
 //! Freehold: a multi-tenant SaaS platform, one schema per tenant, on plain PostgreSQL.
 
+pub mod config;
 pub mod control_plane;
 pub mod data_plane;
 pub mod db;

@@ -1,0 +1,135 @@
+//! Settings: one struct per section, read from flags and environment. `--help` is their documentation.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use secrecy::SecretString;
+
+use crate::control_plane::Addresses;
+use crate::kernel::{Error, MasterKey, Result, codes};
+
+pub mod home;
+
+/// Where the control database is. Every command needs it.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Control plane")]
+pub struct ControlConfig {
+    /// The control database: postgres://user:password@host:5432/database
+    ///
+    /// Taken from the state folder of `freehold dev` when not given.
+    #[arg(long, global = true, env = "FREEHOLD_CONTROL_URL", hide_env_values = true, value_name = "URL")]
+    pub control_url: Option<SecretString>,
+
+    /// The master key that tenant logins' passwords are derived from: 64 hexadecimal digits
+    ///
+    /// Give it by environment, not on the command line, where other users of the machine can read it.
+    #[arg(long, global = true, env = "FREEHOLD_MASTER_KEY", hide_env_values = true, value_name = "HEX")]
+    pub master_key: Option<SecretString>,
+
+    /// The folder that `freehold dev` keeps its state in, and other commands find it by
+    #[arg(long, global = true, env = "FREEHOLD_HOME", default_value = ".freehold", value_name = "DIR")]
+    pub home: PathBuf,
+
+    /// Tenants live under this domain: acme.<base domain>
+    #[arg(
+        long,
+        global = true,
+        env = "FREEHOLD_BASE_DOMAIN",
+        default_value = "localhost",
+        value_name = "DOMAIN"
+    )]
+    pub base_domain: String,
+
+    /// How tenants' addresses begin and, where it is not the scheme's own, on which port: https, or http:8080
+    #[arg(
+        long,
+        global = true,
+        env = "FREEHOLD_PUBLIC_SCHEME",
+        default_value = "https",
+        value_name = "SCHEME[:PORT]"
+    )]
+    pub public_scheme: String,
+}
+
+impl ControlConfig {
+    pub fn control_url(&self) -> Result<&SecretString> {
+        self.control_url.as_ref().ok_or_else(|| {
+            Error::new(&codes::BAD_REQUEST)
+                .detail("no control database is given")
+                .hint("set FREEHOLD_CONTROL_URL, or start a local stack with: freehold dev")
+        })
+    }
+
+    pub fn master_key(&self) -> Result<MasterKey> {
+        use secrecy::ExposeSecret;
+        let hex = self.master_key.as_ref().ok_or_else(|| {
+            Error::new(&codes::BAD_REQUEST)
+                .detail("no master key is given")
+                .hint("set FREEHOLD_MASTER_KEY; make one with: openssl rand -hex 32")
+        })?;
+        MasterKey::from_hex(hex.expose_secret())
+    }
+
+    pub fn addresses(&self) -> Result<Addresses> {
+        let (scheme, port) = match self.public_scheme.split_once(':') {
+            None => (self.public_scheme.as_str(), None),
+            Some((scheme, port)) => (scheme, Some(port.parse::<u16>().ok())),
+        };
+        match (scheme, port) {
+            ("http" | "https", None | Some(Some(_))) => Ok(Addresses {
+                scheme: scheme.to_owned(),
+                base_domain: self.base_domain.to_ascii_lowercase(),
+                port: port.flatten(),
+            }),
+            _ => Err(Error::new(&codes::BAD_REQUEST)
+                .detail(format!("{:?} is not a public scheme", self.public_scheme))
+                .hint("say https, http, or one of them with a port: http:8080")),
+        }
+    }
+}
+
+/// How requests are served.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Serving")]
+pub struct ServeConfig {
+    /// The address to listen on
+    #[arg(long, env = "FREEHOLD_HTTP_ADDR", default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    pub http_addr: SocketAddr,
+
+    /// Redis, for rate limits: redis://:password@host:6379/ . Without it, limits are counted in this process alone
+    #[arg(long, env = "FREEHOLD_REDIS_URL", hide_env_values = true, value_name = "URL")]
+    pub redis_url: Option<SecretString>,
+
+    /// Connections this process may hold on each shard
+    #[arg(long, env = "FREEHOLD_BROKER_BUDGET", default_value_t = 40, value_name = "N")]
+    pub broker_budget: usize,
+
+    /// How many server processes share the tenants' limits while Redis is away
+    #[arg(long, env = "FREEHOLD_REPLICAS", default_value_t = 1, value_name = "N")]
+    pub replicas: u32,
+
+    /// Answer /metrics on a listener of its own, for the monitoring alone. Without it there is no /metrics
+    #[arg(long, env = "FREEHOLD_METRICS_ADDR", value_name = "ADDR")]
+    pub metrics_addr: Option<SocketAddr>,
+
+    /// Requests in flight get this long to finish after a stop signal
+    #[arg(long, env = "FREEHOLD_DRAIN_SECONDS", default_value_t = 20, value_name = "SECONDS")]
+    pub drain_seconds: u64,
+
+    /// After a stop signal, go on serving this long while /health/ready already says no, so that the load balancer
+    /// looks away first
+    #[arg(long, env = "FREEHOLD_GRACE_SECONDS", default_value_t = 0, value_name = "SECONDS")]
+    pub grace_seconds: u64,
+}
+
+impl ServeConfig {
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
+    }
+
+    pub fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace_seconds)
+    }
+}
