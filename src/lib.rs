@@ -8,3 +8,6 @@ pub mod http;
 pub mod identity;
 pub mod jobs;
 pub mod kernel;
+pub mod local;
+#[cfg(feature = "testkit")]
+pub mod testkit;

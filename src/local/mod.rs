@@ -1,0 +1,33 @@
+//! Servers of our own: private PostgreSQL and Redis processes for `freehold dev` and for the tests.
+//!
+//! They share nothing with what is installed as a service: own folder, own free port on 127.0.0.1, own random
+//! password. Nobody has to remember to stop them either: each has a small keeper that stops it as soon as we are gone,
+//! even by `kill -9` (see [`keeper`]). Linux only: leftovers are found through `/proc`.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `binaries` | where the programs are, and what to say when they are not there |
+//! | `user` | which system user runs them when we are root |
+//! | `folder` | private files, and where server data goes when that user cannot reach our folder |
+//! | `lock` | one process per state folder |
+//! | `ports` | free ports, kept between starts |
+//! | `keeper` | a server's life is tied to ours |
+//! | `leftover` | servers that a crashed run left behind |
+//! | `postgres`, `redis` | one server each |
+//! | `stack` | all of them together, as `freehold dev` uses them |
+
+pub mod binaries;
+mod folder;
+mod keeper;
+mod leftover;
+mod lock;
+mod ports;
+mod postgres;
+mod redis;
+mod stack;
+mod user;
+
+pub use lock::Lock;
+pub use postgres::{ADMIN, PostgresOptions, PostgresServer};
+pub use redis::{RedisOptions, RedisServer};
+pub use stack::{SHARDS, Stack, StackOptions};

@@ -1,0 +1,7 @@
+//! What tests, benches and soaks share. Only helpers: nothing here replaces a part of the product.
+
+mod cluster;
+mod eventually;
+
+pub use cluster::{Cluster, Server, extra_postgres, extra_redis};
+pub use eventually::eventually;
