@@ -13,6 +13,7 @@ use crate::kernel::{Clock, Entropy, MasterKey};
 pub mod access;
 pub mod audit;
 pub mod changes;
+pub mod doctor;
 pub mod fleet;
 pub mod idempotency;
 pub mod placement;
@@ -24,6 +25,7 @@ pub mod runs;
 pub mod shards;
 pub mod slots;
 pub mod tenants;
+pub mod worker;
 
 /// How a tenant's address is written.
 #[derive(Clone, Debug)]

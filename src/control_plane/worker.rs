@@ -1,0 +1,165 @@
+//! The worker: carries out runs and jobs as they appear, and repairs what has drifted, until it is told to stop.
+//!
+//! Any number of workers may run. What must not be done twice at once is leased; the rest is safe to do twice.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgListener;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Hands, idempotency, probe, reconcile, runs, slots};
+use crate::jobs::{queue, saga, wake};
+use crate::kernel::Result;
+
+/// Runs carried out side by side.
+const RUNS_AT_ONCE: usize = 4;
+/// Jobs carried out side by side.
+const JOBS_AT_ONCE: usize = 4;
+/// How often to look for work that no notification told of: expired leases, retries that are due.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Works until `stop` is cancelled, then finishes what is in hand.
+pub async fn work(hands: Hands, stop: CancellationToken) {
+    let tasks = TaskTracker::new();
+    let alarm = Arc::new(Notify::new());
+    tasks.spawn(stop.clone().run_until_cancelled_owned(listen(hands.clone(), alarm.clone())));
+
+    tasks.spawn(take_runs(hands.clone(), alarm.clone(), stop.clone(), tasks.clone()));
+    tasks.spawn(take_jobs(hands.clone(), alarm.clone(), stop.clone(), tasks.clone()));
+
+    let every = |name: &'static str, seconds: u64, repair: fn(Hands) -> Repair| {
+        let (hands, stop) = (hands.clone(), stop.clone());
+        tasks.spawn(async move {
+            let mut tick = tokio::time::interval(Duration::from_secs(seconds));
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            while stop.run_until_cancelled(tick.tick()).await.is_some() {
+                if let Err(error) = repair(hands.clone()).await {
+                    tracing::warn!(reconciler = name, ?error, "a repair failed; it will be tried again");
+                }
+            }
+        });
+    };
+    every("probe", 2, |hands| Box::pin(async move { probe::probe_all(&hands).await }));
+    every("slot_repair", 5, |hands| Box::pin(async move { slots::repair(&hands).await }));
+    every("watchdog", 3, |hands| Box::pin(async move { reconcile::watchdog(&hands).await.map(drop) }));
+    every("logins", 60, |hands| Box::pin(async move { reconcile::repair_logins(&hands).await.map(drop) }));
+    every("purge_due", 60, |hands| Box::pin(async move { reconcile::purge_due(&hands.cp).await.map(drop) }));
+    every("sweep", 600, |hands| {
+        Box::pin(
+            async move { idempotency::sweep(&mut *hands.cp.db.acquire().await?, hands.cp.clock.now()).await },
+        )
+    });
+    tasks.spawn(refill(hands.clone(), alarm, stop.clone()));
+
+    stop.cancelled().await;
+    tasks.close();
+    // A run that does not end in time is taken over by another worker when its lease runs out.
+    if tokio::time::timeout(Duration::from_secs(10), tasks.wait()).await.is_err() {
+        tracing::warn!("stopping with work in hand; another worker will take it over");
+    }
+}
+
+type Repair = std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+/// Turns notifications into wake-ups. Without them the loops still look every half second.
+async fn listen(hands: Hands, alarm: Arc<Notify>) {
+    loop {
+        let outcome = async {
+            let mut listener = PgListener::connect_with(&hands.cp.db).await?;
+            listener.listen(wake::WORK).await?;
+            loop {
+                alarm.notify_waiters();
+                listener.recv().await?;
+            }
+        };
+        let outcome: Result<(), sqlx::Error> = outcome.await;
+        tracing::debug!(?outcome, "the worker's listener is reconnecting");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn pause(alarm: &Notify, stop: &CancellationToken) {
+    tokio::select! {
+        () = alarm.notified() => {}
+        () = tokio::time::sleep(LOOK) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+async fn take_runs(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken, tasks: TaskTracker) {
+    let places = Arc::new(Semaphore::new(RUNS_AT_ONCE));
+    while !stop.is_cancelled() {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match saga::lease(&hands.cp.db, &hands.worker, None).await {
+            Ok(Some(held)) => {
+                let hands = hands.clone();
+                tasks.spawn(async move {
+                    match runs::drive(&hands, &held).await {
+                        Ok(state) => tracing::info!(run = %held.id, kind = held.kind, ?state, "run"),
+                        Err(error) => {
+                            tracing::warn!(run = %held.id, kind = held.kind, ?error, "an attempt ended early")
+                        }
+                    }
+                    drop(place);
+                });
+            }
+            Ok(None) => {
+                drop(place);
+                pause(&alarm, &stop).await;
+            }
+            Err(error) => {
+                drop(place);
+                tracing::warn!(?error, "no runs can be taken");
+                stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await;
+            }
+        }
+    }
+}
+
+async fn take_jobs(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken, tasks: TaskTracker) {
+    let places = Arc::new(Semaphore::new(JOBS_AT_ONCE));
+    while !stop.is_cancelled() {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match queue::job_lease(&hands.cp.db).await {
+            Ok(Some(job)) => {
+                let hands = hands.clone();
+                tasks.spawn(async move {
+                    let outcome = reconcile::do_job(&hands, &job).await;
+                    if let Err(error) = &outcome {
+                        tracing::warn!(job = %job.id, kind = job.kind, ?error, "a job failed");
+                    }
+                    if let Err(error) = queue::job_close(&hands.cp.db, &job, &outcome).await {
+                        tracing::warn!(job = %job.id, ?error, "a job's outcome could not be recorded; it will be done again");
+                    }
+                    drop(place);
+                });
+            }
+            Ok(None) => {
+                drop(place);
+                pause(&alarm, &stop).await;
+            }
+            Err(_) => {
+                drop(place);
+                stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await;
+            }
+        }
+    }
+}
+
+/// Keeps spare slots ready: whenever something happened, and every few seconds.
+async fn refill(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        if let Err(error) = slots::refill(&hands).await {
+            tracing::warn!(?error, "slots could not be refilled");
+        }
+        tokio::select! {
+            () = alarm.notified() => {}
+            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
