@@ -2,6 +2,8 @@
 
 mod cluster;
 mod eventually;
+mod world;
 
 pub use cluster::{Cluster, Server, extra_postgres, extra_redis};
 pub use eventually::eventually;
+pub use world::{World, WorldOptions, small_pool, tester};
