@@ -2,3 +2,4 @@
 
 mod local;
 mod provisioning;
+mod runs;

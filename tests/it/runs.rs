@@ -1,0 +1,200 @@
+//! Runs: each step repeated, each undo repeated, a stale holder stopped (trust C2, C3, C4).
+
+use freehold::control_plane::access::{self, tenant_delete, tenant_purge, tenant_suspend};
+use freehold::control_plane::provisioning::{self, NewTenant};
+use freehold::control_plane::tenants::{TenantRef, TenantState};
+use freehold::control_plane::{Hands, runs, slots};
+use freehold::jobs::run::{RunState, run_by_id};
+use freehold::jobs::saga::{self, Held, Kind};
+use freehold::kernel::codes;
+use freehold::kernel::ids::RunId;
+use freehold::testkit::{World, tester};
+use sqlx::{Connection, PgConnection};
+
+use crate::provisioning::TABLES;
+
+fn named(slug: &str) -> TenantRef {
+    TenantRef::Slug(slug.to_owned())
+}
+
+async fn record(world: &World, slug: &str) -> RunId {
+    world.create(&NewTenant { slug: slug.to_owned(), name: None, plan: None }).await.unwrap()
+}
+
+async fn hold(world: &World, run: RunId) -> Held {
+    saga::lease(world.db(), "test", Some(run)).await.unwrap().expect("the run is free")
+}
+
+/// Lets another worker take the run, as if this one had been silent too long.
+async fn expire(world: &World, run: RunId) {
+    sqlx::query("UPDATE run SET leased_until = clock_timestamp() - interval '1 second', not_before = clock_timestamp() WHERE id = $1")
+        .bind(run)
+        .execute(world.db())
+        .await
+        .unwrap();
+}
+
+async fn every_step_twice(world: &World, kind: &Kind<Hands>, run: RunId) {
+    let held = hold(world, run).await;
+    for step in kind.steps {
+        for time in ["first", "second"] {
+            (step.run)(&world.hands, &held)
+                .await
+                .unwrap_or_else(|e| panic!("{}, {time} time: {e:?}", step.name));
+        }
+    }
+    expire(world, run).await;
+    assert_eq!(world.finish(run).await.state, RunState::Done);
+}
+
+#[tokio::test]
+async fn each_step_of_each_run_may_be_done_twice() {
+    let world = World::new(&TABLES).await;
+    let cp = &world.hands.cp;
+    let run = record(&world, "acme").await;
+    every_step_twice(&world, &provisioning::PROVISION, run).await;
+    let tenant = world.show("acme").await;
+    assert_eq!(tenant.tenant.state, TenantState::Active);
+    PgConnection::connect_with(&world.tenant_login(&tenant)).await.unwrap();
+
+    let run = tenant_suspend(cp, &tester(), &named("acme"), "twice").await.unwrap();
+    every_step_twice(&world, &access::SUSPEND, run).await;
+    let run = access::tenant_resume(cp, &tester(), &named("acme")).await.unwrap();
+    every_step_twice(&world, &access::RESUME, run).await;
+    PgConnection::connect_with(&world.tenant_login(&tenant)).await.unwrap();
+    let run = tenant_delete(cp, &tester(), &named("acme"), "twice").await.unwrap();
+    every_step_twice(&world, &access::DELETE, run).await;
+    let run = access::tenant_undelete(cp, &tester(), &named("acme")).await.unwrap();
+    every_step_twice(&world, &access::UNDELETE, run).await;
+    let run = tenant_delete(cp, &tester(), &named("acme"), "twice").await.unwrap();
+    world.finish(run).await;
+    let run = tenant_purge(cp, &tester(), &named("acme"), true).await.unwrap();
+    every_step_twice(&world, &access::PURGE, run).await;
+    assert_eq!(world.orphans().await, Vec::<String>::new());
+    let places: i64 =
+        sqlx::query_scalar("SELECT sum(tenants)::bigint FROM shard").fetch_one(world.db()).await.unwrap();
+    assert_eq!(places, 0, "each place was given back once");
+
+    // The kinds above are all there are, but for the one that every World begins with.
+    assert_eq!(runs::KINDS.len(), 7);
+}
+
+/// Fails at each step in turn and undoes three times over.
+#[tokio::test]
+async fn a_failed_provisioning_leaves_nothing_behind() {
+    let world = World::new(&TABLES).await;
+    let kind = &provisioning::PROVISION;
+    for reached in 0..=kind.steps.len() {
+        let run = record(&world, "acme").await;
+        let held = hold(&world, run).await;
+        for step in &kind.steps[..reached] {
+            (step.run)(&world.hands, &held).await.unwrap();
+        }
+        if reached == kind.steps.len() {
+            // Everything is done: from here it is a tenant, and only a purge removes it.
+            expire(&world, run).await;
+            world.finish(run).await;
+            break;
+        }
+        for _ in 0..3 {
+            for step in kind.steps.iter().rev() {
+                if let Some(undo) = step.undo {
+                    undo(&world.hands, &held).await.unwrap();
+                }
+            }
+        }
+        sqlx::query("UPDATE run SET state = 'undone' WHERE id = $1")
+            .bind(run)
+            .execute(world.db())
+            .await
+            .unwrap();
+        slots::repair(&world.hands).await.unwrap();
+        assert_eq!(world.orphans().await, Vec::<String>::new(), "after {reached} steps");
+        let left: i64 = sqlx::query_scalar(
+            "SELECT (SELECT count(*) FROM placement) + (SELECT count(*) FROM slot) + (SELECT sum(tenants) FROM shard)::bigint",
+        )
+        .fetch_one(world.db())
+        .await
+        .unwrap();
+        assert_eq!(left, 0, "after {reached} steps");
+    }
+    assert_eq!(world.show("acme").await.tenant.state, TenantState::Active);
+}
+
+/// The whole engine on a failure that is there to stay: the run turns round, and the slug is free again.
+#[tokio::test]
+async fn a_step_that_fails_for_good_undoes_the_run() {
+    let world = World::new(&TABLES).await;
+    let run = record(&world, "acme").await;
+    // The schema's name is taken by something else on both shards.
+    let schema: String =
+        sqlx::query_scalar("SELECT schema_name FROM placement").fetch_one(world.db()).await.unwrap();
+    for index in 0..2 {
+        let sql = format!("CREATE SCHEMA {schema}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *world.shard_conn(index).await).await.unwrap();
+    }
+    let ended = world.finish(run).await;
+    assert_eq!(ended.state, RunState::Undone);
+    assert!(ended.error.is_some(), "the reason stays on record");
+    world.tenant("acme").await;
+}
+
+/// C4: the worker whose lease ran out is stopped on the shard and in the record, whatever it still believes.
+#[tokio::test]
+async fn a_stale_worker_is_stopped_by_its_fencing_number() {
+    let world = World::new(&TABLES).await;
+    let run = record(&world, "acme").await;
+    let stale = hold(&world, run).await;
+    expire(&world, run).await;
+    assert_eq!(world.finish(run).await.state, RunState::Done);
+    let tenant = world.show("acme").await;
+
+    let run = tenant_delete(&world.hands.cp, &tester(), &named("acme"), "gone").await.unwrap();
+    world.finish(run).await;
+    let run = tenant_purge(&world.hands.cp, &tester(), &named("acme"), true).await.unwrap();
+    world.finish(run).await;
+    // Now the first worker wakes up and goes on where it was. Without raise_fence its schema would come back; without
+    // Held::confirm its records would be taken.
+    let schema = &provisioning::PROVISION.steps[1];
+    let refused = (schema.run)(&world.hands, &stale).await;
+    assert!(refused.is_err(), "a purged tenant's schema was made again");
+    assert_eq!(world.orphans().await, Vec::<String>::new());
+    let activate = &provisioning::PROVISION.steps[2];
+    assert!((activate.run)(&world.hands, &stale).await.unwrap_err().is(&codes::CONFLICT));
+    let by_id = TenantRef::Id(tenant.tenant.id);
+    let state =
+        freehold::control_plane::tenants::tenant_show(&world.hands.cp, &by_id).await.unwrap().tenant.state;
+    assert_eq!(state, TenantState::Deleted);
+}
+
+/// On the shard itself: a suspended tenant is not let in again by the worker that was resuming it an hour ago.
+#[tokio::test]
+async fn a_stale_resume_does_not_open_a_suspended_tenant() {
+    let world = World::new(&TABLES).await;
+    let tenant = world.tenant("acme").await;
+    let cp = &world.hands.cp;
+    let run = tenant_suspend(cp, &tester(), &named("acme"), "first").await.unwrap();
+    world.finish(run).await;
+    let run = access::tenant_resume(cp, &tester(), &named("acme")).await.unwrap();
+    let stale = hold(&world, run).await;
+    expire(&world, run).await;
+    world.finish(run).await;
+    let run = tenant_suspend(cp, &tester(), &named("acme"), "second").await.unwrap();
+    world.finish(run).await;
+
+    assert!((access::RESUME.steps[0].run)(&world.hands, &stale).await.is_err());
+    assert!(PgConnection::connect_with(&world.tenant_login(&tenant)).await.is_err());
+}
+
+#[tokio::test]
+async fn two_changes_of_one_tenant_do_not_interleave() {
+    let world = World::new(&TABLES).await;
+    world.tenant("acme").await;
+    let cp = &world.hands.cp;
+    let run = tenant_suspend(cp, &tester(), &named("acme"), "one").await.unwrap();
+    let second = tenant_delete(cp, &tester(), &named("acme"), "two").await.unwrap_err();
+    assert!(second.is(&codes::STATE_CONFLICT), "{second:?}");
+    world.finish(run).await;
+    assert_eq!(world.show("acme").await.tenant.state, TenantState::Suspended);
+    assert_eq!(run_by_id(&mut world.db().acquire().await.unwrap(), run).await.unwrap().attempts, 1);
+}
