@@ -89,7 +89,7 @@ pub fn of_servers(home: &Path, user: ServerUser) -> Result<PathBuf> {
 }
 
 /// What [`of_servers`] remembered for `home`, if the servers are elsewhere.
-pub fn pointed_to(home: &Path) -> Result<Option<PathBuf>> {
+fn pointed_to(home: &Path) -> Result<Option<PathBuf>> {
     let Some(text) = read(&home.join(POINTER))? else { return Ok(None) };
     let path = PathBuf::from(text);
     // A reset removes what this file names, so nothing but our own kind of folder is believed.
@@ -101,9 +101,15 @@ pub fn pointed_to(home: &Path) -> Result<Option<PathBuf>> {
         .hint("remove that file, or start over in another state folder"))
 }
 
-/// Forgets what [`of_servers`] remembered.
-pub fn forget_pointer(home: &Path) -> Result<()> {
-    remove(&home.join(POINTER))
+/// Removes the folder that [`of_servers`] made elsewhere, if there is one, and forgets it.
+pub fn remove_elsewhere(home: &Path) -> Result<()> {
+    if let Some(elsewhere) = pointed_to(home)? {
+        remove(&elsewhere)?;
+        remove(&home.join(POINTER))?;
+        // Refused as long as other state folders have theirs in it.
+        let _ = fs::remove_dir(ELSEWHERE);
+    }
+    Ok(())
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

@@ -126,11 +126,7 @@ impl Stack {
             leftover::stop(&dir.join("data"), &["postgres", "redis", "valkey"], &now).await?;
             folder::remove(&dir)?;
         }
-        if folder::pointed_to(home)?.is_some() {
-            folder::remove(&base)?;
-            folder::forget_pointer(home)?;
-        }
-        Ok(())
+        folder::remove_elsewhere(home)
     }
 
     async fn make_databases(&self) -> Result<()> {

@@ -1,0 +1,43 @@
+# Every debug build has the same features, so that `make dev`, `make test` and `cargo test` share what they compiled.
+# `testkit` only adds helpers for tests; what ships is built without it (cargo build --profile dist).
+DEBUG_FLAGS := --locked --features testkit
+
+# How to start: `make dev ARGS=--reset`
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help deps dev test lint bench soak openapi clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## Install PostgreSQL, Redis and a C compiler if they are missing (Debian, Ubuntu)
+	@scripts/install-deps.sh
+
+# `exec` leaves no shell between make and freehold: a signal to make reaches it, and it stops all it started.
+dev: deps ## Build and run Freehold with servers of its own (ARGS="--reset" starts over)
+	@cargo build $(DEBUG_FLAGS)
+	@exec target/debug/freehold dev $(ARGS)
+
+test: deps ## Check the format, lint, and run every test on real servers
+	cargo fmt --all -- --check
+	cargo clippy --all-targets $(DEBUG_FLAGS) -- -D warnings
+	cargo test $(DEBUG_FLAGS)
+
+lint: deps ## Check the format and lint, without tests
+	cargo fmt --all -- --check
+	cargo clippy --all-targets $(DEBUG_FLAGS) -- -D warnings
+
+bench: deps ## Measure provisioning (release build, real servers, fsync on)
+	cargo bench --locked --features testkit --bench provision
+
+soak: deps ## Run the long mixed-load test at full size (release build)
+	cargo bench --locked --features testkit --bench soak
+
+openapi: deps ## Write openapi/v1.json from the code
+	@cargo build $(DEBUG_FLAGS)
+	@mkdir -p openapi
+	@target/debug/freehold openapi > openapi/v1.json.new && mv openapi/v1.json.new openapi/v1.json
+
+clean: ## Remove what was built (the state of `make dev` in .freehold/ stays)
+	cargo clean
