@@ -9,5 +9,6 @@ pub mod identity;
 pub mod jobs;
 pub mod kernel;
 pub mod local;
+pub mod product;
 #[cfg(feature = "testkit")]
 pub mod testkit;

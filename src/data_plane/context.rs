@@ -36,7 +36,7 @@ pub struct TenantContext {
 impl TenantContext {
     /// Runs a reading closure on the tenant's own connection. It may run twice when a connection turns out to be dead,
     /// so it only reads.
-    pub async fn read<T>(&self, work: impl AsyncFn(&mut PgConnection) -> Result<T>) -> Result<T> {
+    pub async fn read<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T> + Clone) -> Result<T> {
         let _ = work;
         Err(Error::new(&codes::SHARD_UNAVAILABLE))
     }

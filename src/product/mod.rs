@@ -1,0 +1,33 @@
+//! The product that runs on the platform: OpsFlow here, yours in its place. Everything the platform needs of a product
+//! is the trait below; everything a product may use is `kernel`, `data_plane` and `http::vocabulary`.
+
+use std::future::Future;
+
+use sqlx::migrate::Migrator;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::data_plane::TenantContext;
+use crate::kernel::Result;
+
+pub mod operation;
+pub mod opsflow;
+
+/// What the platform asks of a product.
+pub trait Product {
+    /// Its name, for people.
+    const NAME: &'static str;
+
+    /// What a tenant schema holds, platform part included, as plain statements with unqualified names: each file is
+    /// run in one batch whose `search_path` is the schema.
+    fn migrations() -> &'static Migrator;
+
+    /// Its operations, with their whole paths, to be mounted at the root behind the tenancy middleware. Register them
+    /// with [`crate::operations!`], so that each states the role its handler demands.
+    fn routes() -> OpenApiRouter;
+
+    /// Gives a new tenant something to look at. Running it again changes nothing.
+    fn demo(tenant: &TenantContext) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// The product this binary serves.
+pub type Current = opsflow::OpsFlow;

@@ -1,0 +1,108 @@
+//! Registers handlers as documented operations. What the document says about access is read off the handler's own
+//! signature, so the two cannot drift apart; the problems an operation can answer with follow from its shape.
+
+use utoipa::openapi::extensions::Extensions;
+use utoipa::openapi::path::{Operation, ParameterIn};
+use utoipa::openapi::{Content, Ref, RefOr, Response};
+use utoipa::{PartialSchema, ToSchema};
+use utoipa_axum::router::UtoipaMethodRouter;
+
+use crate::data_plane::As;
+use crate::data_plane::context::MinRole;
+use crate::http::vocabulary::Problem;
+use crate::kernel::Role;
+
+/// A handler whose first argument is [`As<R>`]. A function that asks for no role is not one, and does not register.
+pub trait Guarded<Args> {
+    /// The lowest role that reaches the handler.
+    const ROLE: Role;
+}
+
+macro_rules! guarded {
+    ($($arg:ident),*) => {
+        impl<F, Fut, R: MinRole, $($arg),*> Guarded<(R, $($arg,)*)> for F
+        where
+            F: Fn(As<R>, $($arg),*) -> Fut,
+        {
+            const ROLE: Role = R::ROLE;
+        }
+    };
+}
+guarded!();
+guarded!(A);
+guarded!(A, B);
+guarded!(A, B, C);
+
+/// The role a handler demands.
+pub fn role<F: Guarded<Args>, Args>(_: F) -> Role {
+    F::ROLE
+}
+
+/// Adds handlers to an `OpenApiRouter`, each with `x-min-role` and its problem answers:
+/// `operations!(router, create, list)`.
+#[macro_export]
+macro_rules! operations {
+    ($router:expr, $($handler:path),+ $(,)?) => {
+        $router$(.routes($crate::product::operation::documented(
+            utoipa_axum::routes!($handler),
+            $crate::product::operation::role($handler),
+        )))+
+    };
+}
+
+/// Completes one handler's document.
+pub fn documented((mut schemas, mut paths, router): UtoipaMethodRouter, role: Role) -> UtoipaMethodRouter {
+    for item in paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            let extension = Extensions::from_iter([("x-min-role", role.as_str())]);
+            operation.extensions.get_or_insert_default().merge(extension);
+            for (status, text) in problems(operation, role) {
+                operation.responses.responses.entry(status.to_owned()).or_insert_with(|| problem(text));
+            }
+        }
+    }
+    schemas.push((Problem::name().into_owned(), Problem::schema()));
+    Problem::schemas(&mut schemas);
+    (schemas, paths, router)
+}
+
+fn problems(operation: &Operation, role: Role) -> Vec<(&'static str, &'static str)> {
+    let takes = |place: ParameterIn| {
+        operation.parameters.iter().flatten().any(|parameter| match parameter {
+            RefOr::T(parameter) => parameter.parameter_in == place,
+            RefOr::Ref(_) => false,
+        })
+    };
+    let body = operation.request_body.is_some();
+    let mut problems = vec![
+        ("401", "No credential, or one that is not valid."),
+        ("429", "Too many requests, or too many at once."),
+        ("503", "The tenant's database is busy or cannot be reached."),
+    ];
+    if role > Role::Viewer {
+        problems.push(("403", "The role does not allow it."));
+    }
+    if takes(ParameterIn::Path) || body {
+        problems.push(("404", "It does not exist, or not for this tenant."));
+    }
+    if takes(ParameterIn::Query) || body {
+        problems.push(("400", "The cursor or the JSON cannot be read."));
+        problems.push(("422", "Some fields are not valid."));
+    }
+    if takes(ParameterIn::Header) || body {
+        problems.push(("409", "It collides with the present state or version."));
+    }
+    if body {
+        problems.push(("413", "The body is too large."));
+        problems.push(("415", "The body is not declared as JSON."));
+    }
+    problems
+}
+
+fn problem(text: &str) -> RefOr<Response> {
+    let content = Content::new(Some(Ref::from_schema_name(Problem::name())));
+    let mut response = Response::new(text);
+    response.content.insert("application/problem+json".to_owned(), content.into());
+    RefOr::T(response)
+}

@@ -1,0 +1,104 @@
+//! Comments: what people say about a task.
+
+use axum::response::IntoResponse;
+use http::StatusCode;
+
+use super::answer::location;
+use super::words::{CommentId, TaskId};
+use crate::data_plane::As;
+use crate::data_plane::context::{Member, Viewer};
+use crate::http::vocabulary::{Json, Path, Query};
+use crate::kernel::Result;
+use crate::kernel::page::Page;
+
+pub mod model;
+pub mod service;
+pub mod store;
+
+pub use model::{Comment, CommentQuery, CommentText};
+
+/// Comment on a task
+#[utoipa::path(
+    post,
+    path = "/api/v1/tasks/{id}/comments",
+    operation_id = "create_comment",
+    tag = "comments",
+    params(("id" = TaskId, Path, description = "The task.")),
+    request_body = CommentText,
+    responses((status = 201, description = "The comment.", body = Comment))
+)]
+pub async fn create(
+    ctx: As<Member>,
+    Path(task): Path<TaskId>,
+    Json(text): Json<CommentText>,
+) -> Result<impl IntoResponse> {
+    let comment = service::create(&ctx, task, text).await?;
+    Ok((StatusCode::CREATED, location(format!("/api/v1/comments/{}", comment.id)), Json(comment)))
+}
+
+/// List a task's comments, oldest first
+#[utoipa::path(
+    get,
+    path = "/api/v1/tasks/{id}/comments",
+    operation_id = "list_comments",
+    tag = "comments",
+    params(("id" = TaskId, Path, description = "The task."), CommentQuery),
+    responses((status = 200, description = "A page of comments.", body = Page<Comment>))
+)]
+pub async fn list(
+    ctx: As<Viewer>,
+    Path(task): Path<TaskId>,
+    Query(query): Query<CommentQuery>,
+) -> Result<Json<Page<Comment>>> {
+    let page = service::list(&ctx, task, query).await?;
+    Ok(Json(page))
+}
+
+/// Read a comment
+#[utoipa::path(
+    get,
+    path = "/api/v1/comments/{id}",
+    operation_id = "get_comment",
+    tag = "comments",
+    params(("id" = CommentId, Path, description = "The comment.")),
+    responses((status = 200, description = "The comment.", body = Comment))
+)]
+pub async fn get(ctx: As<Viewer>, Path(id): Path<CommentId>) -> Result<Json<Comment>> {
+    let comment = service::get(&ctx, id).await?;
+    Ok(Json(comment))
+}
+
+/// Edit one's own comment
+#[utoipa::path(
+    patch,
+    path = "/api/v1/comments/{id}",
+    operation_id = "update_comment",
+    tag = "comments",
+    params(("id" = CommentId, Path, description = "The comment.")),
+    request_body = CommentText,
+    responses((status = 200, description = "The comment as it is now.", body = Comment))
+)]
+pub async fn update(
+    ctx: As<Member>,
+    Path(id): Path<CommentId>,
+    Json(text): Json<CommentText>,
+) -> Result<Json<Comment>> {
+    let comment = service::update(&ctx, id, text).await?;
+    Ok(Json(comment))
+}
+
+/// Delete a comment
+///
+/// Members delete their own, admins any.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/comments/{id}",
+    operation_id = "delete_comment",
+    tag = "comments",
+    params(("id" = CommentId, Path, description = "The comment.")),
+    responses((status = 204, description = "It is gone."))
+)]
+pub async fn delete(ctx: As<Member>, Path(id): Path<CommentId>) -> Result<StatusCode> {
+    service::delete(&ctx, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

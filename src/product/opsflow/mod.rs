@@ -1,0 +1,113 @@
+//! OpsFlow: a team's projects, their tasks, the comments on them, and what happened when.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `projects`, `tasks`, `comments`, `activity` | one noun each: `model` (what clients see and send, pure), `store` (SQL), `service` (rules, one transaction per call), handlers |
+//! | `words`, `fields` | ids and closed vocabularies; what texts and times are accepted |
+//! | `list` | sort, cursor, keyset pages |
+//! | `answer` | the shapes of answers |
+//! | `demo` | sample data |
+//!
+//! Who may do what: everyone reads. Members create and change tasks and comments, delete the tasks they created and
+//! edit or delete their own comments. Admins create, change and delete projects and delete anyone's work.
+//!
+//! To add a noun: a migration, a folder with these four files, and its handlers in [`OpsFlow::routes`].
+
+use sqlx::migrate::Migrator;
+use utoipa_axum::router::OpenApiRouter;
+
+use super::Product;
+use crate::data_plane::TenantContext;
+use crate::kernel::Result;
+use crate::operations;
+
+pub mod activity;
+pub mod answer;
+pub mod comments;
+pub mod demo;
+pub mod fields;
+pub mod list;
+pub mod projects;
+pub mod tasks;
+pub mod words;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./tenant-migrations");
+
+/// The tenant application that ships with the platform.
+pub struct OpsFlow;
+
+impl Product for OpsFlow {
+    const NAME: &'static str = "OpsFlow";
+
+    fn migrations() -> &'static Migrator {
+        &MIGRATIONS
+    }
+
+    fn routes() -> OpenApiRouter {
+        operations!(
+            OpenApiRouter::new(),
+            projects::create,
+            projects::list,
+            projects::get,
+            projects::update,
+            projects::delete,
+            tasks::create,
+            tasks::list,
+            tasks::get,
+            tasks::update,
+            tasks::delete,
+            comments::create,
+            comments::list,
+            comments::get,
+            comments::update,
+            comments::delete,
+            activity::list,
+        )
+    }
+
+    async fn demo(tenant: &TenantContext) -> Result<()> {
+        demo::load(tenant).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Role;
+
+    #[test]
+    fn every_operation_says_its_role_and_its_problems() {
+        let document = serde_json::to_value(OpsFlow::routes().into_openapi()).unwrap();
+        let mut seen = 0;
+        for (path, item) in document["paths"].as_object().unwrap() {
+            assert!(path.starts_with("/api/v1/"), "{path}");
+            for (method, operation) in item.as_object().unwrap() {
+                let role = operation["x-min-role"].as_str().unwrap_or_else(|| panic!("{method} {path}"));
+                let expected = match (method.as_str(), path.contains("/projects")) {
+                    ("get", _) => Role::Viewer,
+                    (_, true) => Role::Admin,
+                    _ => Role::Member,
+                };
+                assert_eq!(role, expected.as_str(), "{method} {path}");
+                for needed in ["operationId", "summary", "tags"] {
+                    assert!(!operation[needed].is_null(), "{needed} of {method} {path}");
+                }
+                let problem = &operation["responses"]["401"]["content"]["application/problem+json"];
+                assert_eq!(problem["schema"]["$ref"], "#/components/schemas/Problem", "{method} {path}");
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 16);
+        assert!(document["components"]["schemas"]["FieldError"].is_object());
+    }
+
+    #[test]
+    fn migrations_are_plain_and_in_order() {
+        let versions: Vec<i64> = OpsFlow::migrations().iter().map(|migration| migration.version).collect();
+        assert_eq!(versions[..2], [1, 2]);
+        assert!(versions.is_sorted());
+        assert!(
+            OpsFlow::migrations().iter().all(|migration| !migration.sql.as_str().contains("CONCURRENTLY"))
+        );
+    }
+}
