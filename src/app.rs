@@ -1,0 +1,137 @@
+//! The composition root: the only place that names concrete parts and puts them together.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::ExposeSecret;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::adapters::redis;
+use crate::config::{ControlConfig, ServeConfig};
+use crate::control_plane::{ControlPlane, Hands};
+use crate::data_plane::broker::{Broker, BrokerConfig};
+use crate::data_plane::directory::{Capacity, Directory};
+use crate::data_plane::limits::Limiter;
+use crate::db::admin::ShardAdmins;
+use crate::db::{control, migrations};
+use crate::http::operator::{OperatorState, operator_routes};
+use crate::http::router::{HttpState, router};
+use crate::http::serve::{self, ServeOptions};
+use crate::http::{limits, router as http_router};
+use crate::kernel::{Clock, Entropy, MasterKey, Result};
+use crate::product::{Current, Product};
+
+/// What changes the control database.
+pub fn control_plane<P: Product>(config: &ControlConfig, application: &str) -> Result<ControlPlane> {
+    Ok(ControlPlane {
+        db: control::pool(config.control_url()?, application)?,
+        clock: Clock::System,
+        entropy: Entropy::default(),
+        addresses: config.addresses()?,
+        tables: P::migrations(),
+    })
+}
+
+/// What changes the shards, for the CLI and the worker.
+pub fn hands(config: &ControlConfig, application: &str) -> Result<Hands> {
+    let cp = control_plane::<Current>(config, application)?;
+    let worker = format!("{application}:{}:{}", std::process::id(), cp.entropy.base32::<5>());
+    Ok(Hands { cp, admins: ShardAdmins::default(), master: config.master_key()?, worker })
+}
+
+/// A server that is put together and not yet listening.
+pub struct Server {
+    pub http: HttpState,
+    pub router: Router,
+}
+
+/// Puts the request-answering side together. It gets the control database and the tenants' derived passwords, and no
+/// shard's admin login.
+pub fn server<P: Product>(cp: ControlPlane, master: MasterKey, config: &ServeConfig, parts: Parts) -> Result<Server> {
+    let redis = match &config.redis_url {
+        Some(url) => Some(redis::connect(url.expose_secret())?),
+        None => None,
+    };
+    let broker = Broker::new(BrokerConfig { budget: config.broker_budget, ..BrokerConfig::default() }, master);
+    let http = HttpState {
+        directory: Directory::new(cp.db.clone(), cp.clock.clone(), Capacity::default()),
+        limiter: Limiter::new(redis, config.replicas),
+        broker,
+        clock: cp.clock.clone(),
+        entropy: cp.entropy.clone(),
+        base_domain: Arc::from(cp.addresses.base_domain.as_str()),
+        plain_http: cp.addresses.scheme == "http",
+        extra_origins: Vec::new(),
+        metrics: parts.metrics,
+        draining: parts.draining,
+        request_timeout: limits::WHOLE_REQUEST,
+    };
+    let operator = operator_routes(OperatorState { cp });
+    Ok(Server { router: router(http.clone(), P::routes(), operator), http })
+}
+
+/// What the process gives its server.
+#[derive(Clone, Default)]
+pub struct Parts {
+    /// Cancelled when the process is asked to stop.
+    pub draining: CancellationToken,
+    /// Given, `/metrics` is answered beside everything else: for development.
+    pub metrics: Option<PrometheusHandle>,
+}
+
+impl Server {
+    /// Listens, serves until `draining` is cancelled, and drains.
+    pub async fn run(self, listener: TcpListener, options: ServeOptions) {
+        let listening = CancellationToken::new();
+        let directory = tokio::spawn(self.http.directory.clone().run(listening.clone()));
+        let cut = serve::serve(listener, self.router, self.http.draining.clone(), options).await;
+        if cut > 0 {
+            tracing::warn!(connections = cut, "cut: they did not finish in time");
+        }
+        listening.cancel();
+        directory.await.ok();
+        self.http.broker.close().await;
+    }
+
+    /// Answers `/metrics` and the health pages on a listener of their own.
+    pub async fn run_admin(http: HttpState, addr: SocketAddr, metrics: PrometheusHandle) -> Result<()> {
+        let listener = serve::bind(addr).await?;
+        let app = http_router::admin_router(&http, metrics);
+        tokio::spawn(serve::serve(listener, app, http.draining.clone(), ServeOptions::default()));
+        Ok(())
+    }
+}
+
+/// Refuses to serve from a control database that this build does not fit.
+pub async fn require_ready(cp: &ControlPlane) -> Result<()> {
+    migrations::require_control(&mut *cp.db.acquire().await?).await
+}
+
+/// The OpenAPI document of everything, for `freehold openapi` and the checked-in file.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    let (_, tenant) = Current::routes().split_for_parts();
+    let (_, operator): (Router, _) = described_operator_routes().split_for_parts();
+    crate::http::openapi::describe(tenant, operator)
+}
+
+/// The operator's routes, for their description only: nothing is connected.
+fn described_operator_routes() -> OpenApiRouter {
+    let db = sqlx::PgPool::connect_lazy_with(sqlx::postgres::PgConnectOptions::new_without_pgpass());
+    let addresses = crate::control_plane::Addresses {
+        scheme: "https".to_owned(),
+        base_domain: "example.com".to_owned(),
+        port: None,
+    };
+    let cp = ControlPlane {
+        db,
+        clock: Clock::System,
+        entropy: Entropy::default(),
+        addresses,
+        tables: Current::migrations(),
+    };
+    operator_routes(OperatorState { cp })
+}

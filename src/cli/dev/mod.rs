@@ -1,0 +1,122 @@
+//! `freehold dev`: the whole platform on one machine, with nothing to set up.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Instant;
+
+use clap::Args;
+use secrecy::SecretString;
+
+use super::serve::{options, start_logs, stop_signal};
+use crate::app::{self, Parts};
+use crate::config::home::{self, HomeSettings};
+use crate::config::{ControlConfig, ServeConfig};
+use crate::control_plane::worker;
+use crate::http::serve;
+use crate::kernel::{Entropy, Error, Result};
+use crate::local::{Stack, StackOptions};
+use crate::product::Current;
+use crate::telemetry::{logs::LogFormat, numbers};
+
+mod demo;
+mod fleet;
+mod screen;
+
+/// Run everything on this machine: PostgreSQL, Redis, server, worker and two demo tenants
+#[derive(Debug, Args)]
+#[command(after_help = "EXAMPLES:
+  freehold dev                                        # start, or go on with the data of last time
+  freehold dev --reset                                # throw the data away and start over
+  FREEHOLD_HTTP_ADDR=127.0.0.1:9000 freehold dev      # another port
+
+While it runs, the other commands find it by themselves when started in the same folder: freehold tenant list.
+Everything it keeps is in .freehold/ (or FREEHOLD_HOME). Ctrl-C stops all that it started.")]
+pub struct DevArgs {
+    /// Throw away the data of earlier runs first
+    #[arg(long)]
+    pub reset: bool,
+
+    #[command(flatten)]
+    pub serve: ServeConfig,
+}
+
+/// Starts the stack, prints where everything is, and serves until a stop signal.
+pub async fn run(control: &ControlConfig, args: &DevArgs) -> Result<()> {
+    start_logs(LogFormat::Pretty)?;
+    let begun = Instant::now();
+    // First of all, before anything is started that would have to be stopped again.
+    let listener = serve::bind(args.serve.http_addr).await?;
+    let addr = listener.local_addr().map_err(Error::internal)?;
+    let stop = stop_signal()?;
+    if args.reset {
+        screen::say("throwing away the data of earlier runs");
+        Stack::reset(&control.home).await?;
+    }
+    screen::say("starting PostgreSQL (two servers) and Redis");
+    let started = stop.run_until_cancelled(Stack::start(&control.home, &StackOptions::default())).await;
+    let Some(stack) = started.transpose()? else { return Ok(()) };
+    let outcome = on_stack(control, args, &stack, listener, addr, begun, &stop).await;
+    screen::say("stopping");
+    stack.stop().await?;
+    outcome
+}
+
+async fn on_stack(
+    control: &ControlConfig,
+    args: &DevArgs,
+    stack: &Stack,
+    listener: tokio::net::TcpListener,
+    addr: SocketAddr,
+    begun: Instant,
+    stop: &tokio_util::sync::CancellationToken,
+) -> Result<()> {
+    let settings = settings(&control.home, stack, addr)?;
+    let control = with_settings(control, &settings);
+    let hands = app::hands(&control, "freehold-dev")?;
+    let ready = stop
+        .run_until_cancelled(async {
+            fleet::prepare(&hands, &control.home, stack).await?;
+            demo::tenants(&hands, &control.home).await
+        })
+        .await;
+    let Some(tenants) = ready.transpose()? else { return Ok(()) };
+
+    let metrics = numbers::install();
+    let mut config = args.serve.clone();
+    config.redis_url = Some(SecretString::from(settings.redis_url.clone()));
+    let parts = Parts { draining: stop.clone(), metrics };
+    let server = app::server::<Current>(hands.cp.clone(), hands.master.clone(), &config, parts)?;
+    demo::data(&server.http, &tenants).await?;
+    let working = tokio::spawn(worker::work(hands, stop.clone()));
+    screen::ready(addr, &control, &tenants, begun.elapsed());
+    server.run(listener, options(&config)).await;
+    working.await.ok();
+    Ok(())
+}
+
+/// The settings of last time with this time's ports; a master key made the first time.
+fn settings(folder: &Path, stack: &Stack, addr: SocketAddr) -> Result<HomeSettings> {
+    let master_key = match home::load(folder)? {
+        Some(known) => known.master_key,
+        None => data_encoding::HEXLOWER.encode(&Entropy::default().bytes::<32>()),
+    };
+    let settings = HomeSettings {
+        control_url: stack.control_url(),
+        redis_url: stack.redis_url(),
+        master_key,
+        public_scheme: format!("http:{}", addr.port()),
+        base_domain: "localhost".to_owned(),
+    };
+    home::save(folder, &settings)?;
+    Ok(settings)
+}
+
+fn with_settings(control: &ControlConfig, settings: &HomeSettings) -> ControlConfig {
+    ControlConfig {
+        control_url: Some(SecretString::from(settings.control_url.clone())),
+        master_key: Some(SecretString::from(settings.master_key.clone())),
+        public_scheme: settings.public_scheme.clone(),
+        base_domain: settings.base_domain.clone(),
+        ..control.clone()
+    }
+}

@@ -1,0 +1,45 @@
+//! `freehold doctor`: is everything as it should be?
+
+use clap::Args;
+
+use super::output::{Output, print};
+use crate::app;
+use crate::config::ControlConfig;
+use crate::control_plane::doctor::{self, Severity};
+use crate::kernel::{Error, Result, codes};
+
+/// Look at the control database and every shard, and say what is not as it should be
+#[derive(Debug, Args)]
+#[command(after_help = "EXAMPLES:
+  freehold doctor
+  freehold doctor --output json | jq '.findings[] | select(.severity == \"problem\")'
+
+Checks versions, clocks, reachability, what PUBLIC can still do, drifted logins, missing slots, stuck runs and dead
+jobs. Ends with 1 when there is a problem; notes alone are fine.")]
+pub struct DoctorArgs {}
+
+/// Prints the report.
+///
+/// # Errors
+/// When there is a problem, so that the exit code says so.
+pub async fn run(control: &ControlConfig, _: &DoctorArgs, output: Output) -> Result<()> {
+    let hands = app::hands(control, "freehold-doctor")?;
+    let report = doctor::examine(&hands, |_| {}).await?;
+    print(output, &report, |report| {
+        let mut text = format!("{} shards, {} tenants\n", report.shards, report.tenants);
+        for finding in &report.findings {
+            let mark = if finding.severity == Severity::Problem { "PROBLEM" } else { "note" };
+            text += &format!("{mark:8}{} {}: {}\n", finding.place, finding.check, finding.message);
+            text += &format!("        hint: {}\n", finding.hint);
+        }
+        if report.healthy() {
+            text += "everything is as it should be\n";
+        }
+        text
+    })?;
+    if report.healthy() {
+        return Ok(());
+    }
+    let problems = report.findings.iter().filter(|finding| finding.severity == Severity::Problem).count();
+    Err(Error::new(&codes::INTERNAL).detail(format!("{problems} problems were found")))
+}

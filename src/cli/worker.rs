@@ -1,0 +1,31 @@
+//! `freehold worker`: carries out runs and jobs, and repairs what has drifted.
+
+use clap::Args;
+
+use super::serve::{start_logs, stop_signal};
+use crate::app;
+use crate::config::ControlConfig;
+use crate::control_plane::worker;
+use crate::kernel::Result;
+use crate::telemetry::logs::LogFormat;
+
+/// Carry out runs and jobs, keep spare slots ready, repair what has drifted
+#[derive(Debug, Args)]
+#[command(after_help = "EXAMPLES:
+  FREEHOLD_CONTROL_URL=postgres://… FREEHOLD_MASTER_KEY=… freehold worker
+
+Any number of workers may run: each run and job is held by one at a time, and taken over 10 seconds after its worker
+falls silent. The worker reads the shards' admin DSNs from where each shard's reference says (env:NAME, file:/path).")]
+pub struct WorkerArgs {}
+
+/// Works until a stop signal.
+pub async fn run(control: &ControlConfig, _: &WorkerArgs) -> Result<()> {
+    start_logs(LogFormat::Json)?;
+    let hands = app::hands(control, "freehold-worker")?;
+    app::require_ready(&hands.cp).await?;
+    let stop = stop_signal()?;
+    tracing::info!(worker = hands.worker, "working");
+    worker::work(hands, stop).await;
+    tracing::info!("stopped");
+    Ok(())
+}
