@@ -13,6 +13,8 @@ use freehold::kernel::codes;
 use freehold::local::binaries::Places;
 use freehold::local::{Lock, PostgresOptions, PostgresServer, RedisServer, Stack, StackOptions};
 use freehold::testkit::{Cluster, eventually, extra_postgres, extra_redis};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid};
 use sqlx::{Connection, PgConnection};
 
 /// Names the folder in which the helper process below keeps its servers.
@@ -34,15 +36,17 @@ fn quick() -> StackOptions {
 }
 
 /// Processes that work in `folder` or below: servers, their connections, keepers.
-fn processes_in(folder: &Path) -> Vec<String> {
+fn processes_in(folder: &Path) -> Vec<(Pid, String)> {
     fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| {
-            let process = entry.ok()?.path();
-            let cwd = fs::read_link(process.join("cwd")).ok()?;
+            let entry = entry.ok()?;
+            let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?);
+            let cwd = fs::read_link(entry.path().join("cwd")).ok()?;
             // The kernel marks a removed folder by a suffix, which leaves the beginning as it was.
             let inside = cwd.starts_with(folder);
-            inside.then(|| fs::read_to_string(process.join("comm")).unwrap_or_default().trim().to_owned())
+            let name = || fs::read_to_string(entry.path().join("comm")).unwrap_or_default().trim().to_owned();
+            inside.then(|| (pid, name()))
         })
         .collect()
 }
@@ -121,10 +125,15 @@ async fn is_whole_and_closed(stack: &Stack, home: &Path) {
     assert!(redis_command(&without, &["PING"]).await.is_err());
     // The password is on nobody's command line and in files for their owner only.
     for entry in walk(home) {
-        let text = fs::read(&entry).unwrap();
-        if text.windows(password.len()).any(|part| part == password.as_bytes()) {
-            assert_eq!(fs::metadata(&entry).unwrap().permissions().mode() & 0o077, 0, "{entry:?}");
+        if fs::metadata(&entry).unwrap().permissions().mode() & 0o077 != 0 {
+            let text = fs::read(&entry).unwrap();
+            assert!(!text.windows(password.len()).any(|part| part == password.as_bytes()), "{entry:?}");
         }
+    }
+    // A terminal's Ctrl-C goes to our process group, and must not end the servers behind our back.
+    let ours = nix::unistd::getpgrp();
+    for (pid, name) in processes_in(home) {
+        assert_ne!(nix::unistd::getpgid(Some(pid)).unwrap(), ours, "{name}");
     }
     for process in fs::read_dir("/proc").unwrap().flatten() {
         let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
@@ -169,7 +178,7 @@ fn folder_names(folder: &Path) -> Vec<String> {
 /// Root's servers run as another user, who cannot enter a folder such as `/root`.
 #[tokio::test]
 async fn a_folder_the_servers_cannot_reach_has_its_data_elsewhere() {
-    if !nix::unistd::Uid::effective().is_root() {
+    if !Uid::effective().is_root() {
         return;
     }
     let outer = folder();
@@ -300,7 +309,7 @@ fn helper(home: &Path) -> (std::process::Child, PathBuf) {
 async fn kill_9_of_the_parent_leaves_no_process_and_no_temporary_folder() {
     let home = folder();
     let (mut child, throwaway) = helper(home.path());
-    assert!(processes_in(home.path()).iter().any(|name| name == "postgres"));
+    assert!(processes_in(home.path()).iter().any(|(_, name)| name == "postgres"));
     child.kill().unwrap();
     child.wait().unwrap();
     nobody_in(home.path()).await;
@@ -324,26 +333,19 @@ async fn servers_whose_keepers_were_killed_too_are_stopped_by_the_next_start() {
     let home = folder();
     let (mut child, throwaway) = helper(home.path());
     // The keepers and their watches are the shells that work in the server's folders.
-    let shells = |folder: &Path| {
-        let entries = fs::read_dir("/proc").unwrap().flatten();
-        entries
-            .filter(|entry| {
-                let process = entry.path();
-                let inside = fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
-                let comm = fs::read_to_string(process.join("comm")).unwrap_or_default();
-                inside && comm.trim() == "sh"
-            })
-            .map(|entry| entry.file_name().to_str().unwrap().parse::<i32>().unwrap())
-            .collect::<Vec<_>>()
-    };
-    let keepers = shells(home.path());
-    assert!(keepers.len() >= 3, "{keepers:?}");
+    let found = processes_in(home.path());
+    let keepers: Vec<_> = found.iter().filter(|(_, name)| name == "sh").map(|(pid, _)| *pid).collect();
+    assert!(keepers.len() >= 3, "{found:?}");
     for keeper in keepers {
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(keeper), nix::sys::signal::SIGKILL);
+        // A watch may end by itself when its keeper does.
+        let _ = kill(keeper, Signal::SIGKILL);
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(processes_in(home.path()).iter().any(|name| name == "postgres"), "the servers should still run");
+    assert!(
+        processes_in(home.path()).iter().any(|(_, name)| name == "postgres"),
+        "the servers should still run"
+    );
 
     let stack = Stack::start(home.path(), &quick()).await.unwrap();
     assert_eq!(marks(&stack.control_url()).await.unwrap(), [8]);
