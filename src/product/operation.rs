@@ -53,11 +53,12 @@ macro_rules! operations {
 /// Completes one handler's document.
 pub fn documented((mut schemas, mut paths, router): UtoipaMethodRouter, role: Role) -> UtoipaMethodRouter {
     for item in paths.paths.values_mut() {
+        let posts = item.post.is_some();
         let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
         for operation in operations.into_iter().flatten() {
             let extension = Extensions::from_iter([("x-min-role", role.as_str())]);
             operation.extensions.get_or_insert_default().merge(extension);
-            for (status, text) in problems(operation, role) {
+            for (status, text) in problems(operation, role, posts) {
                 operation.responses.responses.entry(status.to_owned()).or_insert_with(|| problem(text));
             }
         }
@@ -67,7 +68,7 @@ pub fn documented((mut schemas, mut paths, router): UtoipaMethodRouter, role: Ro
     (schemas, paths, router)
 }
 
-fn problems(operation: &Operation, role: Role) -> Vec<(&'static str, &'static str)> {
+fn problems(operation: &Operation, role: Role, posts: bool) -> Vec<(&'static str, &'static str)> {
     let takes = |place: ParameterIn| {
         operation.parameters.iter().flatten().any(|parameter| match parameter {
             RefOr::T(parameter) => parameter.parameter_in == place,
@@ -83,17 +84,26 @@ fn problems(operation: &Operation, role: Role) -> Vec<(&'static str, &'static st
     if role > Role::Viewer {
         problems.push(("403", "The role does not allow it."));
     }
-    if takes(ParameterIn::Path) || body {
+    if takes(ParameterIn::Path) {
         problems.push(("404", "It does not exist, or not for this tenant."));
     }
-    if takes(ParameterIn::Query) || body {
-        problems.push(("400", "The cursor or the JSON cannot be read."));
-        problems.push(("422", "Some fields are not valid."));
+    if takes(ParameterIn::Query) {
+        problems.push(("400", "The cursor is not one of this list and sort."));
+        problems.push(("422", "Some parameters are not valid."));
     }
-    if takes(ParameterIn::Header) || body {
-        problems.push(("409", "It collides with the present state or version."));
+    if takes(ParameterIn::Header) {
+        problems.push(("409", "Someone changed it meanwhile."));
+        problems.push(("412", "The header is not an entity tag."));
+    }
+    if posts {
+        problems.push((
+            "409",
+            "It collides with the present state, or the Idempotency-Key was used for another request.",
+        ));
     }
     if body {
+        problems.push(("400", "The body is not JSON."));
+        problems.push(("422", "Some fields are not valid."));
         problems.push(("413", "The body is too large."));
         problems.push(("415", "The body is not declared as JSON."));
     }

@@ -102,6 +102,22 @@ mod tests {
     }
 
     #[test]
+    fn the_document_is_whole_and_speaks_our_words() {
+        let document = serde_json::to_value(OpsFlow::routes().into_openapi()).unwrap();
+        let text = document.to_string();
+        for reference in text.split("\"$ref\":\"#").skip(1) {
+            let pointer = reference.split('"').next().unwrap();
+            assert!(document.pointer(pointer).is_some(), "{pointer} is not in the document");
+        }
+        let schemas = &document["components"]["schemas"];
+        assert_eq!(schemas["Priority"]["enum"], serde_json::json!(["low", "normal", "high", "urgent"]));
+        assert_eq!(schemas["NewTask"]["additionalProperties"], false);
+        assert!(
+            text.contains(r#"["created_at","-created_at","updated_at","-updated_at","due_at","-due_at","#)
+        );
+    }
+
+    #[test]
     fn migrations_are_plain_and_in_order() {
         let versions: Vec<i64> = OpsFlow::migrations().iter().map(|migration| migration.version).collect();
         assert_eq!(versions[..2], [1, 2]);

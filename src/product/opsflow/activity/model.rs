@@ -23,10 +23,12 @@ pub struct Activity {
     /// Noun and verb: `task.created`, `project.updated`, `comment.deleted`.
     pub action: String,
     pub project_id: ProjectId,
+    #[schema(required)]
     pub task_id: Option<TaskId>,
+    #[schema(required)]
     pub comment_id: Option<CommentId>,
     /// By field. Long texts are named without their values.
-    #[schema(value_type = Changes)]
+    #[schema(value_type = BTreeMap<String, Change>)]
     pub changes: Json<Changes>,
 }
 
@@ -126,6 +128,7 @@ pub struct ActivityQuery {
     #[param(value_type = Option<DateTime<Utc>>)]
     pub after: Option<DateTime<Utc>>,
     #[serde(default)]
+    #[param(inline)]
     pub sort: ActivitySort,
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,

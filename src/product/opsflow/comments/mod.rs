@@ -25,7 +25,7 @@ pub use model::{Comment, CommentQuery, CommentText};
     tag = "comments",
     params(("id" = TaskId, Path, description = "The task.")),
     request_body = CommentText,
-    responses((status = 201, description = "The comment.", body = Comment))
+    responses((status = 201, description = "The comment.", body = Comment, headers(("Location" = String, description = "Its address."))))
 )]
 pub async fn create(
     ctx: As<Member>,

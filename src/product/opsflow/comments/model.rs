@@ -21,6 +21,7 @@ pub struct Comment {
     pub author_name: String,
     pub created_at: DateTime<Utc>,
     /// `null` as long as nobody edited it.
+    #[schema(required)]
     pub edited_at: Option<DateTime<Utc>>,
 }
 
@@ -40,6 +41,7 @@ pub struct CommentText {
 #[into_params(parameter_in = Query)]
 pub struct CommentQuery {
     #[serde(default)]
+    #[param(inline)]
     pub sort: CommentSort,
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,

@@ -25,7 +25,7 @@ pub use model::{NewProject, Project, ProjectPatch, ProjectQuery, ProjectSort};
     tag = "projects",
     request_body = NewProject,
     responses(
-        (status = 201, description = "The project.", body = Project),
+        (status = 201, description = "The project.", body = Project, headers(("ETag" = String, description = "Its version, for `If-Match`."), ("Location" = String, description = "Its address."))),
         (status = 402, description = "The plan's limit of projects is reached.", body = Problem,
             content_type = "application/problem+json"),
     )
@@ -56,7 +56,7 @@ pub async fn list(ctx: As<Viewer>, Query(query): Query<ProjectQuery>) -> Result<
     operation_id = "get_project",
     tag = "projects",
     params(("id" = ProjectId, Path, description = "The project.")),
-    responses((status = 200, description = "The project.", body = Project))
+    responses((status = 200, description = "The project.", body = Project, headers(("ETag" = String, description = "Its version, for `If-Match`."))))
 )]
 pub async fn get(ctx: As<Viewer>, Path(id): Path<ProjectId>) -> Result<Versioned<Project>> {
     let project = service::get(&ctx, id).await?;
@@ -76,7 +76,7 @@ pub async fn get(ctx: As<Viewer>, Path(id): Path<ProjectId>) -> Result<Versioned
         ("If-Match" = Option<String>, Header, description = "The ETag of the version you changed."),
     ),
     request_body = ProjectPatch,
-    responses((status = 200, description = "The project as it is now.", body = Project))
+    responses((status = 200, description = "The project as it is now.", body = Project, headers(("ETag" = String, description = "Its version, for `If-Match`."))))
 )]
 pub async fn update(
     ctx: As<Admin>,

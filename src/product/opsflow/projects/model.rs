@@ -92,6 +92,7 @@ impl ProjectPatch {
 pub struct ProjectQuery {
     pub status: Option<ProjectStatus>,
     #[serde(default)]
+    #[param(inline)]
     pub sort: ProjectSort,
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,

@@ -7,7 +7,7 @@ use super::answer::{Versioned, created, versioned};
 use super::words::TaskId;
 use crate::data_plane::As;
 use crate::data_plane::context::{Member, Viewer};
-use crate::http::vocabulary::{IfMatch, Json, Path, Query};
+use crate::http::vocabulary::{IfMatch, Json, Path, Problem, Query};
 use crate::kernel::Result;
 use crate::kernel::page::Page;
 
@@ -26,7 +26,11 @@ pub use query::{TaskQuery, TaskSort};
     operation_id = "create_task",
     tag = "tasks",
     request_body = NewTask,
-    responses((status = 201, description = "The task.", body = Task))
+    responses(
+        (status = 201, description = "The task.", body = Task, headers(("ETag" = String, description = "Its version, for `If-Match`."), ("Location" = String, description = "Its address."))),
+        (status = 404, description = "There is no such project.", body = Problem,
+            content_type = "application/problem+json"),
+    )
 )]
 pub async fn create(ctx: As<Member>, Json(new): Json<NewTask>) -> Result<impl IntoResponse> {
     let task = service::create(&ctx, new).await?;
@@ -56,7 +60,7 @@ pub async fn list(ctx: As<Viewer>, Query(query): Query<TaskQuery>) -> Result<Jso
     operation_id = "get_task",
     tag = "tasks",
     params(("id" = TaskId, Path, description = "The task.")),
-    responses((status = 200, description = "The task.", body = Task))
+    responses((status = 200, description = "The task.", body = Task, headers(("ETag" = String, description = "Its version, for `If-Match`."))))
 )]
 pub async fn get(ctx: As<Viewer>, Path(id): Path<TaskId>) -> Result<Versioned<Task>> {
     let task = service::get(&ctx, id).await?;
@@ -77,7 +81,7 @@ pub async fn get(ctx: As<Viewer>, Path(id): Path<TaskId>) -> Result<Versioned<Ta
         ("If-Match" = Option<String>, Header, description = "The ETag of the version you changed."),
     ),
     request_body = TaskPatch,
-    responses((status = 200, description = "The task as it is now.", body = Task))
+    responses((status = 200, description = "The task as it is now.", body = Task, headers(("ETag" = String, description = "Its version, for `If-Match`."))))
 )]
 pub async fn update(
     ctx: As<Member>,

@@ -19,7 +19,9 @@ pub struct Task {
     pub status: TaskStatus,
     pub priority: Priority,
     /// Who does it: an id or a name.
+    #[schema(required)]
     pub assignee: Option<String>,
+    #[schema(required)]
     pub due_at: Option<DateTime<Utc>>,
     /// Raised by every change; also the `ETag`.
     pub version: i64,

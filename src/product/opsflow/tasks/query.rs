@@ -47,6 +47,7 @@ pub struct TaskQuery {
     #[param(value_type = Option<String>, max_length = 200)]
     pub q: Option<String>,
     #[serde(default)]
+    #[param(inline)]
     pub sort: TaskSort,
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,
