@@ -2,6 +2,8 @@
 -- Times are UTC. States are text with a CHECK: adding one is an ordinary migration.
 
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
+-- Tenants' logins may live on the same server: this database is not for them.
+DO $$ BEGIN EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database()); END $$;
 
 CREATE TABLE plan (
     id           text PRIMARY KEY CHECK (id ~ '^[a-z][a-z0-9_]{1,30}$'),

@@ -34,10 +34,10 @@ pub async fn carry_out(
 ) -> Result<Run> {
     let deadline = Instant::now() + within;
     loop {
-        if let Some(held) = saga::lease(&hands.cp.db, &hands.worker, Some(id)).await? {
-            if let Err(error) = drive(hands, &held).await {
-                tracing::debug!(run = %id, ?error, "this attempt ended early");
-            }
+        if let Some(held) = saga::lease(&hands.cp.db, &hands.worker, Some(id)).await?
+            && let Err(error) = drive(hands, &held).await
+        {
+            tracing::debug!(run = %id, ?error, "this attempt ended early");
         }
         let run = run_by_id(&mut *hands.cp.db.acquire().await?, id).await?;
         moved(&run);

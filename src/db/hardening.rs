@@ -28,6 +28,10 @@ impl Opening {
     }
 }
 
+/// Databases that a shard may close: itself, and the two that every server comes with. Whose any other is we cannot
+/// know; an open one is only reported.
+const OURS: [&str; 2] = ["postgres", "template1"];
+
 /// Relations that tell one login about another.
 const RELATIONS: &str = r"^pg_(roles|user|group|shadow|auth_members|database|db_role_setting|locks|prepared_xacts|shdepend|shdescription|shseclabel|seclabels|largeobject_metadata|replication_.*|publication.*|subscription.*|stat_.*|statio_.*)$";
 
@@ -39,7 +43,7 @@ const FUNCTIONS: &str = r"^(pg_advisory_.*|pg_try_advisory_.*|lo_.*|loread|lowri
 pub async fn openings(conn: &mut PgConnection) -> Result<Vec<Opening>, sqlx::Error> {
     sqlx::query_as(
         "SELECT 'database' AS kind, datname::text AS name FROM pg_database
-          WHERE datname = current_database()
+          WHERE datallowconn
             AND (has_database_privilege('public', oid, 'CONNECT') OR has_database_privilege('public', oid, 'TEMP'))
          UNION ALL
          SELECT 'schema', nspname::text FROM pg_namespace
@@ -64,12 +68,13 @@ pub async fn openings(conn: &mut PgConnection) -> Result<Vec<Opening>, sqlx::Err
     .await
 }
 
-/// Revokes all that can be revoked and returns what could not.
+/// Revokes all that can be revoked and returns what is left open.
 pub async fn close(conn: &mut PgConnection) -> Result<Vec<Opening>, sqlx::Error> {
-    let found = openings(conn).await?;
-    if found.is_empty() {
-        return Ok(found);
-    }
+    let this: String = sqlx::query_scalar("SELECT current_database()::text").fetch_one(&mut *conn).await?;
+    let ours = |opening: &Opening| {
+        opening.kind != "database" || opening.name == this || OURS.contains(&opening.name.as_str())
+    };
+    let found: Vec<Opening> = openings(conn).await?.into_iter().filter(ours).collect();
     // All at once where we may; one by one where something is refused, so that one refusal does not keep the rest.
     let all = found.iter().map(Opening::revoke).collect::<Vec<_>>().join(";");
     if sqlx::raw_sql(sqlx::AssertSqlSafe(all)).execute(&mut *conn).await.is_err() {

@@ -69,6 +69,9 @@ impl World {
         let cluster = Cluster::shared().await;
         let database = cluster.server(0).create_database("control", Some(control_template().await)).await;
         let control_url = cluster.server(0).admin_url(&database);
+        // A copied database has its template's contents, and not its access list.
+        let shut = format!("REVOKE ALL ON DATABASE {database} FROM PUBLIC");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(shut)).execute(&small_pool(&control_url)?).await?;
         let master: [u8; 32] = Entropy::default().bytes();
         let cp = ControlPlane {
             db: small_pool(&control_url)?,

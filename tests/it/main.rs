@@ -1,5 +1,6 @@
 //! One binary for all integration tests: they share one set of servers, started by the first that asks.
 
+mod attacks;
 mod local;
 mod provisioning;
 mod runs;

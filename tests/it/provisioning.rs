@@ -42,7 +42,10 @@ async fn a_tenant_is_made_with_and_without_a_spare_slot() {
     slots::refill(&world.hands).await.unwrap();
     reconcile::repair_logins(&world.hands).await.unwrap();
     let report = doctor::examine(&world.hands, |_| {}).await.unwrap();
-    assert!(report.findings.is_empty(), "{:#?}", report.findings);
+    // Databases of other tests on the same server are open, and only a note.
+    let ours: Vec<_> =
+        report.findings.iter().filter(|finding| !finding.message.starts_with("database")).collect();
+    assert!(ours.is_empty() && report.healthy(), "{ours:#?}");
 }
 
 #[tokio::test]
