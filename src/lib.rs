@@ -1,5 +1,6 @@
 //! Freehold: a multi-tenant SaaS platform, one schema per tenant, on plain PostgreSQL.
 
+pub mod adapters;
 pub mod config;
 pub mod control_plane;
 pub mod data_plane;
@@ -10,5 +11,6 @@ pub mod jobs;
 pub mod kernel;
 pub mod local;
 pub mod product;
+pub mod telemetry;
 #[cfg(feature = "testkit")]
 pub mod testkit;

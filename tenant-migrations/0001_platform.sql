@@ -6,6 +6,8 @@ CREATE TABLE idempotency (
     key          text NOT NULL CHECK (char_length(key) BETWEEN 1 AND 200),
     request_hash bytea NOT NULL,
     status       smallint,
+    location     text,
+    etag         text,
     body         bytea,
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (actor, key)

@@ -2,11 +2,16 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 use sqlx::PgConnection;
 
+use super::broker::{Broker, Failure, Login};
+use super::directory::{Directory, Tenant};
+use super::idempotency::Once;
+use super::tenancy::decide;
 use crate::control_plane::plans::Entitlements;
 use crate::kernel::ids::TenantId;
 use crate::kernel::{Clock, Error, Result, Role, Slug, codes};
@@ -21,8 +26,12 @@ pub struct Actor {
     pub role: Role,
 }
 
+/// The id of one request: answered, logged, and written beside what the request changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId(pub Arc<str>);
+
 /// One request's tenant, caller and connection. Made only by the tenancy middleware, after the credential and the
-/// host have agreed.
+/// host have agreed, and by [`super::tenancy::Tenancy::on_behalf`] for the platform's own work.
 #[derive(Clone)]
 pub struct TenantContext {
     pub tenant_id: TenantId,
@@ -31,22 +40,76 @@ pub struct TenantContext {
     pub actor: Actor,
     pub request_id: String,
     pub clock: Clock,
+    pub(super) tenant: Arc<Tenant>,
+    pub(super) directory: Directory,
+    pub(super) broker: Broker,
+    /// The client's `Idempotency-Key`, if it sent one. See [`TenantContext::write_once`].
+    pub(super) once: Option<Once>,
 }
 
 impl TenantContext {
     /// Runs a reading closure on the tenant's own connection. It may run twice when a connection turns out to be dead,
     /// so it only reads.
+    ///
+    /// `AsyncFnOnce + Clone` says "may run twice": a plain `async` closure over references is both.
+    ///
+    /// # Errors
+    /// What the closure says; `shard_unavailable`, `shard_busy`, `tenant_busy` or `timeout` from the connection;
+    /// `tenant_suspended` or `tenant_not_found` when the tenant's state has just changed.
     pub async fn read<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T> + Clone) -> Result<T> {
-        let _ = work;
-        Err(Error::new(&codes::SHARD_UNAVAILABLE))
+        match self.broker.read(login_of(&self.tenant)?, work).await {
+            Ok(done) => Ok(done),
+            Err(Failure::Failed(error)) => Err(error),
+            Err(Failure::Refused { work, error }) => {
+                let tenant = self.look_again(error).await?;
+                self.broker.read(login_of(&tenant)?, work).await.map_err(still_refused)
+            }
+        }
     }
 
     /// Runs a closure in a transaction on the tenant's own connection: committed when it returns `Ok`, rolled back
     /// when it returns `Err` or is dropped.
+    ///
+    /// # Errors
+    /// As for [`TenantContext::read`].
     pub async fn write<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T>) -> Result<T> {
-        let _ = work;
-        Err(Error::new(&codes::SHARD_UNAVAILABLE))
+        match self.broker.write(login_of(&self.tenant)?, work).await {
+            Ok(done) => Ok(done),
+            Err(Failure::Failed(error)) => Err(error),
+            Err(Failure::Refused { work, error }) => {
+                let tenant = self.look_again(error).await?;
+                self.broker.write(login_of(&tenant)?, work).await.map_err(still_refused)
+            }
+        }
     }
+
+    /// The shard refused the tenant's login: it was suspended, moved, or its password rotated, and the directory has
+    /// not heard yet. Looks it up now, and answers for its new state.
+    async fn look_again(&self, refused: Error) -> Result<Arc<Tenant>> {
+        tracing::debug!(error = ?refused, "a login was refused; looking the tenant up again");
+        metrics::counter!("directory_reloads_total").increment(1);
+        let tenant = match self.directory.reload(self.tenant_id).await {
+            Ok(tenant) => tenant.ok_or_else(decide::not_found)?,
+            Err(error) => return Err(unavailable().source(error)),
+        };
+        decide::served(tenant.state)?;
+        Ok(tenant)
+    }
+}
+
+fn login_of(tenant: &Tenant) -> Result<&Login> {
+    tenant.login.as_ref().ok_or_else(|| unavailable().source("an active tenant without a placement"))
+}
+
+fn still_refused<F>(failure: Failure<F>) -> Error {
+    match failure {
+        Failure::Refused { error, .. } => unavailable().source(error),
+        Failure::Failed(error) => error,
+    }
+}
+
+fn unavailable() -> Error {
+    Error::new(&codes::SHARD_UNAVAILABLE).retry_after(Duration::from_secs(1))
 }
 
 /// A rank at the type level: a handler that takes `As<Member>` cannot be reached by a viewer.

@@ -2,5 +2,9 @@
 
 pub mod broker;
 pub mod context;
+pub mod directory;
+pub mod idempotency;
+pub mod limits;
+pub mod tenancy;
 
-pub use context::{Actor, As, TenantContext};
+pub use context::{Actor, As, RequestId, TenantContext};

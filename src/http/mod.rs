@@ -1,4 +1,17 @@
 //! HTTP: router, middleware, problem+json, documentation. No SQL.
 
+pub mod arrival;
+pub mod cors;
+pub mod docs;
+pub mod headers;
+pub mod health;
+pub mod limits;
+pub mod observe;
+pub mod openapi;
 pub mod problem;
+pub mod request_id;
+pub mod router;
+pub mod serve;
 pub mod vocabulary;
+
+pub use router::{HttpState, admin_router, router};

@@ -2,6 +2,11 @@
 
 mod attacks;
 mod broker;
+mod edge;
+mod http_habits;
+mod idempotency;
+mod limits;
 mod local;
 mod provisioning;
 mod runs;
+mod tenancy;

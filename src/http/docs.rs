@@ -1,0 +1,120 @@
+//! Pages for people: the API browser, which works offline, and the catalogue of errors.
+
+use std::fmt::Write as _;
+use std::sync::LazyLock;
+
+use axum::Router;
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use http::header;
+use utoipa::openapi::OpenApi;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::headers;
+use crate::kernel::codes;
+
+/// `/openapi.json`, `/docs` and `/docs/errors`.
+pub fn routes(api: &OpenApi) -> Router {
+    let document: Bytes = api.to_json().unwrap_or_else(|_| "{}".to_owned()).into();
+    let browser = SwaggerUi::new("/docs").config(Config::from("/openapi.json").try_it_out_enabled(true));
+    Router::new()
+        .merge(Router::from(browser))
+        .route("/docs/errors", get(errors_page))
+        .layer(axum::middleware::from_fn(headers::secure_page))
+        .route(
+            "/openapi.json",
+            get(move || {
+                let document = document.clone();
+                async move { json(document) }
+            }),
+        )
+}
+
+fn json(document: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], document).into_response()
+}
+
+async fn errors_page() -> Html<&'static str> {
+    static PAGE: LazyLock<String> = LazyLock::new(errors_html);
+    Html(&PAGE)
+}
+
+/// Whether it makes sense to send the same request again, by status.
+fn again(status: u16) -> &'static str {
+    match status {
+        408 | 500 => "yes, with the same Idempotency-Key",
+        409 => "after reading it again",
+        429 | 503 => "yes, after Retry-After",
+        _ => "no: change the request",
+    }
+}
+
+fn errors_html() -> String {
+    let mut page = String::from(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Freehold: errors</title>\
+         <meta name=\"viewport\" content=\"width=device-width\">\
+         <style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
+         table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.4rem .6rem;border-bottom:1px solid #ddd}\
+         tr:target{background:#fff3c4}</style></head><body><h1>Errors</h1>\
+         <p>Every error is an RFC 9457 problem (<code>application/problem+json</code>) with a stable <code>code</code>. \
+         Quote its <code>request_id</code> when asking for help.</p>\
+         <table><tr><th>Code</th><th>Status</th><th>Meaning</th><th>Again?</th></tr>\n",
+    );
+    for code in codes::ALL {
+        let title = code.title.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            page,
+            "<tr id=\"{name}\"><td><code>{name}</code></td><td>{}</td><td>{title}</td><td>{}</td></tr>",
+            code.status,
+            again(code.status),
+            name = code.name,
+        );
+    }
+    page.push_str("</table></body></html>\n");
+    page
+}
+
+/// The catalogue as `docs/ERRORS.md`.
+pub fn errors_markdown() -> String {
+    let mut text = String::from(
+        "# Errors\n\n\
+         Every error is an RFC 9457 problem (`application/problem+json`). `code` is stable: match on it, not on the\n\
+         texts. `detail`, `hint` and `errors` (refused fields) are about the case at hand; a 5xx never carries any.\n\
+         Quote `request_id` when asking for help. A running server shows this page at `/docs/errors`.\n\n\
+         | code | status | meaning | send it again? |\n|---|---|---|---|\n",
+    );
+    for code in codes::ALL {
+        let _ =
+            writeln!(text, "| `{}` | {} | {} | {} |", code.name, code.status, code.title, again(code.status));
+    }
+    text.push_str("\nGenerated from `src/kernel/codes.rs`; `UPDATE_DOCS=1 cargo test` writes it again.\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_catalogue_in_docs_is_true() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/ERRORS.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).unwrap();
+            std::fs::write(path, errors_markdown()).unwrap();
+        }
+        let kept = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(kept, errors_markdown(), "docs/ERRORS.md is out of date: UPDATE_DOCS=1 cargo test");
+    }
+
+    #[test]
+    fn codes_are_unique_and_every_link_has_its_row() {
+        let page = errors_html();
+        for (i, code) in codes::ALL.iter().enumerate() {
+            assert!(codes::ALL[..i].iter().all(|other| other.name != code.name), "{}", code.name);
+            assert!(page.contains(&format!("id=\"{}\"", code.name)));
+            assert!((400..600).contains(&code.status));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Everything a request passes, in order. From outside in: compression, observation (id, log, numbers, errors), security
+//! headers, CORS, the body limit, the time limit, panics; then the routes, and for tenants' routes the door
+//! (`data_plane::tenancy`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Router, response::Response};
+use http::header;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use utoipa_axum::router::OpenApiRouter;
+
+use super::cors::{self, Cors};
+use super::health::{self, Health};
+use super::{docs, headers, limits, observe, openapi};
+use crate::data_plane::broker::Broker;
+use crate::data_plane::directory::Directory;
+use crate::data_plane::limits::Limiter;
+use crate::data_plane::tenancy::{self, Tenancy};
+use crate::kernel::{Clock, Entropy, Error, codes};
+
+/// What the HTTP side works with.
+#[derive(Clone)]
+pub struct HttpState {
+    pub directory: Directory,
+    pub limiter: Limiter,
+    pub broker: Broker,
+    pub clock: Clock,
+    pub entropy: Entropy,
+    /// Tenants live under it: `acme.<base_domain>`. In lower case, without a port.
+    pub base_domain: Arc<str>,
+    /// Whether tenants' pages may be served over plain HTTP: for development.
+    pub plain_http: bool,
+    /// Origins that may read every tenant's answers.
+    pub extra_origins: Vec<String>,
+    /// Given, `/metrics` is on this listener too. Only for development: it is not protected.
+    pub metrics: Option<PrometheusHandle>,
+    /// Cancelled when the process is asked to stop.
+    pub draining: CancellationToken,
+    /// The longest a request may take until its answer begins; [`limits::WHOLE_REQUEST`] unless a test says otherwise.
+    pub request_timeout: Duration,
+}
+
+/// The whole application. The routers bring their own state; tenants' routes find a `TenantContext` in each request.
+pub fn router(state: HttpState, tenant: OpenApiRouter, operator: OpenApiRouter) -> Router {
+    let (mut tenant, tenant_api) = tenant.split_for_parts();
+    let (operator, operator_api) = operator.split_for_parts();
+    let api = openapi::describe(tenant_api, operator_api);
+    // A layer over no routes is an error to axum; a test may have none.
+    if tenant.has_routes() {
+        tenant = tenant.route_layer(from_fn_with_state(state.tenancy(), tenancy::admit));
+    }
+    let routes = Router::new()
+        .merge(tenant)
+        .merge(operator)
+        .merge(docs::routes(&api))
+        .merge(health_routes(&state))
+        .merge(state.metrics.clone().map(metrics_routes).unwrap_or_default());
+    dress(routes, &state)
+}
+
+/// What is for the machine room only, for a listener of its own: `/metrics` and the health pages.
+pub fn admin_router(state: &HttpState, metrics: PrometheusHandle) -> Router {
+    dress(health_routes(state).merge(metrics_routes(metrics)), state)
+}
+
+impl HttpState {
+    /// What the door to tenants' routes works with; also the way to act for a tenant without a request.
+    pub fn tenancy(&self) -> Tenancy {
+        Tenancy {
+            directory: self.directory.clone(),
+            limiter: self.limiter.clone(),
+            broker: self.broker.clone(),
+            clock: self.clock.clone(),
+            base_domain: self.base_domain.clone(),
+            body_limit: limits::BODY,
+        }
+    }
+}
+
+fn health_routes(state: &HttpState) -> Router {
+    let health = Health { directory: state.directory.clone(), draining: state.draining.clone() };
+    Router::new()
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready).with_state(health))
+}
+
+fn metrics_routes(metrics: PrometheusHandle) -> Router {
+    Router::new().route(
+        "/metrics",
+        get(move || {
+            let metrics = metrics.clone();
+            async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render()) }
+        }),
+    )
+}
+
+/// Puts the layers around routes. The last one added is the outermost.
+fn dress(routes: Router, state: &HttpState) -> Router {
+    let cors = Cors {
+        directory: state.directory.clone(),
+        base_domain: state.base_domain.clone(),
+        plain_http: state.plain_http,
+        extra: state.extra_origins.clone().into(),
+    };
+    routes
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(CatchPanicLayer::custom(limits::panicked))
+        .layer(from_fn_with_state(state.request_timeout, limits::in_time))
+        .layer(DefaultBodyLimit::max(limits::BODY))
+        .layer(from_fn_with_state(cors, cors::answer))
+        .layer(from_fn(headers::secure))
+        .layer(from_fn_with_state(state.entropy.clone(), observe::observe))
+        .layer(CompressionLayer::new())
+}
+
+async fn not_found() -> Response {
+    Error::new(&codes::NOT_FOUND).into_response()
+}
+
+/// The `Allow` header is added by the method router.
+async fn method_not_allowed() -> Response {
+    Error::new(&codes::METHOD_NOT_ALLOWED).into_response()
+}

@@ -1,0 +1,227 @@
+//! Listening and stopping. HTTP/1.1 only: TLS and HTTP/2 end at the load balancer.
+//!
+//! Stopping takes three steps, so that a rolling restart loses nothing: first `/health/ready` says no while everything
+//! is still served (the balancer needs a moment to notice), then no new connection is accepted and idle ones are
+//! closed, then what is in flight gets a last deadline.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::kernel::{Error, Result, codes};
+
+/// How a server stops, and how much it takes on.
+#[derive(Clone, Copy, Debug)]
+pub struct ServeOptions {
+    /// From "not ready" to the first refused connection: how long the balancer may take to notice.
+    pub grace: Duration,
+    /// How long requests in flight may take after that.
+    pub drain: Duration,
+    /// Open connections; more wait in the kernel's queue.
+    pub connections: usize,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self { grace: Duration::ZERO, drain: Duration::from_secs(30), connections: 10_000 }
+    }
+}
+
+/// A client gets this long for a request's head. It is also the longest a connection is idle, so it has to be longer
+/// than a load balancer keeps one (60 s is usual): whoever closes first while the other sends loses a request.
+const HEAD: Duration = Duration::from_secs(75);
+/// After a failed accept (out of file descriptors), others need a moment to finish.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+/// Opens the listening socket.
+///
+/// # Errors
+/// With a hint when the address is taken or not allowed.
+pub async fn bind(addr: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(addr).await.map_err(|error| {
+        let failed = Error::new(&codes::CONFLICT);
+        let failed = match error.kind() {
+            io::ErrorKind::AddrInUse => failed
+                .detail(format!("the address {addr} is in use"))
+                .hint("stop what listens there, or choose another with FREEHOLD_HTTP_ADDR"),
+            io::ErrorKind::PermissionDenied => failed
+                .detail(format!("this user may not listen on {addr}"))
+                .hint("choose a port above 1023 with FREEHOLD_HTTP_ADDR"),
+            _ => failed
+                .detail(format!("cannot listen on {addr}: {error}"))
+                .hint("choose an address of this machine with FREEHOLD_HTTP_ADDR"),
+        };
+        failed.source(error)
+    })
+}
+
+/// Serves until `draining` is cancelled and what was in flight has ended or run out of time. Gives the number of
+/// connections that had to be cut.
+pub async fn serve(
+    listener: TcpListener,
+    app: Router,
+    draining: CancellationToken,
+    options: ServeOptions,
+) -> usize {
+    let room = Arc::new(Semaphore::new(options.connections));
+    let (connections, closing, cut) =
+        (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+    let stop = async {
+        draining.cancelled().await;
+        tokio::time::sleep(options.grace).await;
+    };
+    tokio::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            accepted = accept(&listener, &room) => accepted,
+        };
+        match accepted {
+            Ok((stream, permit)) => {
+                let one = connection(stream, app.clone(), closing.clone(), cut.clone());
+                connections.spawn(async move {
+                    one.await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accepting a connection failed");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+    drop(listener);
+    closing.cancel();
+    connections.close();
+    if tokio::time::timeout(options.drain, connections.wait()).await.is_ok() {
+        return 0;
+    }
+    let left = connections.len();
+    tracing::warn!(connections = left, "requests still in flight at the deadline were cut off");
+    cut.cancel();
+    connections.wait().await;
+    left
+}
+
+type Permit = tokio::sync::OwnedSemaphorePermit;
+
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> io::Result<(TcpStream, Permit)> {
+    let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    // Answers are written whole: waiting for more to send only delays them.
+    stream.set_nodelay(true)?;
+    Ok((stream, permit))
+}
+
+async fn connection(stream: TcpStream, app: Router, closing: CancellationToken, cut: CancellationToken) {
+    let service = TowerToHyperService::new(app);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let mut told = false;
+    loop {
+        tokio::select! {
+            done = connection.as_mut() => {
+                if let Err(error) = done {
+                    tracing::debug!(%error, "a connection ended badly");
+                }
+                return;
+            }
+            // Finishes the request at hand, then closes; an idle connection closes at once.
+            () = closing.cancelled(), if !told => {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = cut.cancelled() => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn start(
+        app: Router,
+        options: ServeOptions,
+    ) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<usize>) {
+        let listener = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let draining = CancellationToken::new();
+        (addr, draining.clone(), tokio::spawn(serve(listener, app, draining, options)))
+    }
+
+    async fn ask(addr: SocketAddr, path: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        stream
+    }
+
+    fn slow(begun: Arc<Semaphore>, go: Arc<Semaphore>) -> Router {
+        Router::new().route(
+            "/slow",
+            get(move || async move {
+                begun.add_permits(1);
+                let _permit = go.acquire().await;
+                "done"
+            }),
+        )
+    }
+
+    #[tokio::test]
+    async fn what_is_in_flight_finishes_and_the_idle_are_closed() {
+        let (begun, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let (addr, draining, server) = start(slow(begun.clone(), go.clone()), ServeOptions::default()).await;
+        let mut busy = ask(addr, "/slow").await;
+        let mut idle = TcpStream::connect(addr).await.unwrap();
+        let _begun = begun.acquire().await.unwrap();
+        draining.cancel();
+        let mut rest = Vec::new();
+        // The idle connection is closed; only then do we know that no new one is accepted.
+        assert_eq!(idle.read_to_end(&mut rest).await.unwrap(), 0);
+        assert!(TcpStream::connect(addr).await.is_err());
+        go.add_permits(1);
+        busy.read_to_end(&mut rest).await.unwrap();
+        assert!(String::from_utf8(rest).unwrap().ends_with("done"));
+        assert_eq!(server.await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_finish_is_cut_at_the_deadline() {
+        let (begun, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let options = ServeOptions { drain: Duration::from_millis(50), ..ServeOptions::default() };
+        let (addr, draining, server) = start(slow(begun.clone(), go), options).await;
+        let _busy = ask(addr, "/slow").await;
+        let _begun = begun.acquire().await.unwrap();
+        let asked = Instant::now();
+        draining.cancel();
+        assert_eq!(server.await.unwrap(), 1);
+        assert!(asked.elapsed() < Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn a_taken_address_is_said_with_a_way_out() {
+        let first = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let error = bind(first.local_addr().unwrap()).await.unwrap_err();
+        assert!(error.public_detail().unwrap().contains("in use"));
+        assert!(error.public_hint().unwrap().contains("FREEHOLD_HTTP_ADDR"));
+    }
+}

@@ -1,0 +1,43 @@
+//! Metrics in Prometheus' format. No time series is per tenant: there may be tens of thousands, and a tenant's own
+//! numbers are in the logs (by id) and on its shard. Routes are templates, methods and statuses are few.
+
+use std::time::Duration;
+
+use metrics::{Unit, describe_counter, describe_histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// Bucket limits for everything that is measured in seconds: finest where answers usually fall.
+const SECONDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Installs the process's recorder. `None` when there is one already, as in tests that share a process.
+///
+/// Call it inside a runtime: a task drains the histograms now and then, so that memory stays flat when nobody scrapes.
+pub fn install() -> Option<PrometheusHandle> {
+    // Without explicit buckets the exporter renders summaries, which cannot be added up over replicas.
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+        .ok()?
+        .build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).ok()?;
+    describe();
+    let upkeep = handle.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            upkeep.run_upkeep();
+        }
+    });
+    Some(handle)
+}
+
+fn describe() {
+    describe_counter!("http_requests_total", "Requests answered, by route template, method and status.");
+    describe_histogram!("http_request_seconds", Unit::Seconds, "Time until the answer's head.");
+    describe_counter!("directory_lookups_total", "Questions to the control database.");
+    describe_counter!("directory_reloads_total", "Tenants looked up again after a refused login.");
+    describe_counter!("rate_limited_total", "Requests refused with 429 by a tenant's rate limit.");
+    describe_counter!("rate_limit_local_total", "Rate decisions made without Redis.");
+}

@@ -1,0 +1,124 @@
+//! Rate limits over a real Redis, and without one.
+
+use std::time::{Duration, Instant};
+
+use freehold::adapters::redis::connect;
+use freehold::data_plane::limits::{Limiter, Policy, side_by_side};
+use freehold::kernel::Role;
+use freehold::kernel::ids::TenantId;
+use freehold::testkit::{Cluster, World, WorldOptions, eventually, extra_redis};
+
+use super::edge::Site;
+use super::edge::cable::{Cable, State};
+use super::provisioning::TABLES;
+
+/// One a second: nothing refills while a test runs.
+const BURST: Policy = Policy { interval_us: 1_000_000, burst: 30 };
+
+/// The script and the function it mirrors give the same answers, whatever the rate and the rhythm.
+#[tokio::test]
+async fn the_script_does_what_the_function_does() {
+    let redis = connect(&Cluster::shared().await.redis_url()).unwrap();
+    // A small generator of our own: the same numbers at every run.
+    let mut seed: i64 = 42;
+    let mut next = move |below: i64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33).rem_euclid(below)
+    };
+    for _ in 0..40 {
+        let policy = Policy::new(next(2_000) as u32 + 1, next(60) as u32 + 1);
+        // The keys expire on the server's clock, so the times given stay close to it.
+        let mut now = 1_800_000_000_000_000 + next(1_000_000);
+        let times: Vec<i64> = (0..60)
+            .map(|_| {
+                now += next(policy.interval_us * 2);
+                now
+            })
+            .collect();
+        for (at, (here, there)) in
+            side_by_side(&redis, TenantId::new(), policy, &times).await.unwrap().into_iter().enumerate()
+        {
+            assert_eq!(here, there, "request {at} under {policy:?}");
+        }
+    }
+}
+
+/// Guard: the script is one atomic step. A hundred at once, and exactly the burst passes.
+#[tokio::test]
+async fn exactly_the_burst_passes_at_once() {
+    let limiter = Limiter::new(Some(connect(&Cluster::shared().await.redis_url()).unwrap()), 1);
+    let (tenant, other) = (TenantId::new(), TenantId::new());
+    let takes: Vec<_> = (0..100)
+        .map(|_| {
+            let limiter = limiter.clone();
+            tokio::spawn(async move { limiter.take(tenant, BURST).await.allowed })
+        })
+        .collect();
+    let mut passed = 0;
+    for take in takes {
+        passed += i64::from(take.await.unwrap());
+    }
+    assert_eq!(passed, BURST.burst);
+    assert!(limiter.take(other, BURST).await.allowed, "a neighbour's bucket is its own");
+}
+
+/// D3. Redis killed or hung: requests go on, each replica over its share, and no more than a moment is lost.
+#[tokio::test]
+async fn without_redis_requests_go_on_over_the_local_share() {
+    let redis = extra_redis().await;
+    for state in [State::Pulled, State::Hung] {
+        let cable = Cable::to(([127, 0, 0, 1], redis.port()).into()).await;
+        let url = redis.url(0).replace(&format!(":{}", redis.port()), &format!(":{}", cable.port));
+        let limiter = Limiter::new(Some(connect(&url).unwrap()), 3);
+        let tenant = TenantId::new();
+        assert_eq!(limiter.take(tenant, BURST).await.remaining, BURST.burst - 1);
+        cable.set(state);
+        let mut passed = 0;
+        let mut waits = Vec::new();
+        for _ in 0..100 {
+            let asked = Instant::now();
+            passed += i64::from(limiter.take(tenant, BURST).await.allowed);
+            waits.push(asked.elapsed());
+        }
+        assert_eq!(passed, BURST.burst / 3, "{state:?}: a third of the limit for one of three replicas");
+        waits.sort();
+        assert!(waits[99] < Duration::from_millis(400), "{state:?}: one request waited {:?}", waits[99]);
+        assert!(waits[97] < Duration::from_millis(20), "{state:?}: the breaker is not open: {:?}", waits[97]);
+        // Back again: the shared bucket, which remembers its one request.
+        cable.set(State::Whole);
+        eventually(Duration::from_secs(10), "redis decides again", async || {
+            let remaining = limiter.take(tenant, BURST).await.remaining;
+            if remaining > BURST.burst / 3 { Ok(()) } else { Err(remaining) }
+        })
+        .await;
+    }
+}
+
+/// The whole way: headers on every answer, 429 with a time, and the neighbour is not touched.
+#[tokio::test]
+async fn a_tenant_over_its_limit_is_told_when_to_come_back() {
+    let world = World::with(WorldOptions { shards: 1, tenant_cap: 10, slots: 0, tables: &TABLES }).await;
+    world.tenant_with("acme", "free").await;
+    world.tenant_with("globex", "free").await;
+    let limiter = Limiter::new(Some(connect(&Cluster::shared().await.redis_url()).unwrap()), 1);
+    let db = world.db().clone();
+    let site = Site::over(world, db, limiter, Duration::from_secs(30)).await;
+    let key = site.key("acme", Role::Viewer).await;
+    let other = site.key("globex", Role::Viewer).await;
+    let first = site.get("acme.localhost", "/api/v1/whoami", &key).await;
+    assert_eq!(first.status, 200);
+    assert_eq!(first.header("ratelimit-policy"), "\"requests\";q=40;w=2");
+    assert_eq!(first.header("ratelimit"), "\"requests\";r=39;t=1");
+    let refused = loop {
+        let reply = site.get("acme.localhost", "/api/v1/large", &key).await;
+        if reply.status != 200 {
+            break reply;
+        }
+    };
+    assert_eq!(refused.code(), (429, "rate_limited".to_owned()));
+    assert_eq!(refused.header("retry-after"), "1");
+    assert!(refused.header("ratelimit").starts_with("\"requests\";r=0;t="));
+    assert_eq!(site.get("globex.localhost", "/api/v1/whoami", &other).await.status, 200);
+    // A refused credential costs the tenant nothing and says nothing about its bucket.
+    assert_eq!(site.get("acme.localhost", "/api/v1/whoami", "x").await.header("ratelimit"), "");
+}
