@@ -61,6 +61,7 @@ CREATE TABLE comments (
     body        text NOT NULL CHECK (char_length(body) BETWEEN 1 AND 10000),
     author_id   text NOT NULL,
     author_name text NOT NULL,
+    version     bigint NOT NULL DEFAULT 1,
     created_at  timestamptz NOT NULL,
     edited_at   timestamptz,
     deleted_at  timestamptz

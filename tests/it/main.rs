@@ -7,6 +7,7 @@ mod http_habits;
 mod idempotency;
 mod limits;
 mod local;
+mod opsflow;
 mod provisioning;
 mod runs;
 mod tenancy;

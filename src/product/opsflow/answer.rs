@@ -1,8 +1,6 @@
-//! The shapes of answers: a row with its entity tag, a row just made.
+//! The shapes of answers: a row with its entity tag, and the refusals that several nouns share.
 
-use axum::response::{AppendHeaders, IntoResponse};
-use http::{HeaderMap, HeaderName, StatusCode, header};
-use serde::Serialize;
+use http::HeaderMap;
 
 use crate::http::vocabulary::{Json, etag};
 use crate::kernel::{Error, Result, codes};
@@ -13,16 +11,6 @@ pub type Versioned<T> = (HeaderMap, Json<T>);
 /// A row with the `ETag` that a later `If-Match` takes.
 pub fn versioned<T>(version: i64, row: T) -> Versioned<T> {
     (etag(version), Json(row))
-}
-
-/// 201 with the address of what was made.
-pub fn created<T: Serialize>(address: String, version: i64, row: T) -> impl IntoResponse {
-    (StatusCode::CREATED, location(address), versioned(version, row))
-}
-
-/// `Location`, for 201.
-pub fn location(address: String) -> AppendHeaders<[(HeaderName, String); 1]> {
-    AppendHeaders([(header::LOCATION, address)])
 }
 
 /// The constant answer for what is missing, deleted, or another tenant's.

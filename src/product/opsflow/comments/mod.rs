@@ -1,13 +1,13 @@
 //! Comments: what people say about a task.
 
-use axum::response::IntoResponse;
 use http::StatusCode;
 
-use super::answer::location;
+use super::answer::{Versioned, versioned};
 use super::words::{CommentId, TaskId};
 use crate::data_plane::As;
 use crate::data_plane::context::{Member, Viewer};
-use crate::http::vocabulary::{Json, Path, Query};
+use crate::data_plane::idempotency::Answer;
+use crate::http::vocabulary::{IfMatch, Json, Path, Query};
 use crate::kernel::Result;
 use crate::kernel::page::Page;
 
@@ -25,15 +25,14 @@ pub use model::{Comment, CommentQuery, CommentText};
     tag = "comments",
     params(("id" = TaskId, Path, description = "The task.")),
     request_body = CommentText,
-    responses((status = 201, description = "The comment.", body = Comment, headers(("Location" = String, description = "Its address."))))
+    responses((status = 201, description = "The comment.", body = Comment, headers(("ETag" = String, description = "Its version, for `If-Match`."), ("Location" = String, description = "Its address."))))
 )]
 pub async fn create(
     ctx: As<Member>,
     Path(task): Path<TaskId>,
     Json(text): Json<CommentText>,
-) -> Result<impl IntoResponse> {
-    let comment = service::create(&ctx, task, text).await?;
-    Ok((StatusCode::CREATED, location(format!("/api/v1/comments/{}", comment.id)), Json(comment)))
+) -> Result<Answer> {
+    service::create(&ctx, task, text).await
 }
 
 /// List a task's comments, oldest first
@@ -61,30 +60,38 @@ pub async fn list(
     operation_id = "get_comment",
     tag = "comments",
     params(("id" = CommentId, Path, description = "The comment.")),
-    responses((status = 200, description = "The comment.", body = Comment))
+    responses((status = 200, description = "The comment.", body = Comment,
+        headers(("ETag" = String, description = "Its version, for `If-Match`."))))
 )]
-pub async fn get(ctx: As<Viewer>, Path(id): Path<CommentId>) -> Result<Json<Comment>> {
+pub async fn get(ctx: As<Viewer>, Path(id): Path<CommentId>) -> Result<Versioned<Comment>> {
     let comment = service::get(&ctx, id).await?;
-    Ok(Json(comment))
+    Ok(versioned(comment.version, comment))
 }
 
 /// Edit one's own comment
+///
+/// With `If-Match`, only if it was not edited meanwhile.
 #[utoipa::path(
     patch,
     path = "/api/v1/comments/{id}",
     operation_id = "update_comment",
     tag = "comments",
-    params(("id" = CommentId, Path, description = "The comment.")),
+    params(
+        ("id" = CommentId, Path, description = "The comment."),
+        ("If-Match" = Option<String>, Header, description = "The ETag of the version you changed."),
+    ),
     request_body = CommentText,
-    responses((status = 200, description = "The comment as it is now.", body = Comment))
+    responses((status = 200, description = "The comment as it is now.", body = Comment,
+        headers(("ETag" = String, description = "Its version, for `If-Match`."))))
 )]
 pub async fn update(
     ctx: As<Member>,
     Path(id): Path<CommentId>,
+    IfMatch(seen): IfMatch,
     Json(text): Json<CommentText>,
-) -> Result<Json<Comment>> {
-    let comment = service::update(&ctx, id, text).await?;
-    Ok(Json(comment))
+) -> Result<Versioned<Comment>> {
+    let comment = service::update(&ctx, id, seen, text).await?;
+    Ok(versioned(comment.version, comment))
 }
 
 /// Delete a comment
@@ -95,10 +102,17 @@ pub async fn update(
     path = "/api/v1/comments/{id}",
     operation_id = "delete_comment",
     tag = "comments",
-    params(("id" = CommentId, Path, description = "The comment.")),
+    params(
+        ("id" = CommentId, Path, description = "The comment."),
+        ("If-Match" = Option<String>, Header, description = "The ETag of the version you saw."),
+    ),
     responses((status = 204, description = "It is gone."))
 )]
-pub async fn delete(ctx: As<Member>, Path(id): Path<CommentId>) -> Result<StatusCode> {
-    service::delete(&ctx, id).await?;
+pub async fn delete(
+    ctx: As<Member>,
+    Path(id): Path<CommentId>,
+    IfMatch(seen): IfMatch,
+) -> Result<StatusCode> {
+    service::delete(&ctx, id, seen).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -19,6 +19,8 @@ pub struct Comment {
     pub author_id: String,
     /// The name the author had then.
     pub author_name: String,
+    /// Raised by every edit; also the `ETag`.
+    pub version: i64,
     pub created_at: DateTime<Utc>,
     /// `null` as long as nobody edited it.
     #[schema(required)]

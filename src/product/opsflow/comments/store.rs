@@ -11,7 +11,7 @@ use crate::kernel::Result;
 
 macro_rules! columns {
     () => {
-        "id, task_id, body, author_id, author_name, created_at, edited_at"
+        "id, task_id, body, author_id, author_name, version, created_at, edited_at"
     };
 }
 
@@ -71,7 +71,7 @@ pub async fn comment_update(
     body: &str,
 ) -> sqlx::Result<Comment> {
     const SQL: &str = recorded!(
-        concat!("UPDATE comments SET body = $8, edited_at = $2 WHERE id = $7 RETURNING ", columns!()),
+        concat!("UPDATE comments SET body = $8, version = version + 1, edited_at = $2 WHERE id = $7 RETURNING ", columns!()),
         project = project!(),
         task = "task_id",
         comment = "id",

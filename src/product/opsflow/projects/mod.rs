@@ -1,12 +1,12 @@
 //! Projects: what tasks belong to.
 
-use axum::response::IntoResponse;
 use http::StatusCode;
 
-use super::answer::{Versioned, created, versioned};
+use super::answer::{Versioned, versioned};
 use super::words::ProjectId;
 use crate::data_plane::As;
 use crate::data_plane::context::{Admin, Viewer};
+use crate::data_plane::idempotency::Answer;
 use crate::http::vocabulary::{IfMatch, Json, Path, Problem, Query};
 use crate::kernel::Result;
 use crate::kernel::page::Page;
@@ -30,9 +30,8 @@ pub use model::{NewProject, Project, ProjectPatch, ProjectQuery, ProjectSort};
             content_type = "application/problem+json"),
     )
 )]
-pub async fn create(ctx: As<Admin>, Json(new): Json<NewProject>) -> Result<impl IntoResponse> {
-    let project = service::create(&ctx, new).await?;
-    Ok(created(format!("/api/v1/projects/{}", project.id), project.version, project))
+pub async fn create(ctx: As<Admin>, Json(new): Json<NewProject>) -> Result<Answer> {
+    service::create(&ctx, new).await
 }
 
 /// List projects

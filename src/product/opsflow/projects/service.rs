@@ -9,17 +9,19 @@ use super::super::words::ProjectId;
 use super::model::{NewProject, Project, ProjectPatch, ProjectQuery};
 use super::store;
 use crate::data_plane::TenantContext;
+use crate::data_plane::idempotency::Answer;
 use crate::kernel::page::{self, Page};
 use crate::kernel::{Error, Result, codes};
 
 /// # Errors
 /// `payment_required` when the plan's projects are all in use.
-pub async fn create(ctx: &TenantContext, new: NewProject) -> Result<Project> {
+pub async fn create(ctx: &TenantContext, new: NewProject) -> Result<Answer> {
     let entry = Entry::new(ctx, "project.created", new.changes());
     let limit = ctx.limits.projects;
-    ctx.write(async move |conn| {
+    ctx.write_once(async move |conn| {
         let project = store::project_insert(conn, &entry, ProjectId::new(), &new, limit).await?;
-        project.ok_or_else(|| limit_reached(limit))
+        let project = project.ok_or_else(|| limit_reached(limit))?;
+        Answer::created(format!("/api/v1/projects/{}", project.id), project.version, &project)
     })
     .await
 }

@@ -1,12 +1,12 @@
 //! Tasks: what is to be done, by whom and by when.
 
-use axum::response::IntoResponse;
 use http::StatusCode;
 
-use super::answer::{Versioned, created, versioned};
+use super::answer::{Versioned, versioned};
 use super::words::TaskId;
 use crate::data_plane::As;
 use crate::data_plane::context::{Member, Viewer};
+use crate::data_plane::idempotency::Answer;
 use crate::http::vocabulary::{IfMatch, Json, Path, Problem, Query};
 use crate::kernel::Result;
 use crate::kernel::page::Page;
@@ -32,9 +32,8 @@ pub use query::{TaskQuery, TaskSort};
             content_type = "application/problem+json"),
     )
 )]
-pub async fn create(ctx: As<Member>, Json(new): Json<NewTask>) -> Result<impl IntoResponse> {
-    let task = service::create(&ctx, new).await?;
-    Ok(created(format!("/api/v1/tasks/{}", task.id), task.version, task))
+pub async fn create(ctx: As<Member>, Json(new): Json<NewTask>) -> Result<Answer> {
+    service::create(&ctx, new).await
 }
 
 /// List tasks

@@ -11,15 +11,16 @@ use super::model::{NewTask, Task, TaskPatch};
 use super::query::{TaskQuery, push_tasks_page};
 use super::store;
 use crate::data_plane::TenantContext;
+use crate::data_plane::idempotency::Answer;
 use crate::kernel::page::{self, Page};
 use crate::kernel::{Error, Result, Role, codes};
 
 /// # Errors
 /// `not_found` when there is no such project; `state_conflict` when it is archived.
-pub async fn create(ctx: &TenantContext, new: NewTask) -> Result<Task> {
+pub async fn create(ctx: &TenantContext, new: NewTask) -> Result<Answer> {
     let entry = Entry::new(ctx, "task.created", new.changes());
-    ctx.write(async move |conn| match store::task_insert(conn, &entry, TaskId::new(), &new).await? {
-        Some(task) => Ok(task),
+    ctx.write_once(async move |conn| match store::task_insert(conn, &entry, TaskId::new(), &new).await? {
+        Some(task) => Answer::created(format!("/api/v1/tasks/{}", task.id), task.version, &task),
         None => Err(why_no_task(conn, new.project_id).await?),
     })
     .await
