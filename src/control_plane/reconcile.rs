@@ -12,7 +12,7 @@ use super::slots::next_fence;
 use super::tenants::TenantRef;
 use super::{ControlPlane, Hands};
 use crate::db::admin;
-use crate::db::schema::{IDLE_IN_TRANSACTION_MS, LoginLimits, Schema};
+use crate::db::schema::{CLIENT_CHECK_MS, IDLE_IN_TRANSACTION_MS, LoginLimits, Schema};
 use crate::jobs::queue::HeldJob;
 use crate::kernel::ids::{ShardId, TenantId};
 use crate::kernel::{Error, Result};
@@ -142,6 +142,7 @@ pub async fn drift(hands: &Hands, shard: &Shard) -> Result<Vec<Drift>> {
 
 fn settings_of(schema: &str, limits: LoginLimits) -> Vec<String> {
     let mut settings = vec![
+        format!("client_connection_check_interval={CLIENT_CHECK_MS}"),
         format!("idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}"),
         format!("search_path={schema}"),
         format!("statement_timeout={}", limits.statement_timeout_ms),
@@ -210,7 +211,7 @@ pub async fn repair_logins(hands: &Hands) -> Result<usize> {
             if !want.may_log_in() {
                 schema.fence(&mut conn).await?;
             }
-            tracing::warn!(shard = shard.name, role = want.schema_name, "a drifted login was set right");
+            tracing::info!(shard = shard.name, role = want.schema_name, "a drifted login was set right");
             repaired += 1;
         }
     }
@@ -224,12 +225,12 @@ pub async fn watchdog(hands: &Hands) -> Result<u64> {
     let mut ended = 0;
     for shard in shards.iter().filter(|shard| shard.database.is_some() && shard.last_failure.is_none()) {
         let mut conn = hands.admin(shard).await?;
-        let pids: Vec<i32> = sqlx::query_scalar(
-            "SELECT a.pid FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
+        // Ending is in the output, never among the conditions: those are checked in an order of the planner's choosing.
+        let pids: Vec<(i32, bool)> = sqlx::query_as(
+            "SELECT a.pid, pg_terminate_backend(a.pid) FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
               WHERE a.datname = current_database() AND a.usename ~ '^t_[0-9a-v]{26}$'
                 AND (NOT r.rolcanlogin
-                     OR (a.state <> 'idle' AND a.xact_start < clock_timestamp() - make_interval(secs => $1)))
-                AND pg_terminate_backend(a.pid)",
+                     OR (a.state <> 'idle' AND a.xact_start < clock_timestamp() - make_interval(secs => $1)))",
         )
         .bind(WATCHDOG_SECONDS)
         .fetch_all(&mut *conn)

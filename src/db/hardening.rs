@@ -68,7 +68,7 @@ pub async fn openings(conn: &mut PgConnection) -> Result<Vec<Opening>, sqlx::Err
     .await
 }
 
-/// Revokes all that can be revoked and returns what is left open.
+/// Revokes all that is ours to revoke and returns what of it could not be.
 pub async fn close(conn: &mut PgConnection) -> Result<Vec<Opening>, sqlx::Error> {
     let this: String = sqlx::query_scalar("SELECT current_database()::text").fetch_one(&mut *conn).await?;
     let ours = |opening: &Opening| {
@@ -85,5 +85,5 @@ pub async fn close(conn: &mut PgConnection) -> Result<Vec<Opening>, sqlx::Error>
             }
         }
     }
-    openings(conn).await
+    Ok(openings(conn).await?.into_iter().filter(ours).collect())
 }

@@ -31,6 +31,9 @@ pub struct LoginLimits {
 /// A session that waits inside a transaction keeps locks and old rows: it is ended after this long.
 pub const IDLE_IN_TRANSACTION_MS: i32 = 15_000;
 
+/// A backend whose client is gone notices this often in the middle of a statement, and ends.
+pub const CLIENT_CHECK_MS: i32 = 2_000;
+
 impl LoginLimits {
     /// What a spare slot's login has until a tenant claims it.
     pub const SPARE: Self = Self { connections: 64, statement_timeout_ms: 30_000 };
@@ -108,7 +111,8 @@ impl Schema<'_> {
         format!(
             "ALTER ROLE {role} SET search_path = {role};
              ALTER ROLE {role} SET statement_timeout = {statement};
-             ALTER ROLE {role} SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_MS};",
+             ALTER ROLE {role} SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_MS};
+             ALTER ROLE {role} SET client_connection_check_interval = {CLIENT_CHECK_MS};",
             statement = limits.statement_timeout_ms,
         )
     }

@@ -201,3 +201,26 @@ async fn drifted_logins_are_found_and_set_right() {
     }
     assert!(reconcile::drift(&world.hands, shard).await.unwrap().is_empty());
 }
+
+/// A11's watchdog: it ends what is too old and what may not be there, and nobody else.
+#[tokio::test]
+async fn the_watchdog_ends_only_what_it_must() {
+    let world = World::new(&TABLES).await;
+    let tenant = world.tenant("acme").await;
+    let (shard, _) = world.shard_of(&tenant);
+    let login = world.tenant_login(&tenant);
+    let mut working = PgConnection::connect_with(&login).await.unwrap();
+    let mut idle = PgConnection::connect_with(&login).await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT 1").execute(&mut working).await.unwrap();
+    assert_eq!(reconcile::watchdog(&world.hands).await.unwrap(), 0);
+    for conn in [&mut working, &mut idle] {
+        sqlx::query("SELECT 1").execute(conn).await.unwrap();
+    }
+    // Shut by hand, without the fence that ends sessions: the watchdog makes up for it.
+    let shut = format!("ALTER ROLE {} NOLOGIN", tenant.role.as_deref().unwrap());
+    let mut admin = world.hands.admin(shard).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(shut)).execute(&mut *admin).await.unwrap();
+    assert_eq!(reconcile::watchdog(&world.hands).await.unwrap(), 2);
+    sqlx::query("SELECT 1").execute(&mut *admin).await.expect("the admin's own session is left alone");
+    assert!(sqlx::query("SELECT 1").execute(&mut idle).await.is_err());
+}
