@@ -18,10 +18,10 @@ use crate::data_plane::directory::{Capacity, Directory};
 use crate::data_plane::limits::Limiter;
 use crate::db::admin::ShardAdmins;
 use crate::db::{control, migrations};
-use crate::http::operator::{OperatorState, operator_routes};
+use crate::http::operator;
 use crate::http::router::{HttpState, router};
 use crate::http::serve::{self, ServeOptions};
-use crate::http::{limits, router as http_router};
+use crate::http::{admin_router, limits};
 use crate::kernel::{Clock, Entropy, MasterKey, Result};
 use crate::product::{Current, Product};
 
@@ -70,7 +70,7 @@ pub fn server<P: Product>(cp: ControlPlane, master: MasterKey, config: &ServeCon
         draining: parts.draining,
         request_timeout: limits::WHOLE_REQUEST,
     };
-    let operator = operator_routes(OperatorState { cp });
+    let operator = operator::routes(cp);
     Ok(Server { router: router(http.clone(), P::routes(), operator), http })
 }
 
@@ -100,7 +100,7 @@ impl Server {
     /// Answers `/metrics` and the health pages on a listener of their own.
     pub async fn run_admin(http: HttpState, addr: SocketAddr, metrics: PrometheusHandle) -> Result<()> {
         let listener = serve::bind(addr).await?;
-        let app = http_router::admin_router(&http, metrics);
+        let app = admin_router(&http, metrics);
         tokio::spawn(serve::serve(listener, app, http.draining.clone(), ServeOptions::default()));
         Ok(())
     }
@@ -133,5 +133,5 @@ fn described_operator_routes() -> OpenApiRouter {
         addresses,
         tables: Current::migrations(),
     };
-    operator_routes(OperatorState { cp })
+    operator::routes(cp)
 }

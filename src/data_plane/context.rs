@@ -48,6 +48,22 @@ pub struct TenantContext {
 }
 
 impl TenantContext {
+    /// The platform itself at work in a tenant, outside any request.
+    pub fn of_platform(tenant: Arc<Tenant>, directory: Directory, broker: Broker, clock: Clock) -> Self {
+        Self {
+            tenant_id: tenant.id,
+            slug: tenant.slug.clone(),
+            limits: tenant.limits.clone(),
+            actor: Actor { id: "platform".to_owned(), name: "Freehold".to_owned(), role: Role::Owner },
+            request_id: String::new(),
+            clock,
+            tenant,
+            directory,
+            broker,
+            once: None,
+        }
+    }
+
     /// Runs a reading closure on the tenant's own connection. It may run twice when a connection turns out to be dead,
     /// so it only reads.
     ///

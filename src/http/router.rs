@@ -21,7 +21,8 @@ use super::cors::{self, Cors};
 use super::health::{self, Health};
 use super::{docs, headers, limits, observe, openapi};
 use crate::data_plane::broker::Broker;
-use crate::data_plane::directory::Directory;
+use crate::data_plane::TenantContext;
+use crate::data_plane::directory::{Directory, Tenant};
 use crate::data_plane::limits::Limiter;
 use crate::data_plane::tenancy::{self, Tenancy};
 use crate::kernel::{Clock, Entropy, Error, codes};
@@ -72,6 +73,11 @@ pub fn admin_router(state: &HttpState, metrics: PrometheusHandle) -> Router {
 }
 
 impl HttpState {
+    /// The platform itself at work in a tenant, with an owner's rights: demo data, and tests of products.
+    pub fn context_for(&self, tenant: Arc<Tenant>) -> TenantContext {
+        TenantContext::of_platform(tenant, self.directory.clone(), self.broker.clone(), self.clock.clone())
+    }
+
     /// What the door to tenants' routes works with; also the way to act for a tenant without a request.
     pub fn tenancy(&self) -> Tenancy {
         Tenancy {

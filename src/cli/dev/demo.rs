@@ -9,7 +9,6 @@ use crate::config::home::write_private;
 use crate::control_plane::provisioning::{NewTenant, tenant_create};
 use crate::control_plane::tenants::{TenantRef, tenant_find};
 use crate::control_plane::{Hands, runs};
-use crate::data_plane::{Actor, TenantContext};
 use crate::http::router::HttpState;
 use crate::identity::keys::{NewApiKey, api_key_create};
 use crate::jobs::run::RunState;
@@ -79,8 +78,7 @@ async fn create(hands: &Hands, slug: &str, name: &str) -> Result<TenantId> {
 pub async fn data(http: &HttpState, demos: &[Demo]) -> Result<()> {
     for demo in demos {
         let Some(tenant) = http.directory.tenant(demo.id).await? else { continue };
-        let actor = Actor { id: "demo".to_owned(), name: "Demo".to_owned(), role: Role::Owner };
-        let Ok(context) = TenantContext::for_tenant(http, tenant, actor) else { continue };
+        let context = http.context_for(tenant);
         Current::demo(&context).await?;
     }
     Ok(())

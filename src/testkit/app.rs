@@ -1,0 +1,182 @@
+//! The whole platform for one test: a [`World`], a server on a free port, and a client that speaks to it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder};
+use secrecy::SecretString;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::world::{World, WorldOptions, tester};
+use super::{Cluster, eventually};
+use crate::app::{self, Parts};
+use crate::config::ServeConfig;
+use crate::control_plane::tenants::TenantRef;
+use crate::control_plane::worker;
+use crate::http::router::HttpState;
+use crate::http::serve::{self, ServeOptions};
+use crate::identity::keys::{NewApiKey, api_key_create, operator_key_create};
+use crate::kernel::Role;
+use crate::product::Product;
+
+/// A running server with the databases behind it. Stops when dropped.
+pub struct TestApp {
+    pub world: World,
+    pub replicas: Vec<Replica>,
+    pub client: reqwest::Client,
+    /// A key for the operator API.
+    pub operator_key: String,
+    worker: Option<CancellationToken>,
+}
+
+/// One server process's worth, in this process.
+pub struct Replica {
+    pub addr: SocketAddr,
+    pub http: HttpState,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// How a [`TestApp`] is to be.
+pub struct AppOptions {
+    pub world: WorldOptions,
+    pub replicas: usize,
+    /// Whether a worker runs beside it.
+    pub worker: bool,
+    pub broker_budget: usize,
+}
+
+impl AppOptions {
+    /// Two shards, one replica, a worker.
+    pub fn of<P: Product>() -> Self {
+        Self {
+            world: WorldOptions { shards: 2, tenant_cap: 1_000, slots: 2, tables: P::migrations() },
+            replicas: 1,
+            worker: true,
+            broker_budget: 40,
+        }
+    }
+}
+
+impl TestApp {
+    /// # Panics
+    /// When anything goes wrong: no test can do without.
+    pub async fn start<P: Product>(options: AppOptions) -> Self {
+        let world = World::with(options.world).await;
+        let mut replicas = Vec::new();
+        let redis = Cluster::shared().await.redis_url();
+        for _ in 0..options.replicas {
+            replicas.push(Replica::start::<P>(&world, &redis, options.broker_budget).await);
+        }
+        let worker = options.worker.then(|| {
+            let stop = CancellationToken::new();
+            tokio::spawn(worker::work(world.hands.clone(), stop.clone()));
+            stop
+        });
+        let operator_key =
+            operator_key_create(&world.hands.cp, &tester(), "test", None).await.expect("an operator key").key;
+        let client = reqwest::Client::builder()
+            .timeout(Duration::from_secs(30))
+            .no_proxy()
+            .build()
+            .expect("an HTTP client");
+        let app = Self { world, replicas, client, operator_key, worker };
+        app.ready().await;
+        app
+    }
+
+    async fn ready(&self) {
+        for replica in &self.replicas {
+            eventually(Duration::from_secs(20), "the server is ready", async || {
+                let answer = self.client.get(replica.url("/health/ready")).send().await;
+                match answer {
+                    Ok(answer) if answer.status().is_success() => Ok(()),
+                    Ok(answer) => Err(answer.text().await.unwrap_or_default()),
+                    Err(error) => Err(error.to_string()),
+                }
+            })
+            .await;
+        }
+    }
+
+    /// A new key for a tenant.
+    pub async fn key(&self, slug: &str, role: Role) -> String {
+        let new = NewApiKey { name: role.to_string(), role, expires_at: None };
+        let tenant = TenantRef::Slug(slug.to_owned());
+        api_key_create(&self.world.hands.cp, &tester(), &tenant, &new).await.expect("a key").key
+    }
+
+    /// A request to a tenant's host, with a key.
+    pub fn request(&self, method: Method, slug: &str, key: &str, path: &str) -> RequestBuilder {
+        self.on(0, method, slug, key, path)
+    }
+
+    /// The same, to one of several replicas.
+    pub fn on(&self, replica: usize, method: Method, slug: &str, key: &str, path: &str) -> RequestBuilder {
+        self.client
+            .request(method, self.replicas[replica].url(path))
+            .header("host", format!("{slug}.localhost"))
+            .bearer_auth(key)
+    }
+
+    /// A request to the operator API.
+    pub fn operator(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, self.replicas[0].url(path)).bearer_auth(&self.operator_key)
+    }
+
+    /// Sends a request and gives status and JSON body (null when there is none).
+    pub async fn send(&self, request: RequestBuilder) -> (u16, Value) {
+        let answer = request.send().await.expect("an answer");
+        let status = answer.status().as_u16();
+        let text = answer.text().await.expect("a body");
+        (status, serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+}
+
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        for replica in &self.replicas {
+            replica.stop.cancel();
+        }
+        if let Some(worker) = &self.worker {
+            worker.cancel();
+        }
+    }
+}
+
+impl Replica {
+    async fn start<P: Product>(world: &World, redis: &str, broker_budget: usize) -> Self {
+        let listener = serve::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
+        let addr = listener.local_addr().expect("the port");
+        let config = ServeConfig {
+            http_addr: addr,
+            redis_url: Some(SecretString::from(redis.to_owned())),
+            broker_budget,
+            replicas: 1,
+            metrics_addr: None,
+            drain_seconds: 5,
+            grace_seconds: 0,
+        };
+        let stop = CancellationToken::new();
+        let parts = Parts { draining: stop.clone(), metrics: None };
+        let hands = &world.hands;
+        let server =
+            app::server::<P>(hands.cp.clone(), hands.master.clone(), &config, parts).expect("the server");
+        let http = server.http.clone();
+        let options = ServeOptions { drain: config.drain(), ..ServeOptions::default() };
+        let task = tokio::spawn(server.run(listener, options));
+        Self { addr, http, stop, task }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr)
+    }
+
+    /// Stops this replica as SIGTERM would, and waits until it has drained.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.ok();
+    }
+}
