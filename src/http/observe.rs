@@ -87,3 +87,78 @@ fn method_label(method: &Method) -> &'static str {
 fn status_label(status: u16) -> String {
     status.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use axum::Router;
+    use axum::middleware::from_fn_with_state;
+    use axum::response::IntoResponse;
+    use axum::routing::get;
+    use parking_lot::Mutex;
+    use tower::ServiceExt;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+    use crate::kernel::Slug;
+    use crate::kernel::ids::TenantId;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    async fn fails() -> Response {
+        let tenant = TenantId(uuid::Uuid::nil());
+        tracing::Span::current().record("tenant", tracing::field::display(tenant));
+        let mut response = Error::internal("the cause, for us only").into_response();
+        response.extensions_mut().insert(Served { tenant, slug: Slug::parse("acme").unwrap() });
+        response
+    }
+
+    /// One line for the error, with its cause; one for the request, without anything that must not be kept.
+    #[tokio::test]
+    async fn the_log_says_what_happened_and_nothing_that_was_sent() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::registry()
+            .with(crate::telemetry::logs::json().with_writer(move || writer.clone()));
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let app = Router::new()
+            .route("/tasks/{id}", get(fails))
+            .layer(from_fn_with_state(Entropy::default(), observe));
+        let request = Request::get("/tasks/17?token=query-secret")
+            .header("authorization", "Bearer header-secret")
+            .header("x-request-id", "rid-1")
+            .body(Body::from("body-secret"))
+            .unwrap();
+        let response = app.oneshot(request).await.unwrap();
+        let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
+        assert!(!String::from_utf8_lossy(&body).contains("cause"));
+
+        let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+        assert!(!text.contains("secret"), "{text}");
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let [error, access] = lines.as_slice() else { panic!("two lines: {text}") };
+        assert!(error["error"].as_str().unwrap().contains("the cause, for us only"));
+        assert_eq!(
+            (&access["route"], &access["status"], &access["method"]),
+            (&"/tasks/{id}".into(), &500.into(), &"GET".into())
+        );
+        assert_eq!(access["slug"], "acme");
+        assert!(access["ms"].is_number());
+        for line in [error, access] {
+            assert_eq!(line["span"]["request_id"], "rid-1");
+            assert_eq!(line["span"]["tenant"], TenantId(uuid::Uuid::nil()).to_string());
+        }
+    }
+}

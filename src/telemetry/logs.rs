@@ -32,16 +32,7 @@ pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), String> {
     let filter = EnvFilter::try_new(&text).map_err(|error| format!("the log filter {text:?}: {error}"))?;
     let registry = tracing_subscriber::registry().with(filter);
     let done = match format {
-        LogFormat::Json => registry
-            .with(
-                fmt::layer()
-                    .json()
-                    .flatten_event(true)
-                    .with_current_span(true)
-                    .with_span_list(false)
-                    .with_writer(std::io::stderr),
-            )
-            .try_init(),
+        LogFormat::Json => registry.with(json().with_writer(std::io::stderr)).try_init(),
         LogFormat::Pretty => registry
             .with(
                 fmt::layer()
@@ -55,4 +46,14 @@ pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), String> {
     // Already set: by an earlier test in this process.
     drop(done);
     Ok(())
+}
+
+type JsonLayer<S> = fmt::Layer<S, fmt::format::JsonFields, fmt::format::Format<fmt::format::Json>>;
+
+/// Event fields at the top, the request's span (its id, its tenant) beside them.
+pub(crate) fn json<S>() -> JsonLayer<S>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false)
 }

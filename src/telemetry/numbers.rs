@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use metrics::{Unit, describe_counter, describe_histogram};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// Bucket limits for everything that is measured in seconds: finest where answers usually fall.
 const SECONDS: [f64; 14] =
@@ -15,11 +15,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 ///
 /// Call it inside a runtime: a task drains the histograms now and then, so that memory stays flat when nobody scrapes.
 pub fn install() -> Option<PrometheusHandle> {
-    // Without explicit buckets the exporter renders summaries, which cannot be added up over replicas.
-    let recorder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
-        .ok()?
-        .build_recorder();
+    let recorder = recorder()?;
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).ok()?;
     describe();
@@ -33,6 +29,12 @@ pub fn install() -> Option<PrometheusHandle> {
     Some(handle)
 }
 
+fn recorder() -> Option<PrometheusRecorder> {
+    // Without explicit buckets the exporter renders summaries, which cannot be added up over replicas.
+    let buckets = Matcher::Suffix("_seconds".to_owned());
+    Some(PrometheusBuilder::new().set_buckets_for_metric(buckets, &SECONDS).ok()?.build_recorder())
+}
+
 fn describe() {
     describe_counter!("http_requests_total", "Requests answered, by route template, method and status.");
     describe_histogram!("http_request_seconds", Unit::Seconds, "Time until the answer's head.");
@@ -40,4 +42,23 @@ fn describe() {
     describe_counter!("directory_reloads_total", "Tenants looked up again after a refused login.");
     describe_counter!("rate_limited_total", "Requests refused with 429 by a tenant's rate limit.");
     describe_counter!("rate_limit_local_total", "Rate decisions made without Redis.");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_histograms_that_can_be_added_up() {
+        let recorder = recorder().unwrap();
+        metrics::with_local_recorder(&recorder, || {
+            metrics::histogram!("http_request_seconds", "route" => "/a").record(0.003);
+            metrics::counter!("http_requests_total", "route" => "/a").increment(1);
+        });
+        let text = recorder.handle().render();
+        assert!(text.contains("# TYPE http_request_seconds histogram"), "{text}");
+        assert!(text.contains("http_request_seconds_bucket{route=\"/a\",le=\"0.005\"} 1"), "{text}");
+        assert!(text.contains("http_request_seconds_bucket{route=\"/a\",le=\"0.0025\"} 0"), "{text}");
+        assert!(text.contains("http_requests_total{route=\"/a\"} 1"), "{text}");
+    }
 }

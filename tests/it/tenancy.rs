@@ -15,8 +15,8 @@ use freehold::kernel::{Entropy, Role};
 use freehold::testkit::{Cluster, World, WorldOptions, eventually, tester};
 use http::Request;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
 use super::edge::cable::{Cable, State};
 use super::edge::{Site, ask};
@@ -320,4 +320,47 @@ async fn the_last_use_of_a_key_is_noted() {
         keys[0].last_used_at.map(drop).ok_or("never used")
     })
     .await;
+}
+
+/// D5. Guard: `TenantContext::look_again`. Nobody tells the server: it finds out by the refused login, looks once, and
+/// answers for what it finds.
+#[tokio::test]
+async fn a_refused_login_looks_again_and_tries_once_more() {
+    let (site, key, _) = two_tenants().await;
+    let acme = site.world.show("acme").await;
+    let role = acme.role.clone().unwrap();
+    let (_, shard_url) = site.world.shard_of(&acme);
+    let mut shard = PgConnection::connect(shard_url).await.unwrap();
+    let mut sql = async |statement: String| {
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut shard).await.unwrap();
+    };
+    let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'");
+    let control = async |statement: &'static str| {
+        sqlx::query(statement).execute(site.world.db()).await.unwrap();
+    };
+    assert_eq!(site.get("acme.localhost", WHOAMI, &key).await.status, 200);
+
+    // The password was rotated: the new one is found, and the request is answered.
+    let verifier = site.world.hands.master.scram_verifier(&role, 2);
+    control("UPDATE placement SET credential_version = 2").await;
+    sql(format!("ALTER ROLE {role} PASSWORD '{verifier}'; {end}")).await;
+    eventually(Duration::from_secs(5), "the new password is used", async || {
+        let reply = site.get("acme.localhost", WHOAMI, &key).await;
+        // A connection ended by force may cost the one request that was using it.
+        assert!([200, 503].contains(&reply.status.as_u16()), "{reply:?}");
+        if reply.status == 200 { Ok(()) } else { Err(reply.status) }
+    })
+    .await;
+
+    // Shut out though the control database knows nothing of it: 503, and no endless tries.
+    sql(format!("ALTER ROLE {role} NOLOGIN; {end}")).await;
+    let before = site.directory.health().lookups;
+    let reply = site.get("acme.localhost", WHOAMI, &key).await;
+    assert_eq!(reply.code(), (503, "shard_unavailable".to_owned()));
+    assert_eq!(reply.header("retry-after"), "1");
+    assert_eq!(site.directory.health().lookups - before, 1);
+
+    // Suspended, but the news has not come: the answer is the new state's.
+    control("UPDATE tenant SET state = 'suspended' WHERE slug = 'acme'").await;
+    assert_eq!(site.get("acme.localhost", WHOAMI, &key).await.code(), (403, "tenant_suspended".to_owned()));
 }
