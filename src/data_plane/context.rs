@@ -31,7 +31,7 @@ pub struct Actor {
 pub struct RequestId(pub Arc<str>);
 
 /// One request's tenant, caller and connection. Made only by the tenancy middleware, after the credential and the
-/// host have agreed, and by [`super::tenancy::Tenancy::on_behalf`] for the platform's own work.
+/// host have agreed, and by [`TenantContext::of_platform`] for the platform's own work.
 #[derive(Clone)]
 pub struct TenantContext {
     pub tenant_id: TenantId,

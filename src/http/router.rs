@@ -78,8 +78,8 @@ impl HttpState {
         TenantContext::of_platform(tenant, self.directory.clone(), self.broker.clone(), self.clock.clone())
     }
 
-    /// What the door to tenants' routes works with; also the way to act for a tenant without a request.
-    pub fn tenancy(&self) -> Tenancy {
+    /// What the door to tenants' routes works with.
+    fn tenancy(&self) -> Tenancy {
         Tenancy {
             directory: self.directory.clone(),
             limiter: self.limiter.clone(),

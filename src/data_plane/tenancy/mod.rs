@@ -89,20 +89,6 @@ impl Tenancy {
         Ok((key, tenant))
     }
 
-    /// The context of work that the platform itself does for a tenant: no credential, so the caller vouches for it.
-    ///
-    /// # Errors
-    /// As for a request, when the tenant is not served at present.
-    pub fn on_behalf(
-        &self,
-        tenant: Arc<Tenant>,
-        actor: Actor,
-        request_id: Option<&RequestId>,
-    ) -> Result<TenantContext> {
-        decide::served(tenant.state)?;
-        Ok(self.context(tenant, actor, request_id, None))
-    }
-
     fn context(
         &self,
         tenant: Arc<Tenant>,
