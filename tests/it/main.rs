@@ -2,9 +2,11 @@
 
 mod attacks;
 mod broker;
+mod docs;
 mod edge;
 mod http_habits;
 mod idempotency;
+mod layers;
 mod limits;
 mod local;
 mod opsflow;
