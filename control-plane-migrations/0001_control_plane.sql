@@ -126,7 +126,7 @@ CREATE TABLE run (
 );
 CREATE INDEX run_open ON run (not_before, id) WHERE state IN ('pending', 'running', 'undoing');
 CREATE INDEX run_created ON run (created_at, id);
-CREATE INDEX run_tenant ON run (tenant);
+CREATE INDEX run_tenant ON run (tenant, id);
 -- One open run per subject: two changes of one tenant never interleave.
 CREATE UNIQUE INDEX run_one_open ON run (subject) WHERE state IN ('pending', 'running', 'undoing', 'stuck');
 

@@ -283,5 +283,10 @@ async fn on_shard(hands: &Hands, held: &Held) -> Result<(Input, String, Admin)> 
 }
 
 fn schema<'a>(input: &'a Input, database: &'a str, held: &Held) -> Schema<'a> {
-    Schema { name: &input.schema, database, credential_version: input.credential_version, fence: held.fence }
+    Schema {
+        name: &input.schema,
+        database,
+        credential_version: input.credential_version,
+        fence: Some(held.fence),
+    }
 }

@@ -77,7 +77,7 @@ async fn migrate_tenant(hands: &Hands, row: &Behind) -> Result<i64> {
         name: &row.schema_name,
         database: shard.database()?,
         credential_version: row.credential_version,
-        fence: next_fence(&mut control).await?,
+        fence: Some(next_fence(&mut control).await?),
     };
     let version = schema.migrate(&mut *hands.admin(&shard).await?, hands.cp.tables).await?;
     for statement in [

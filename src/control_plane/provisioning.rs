@@ -202,7 +202,7 @@ fn make_schema<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>
             name: &input.schema,
             database: shard.database()?,
             credential_version: 1,
-            fence: held.fence,
+            fence: Some(held.fence),
         };
         let mut conn = hands.admin(&shard).await?;
         let version = schema.create(&mut conn, &hands.master, hands.cp.tables).await?;

@@ -53,7 +53,7 @@ async fn align_login(hands: &Hands, tenant: TenantId) -> Result<()> {
         name: &placed.schema_name,
         database: shard.database()?,
         credential_version: placed.credential_version,
-        fence: next_fence(&mut control).await?,
+        fence: None,
     };
     let mut conn = hands.admin(&shard).await?;
     schema.align(&mut conn, &hands.master, placed.entitlements.login_limits()).await
@@ -134,7 +134,11 @@ pub async fn drift(hands: &Hands, shard: &Shard) -> Result<Vec<Drift>> {
             }
         }
     }
-    for have in actual.iter().filter(|have| !wanted.iter().any(|want| want.schema_name == have.role)) {
+    let known: Vec<String> = sqlx::query_scalar("SELECT schema_name FROM slot WHERE shard = $1")
+        .bind(shard.id)
+        .fetch_all(&hands.cp.db)
+        .await?;
+    for have in actual.iter().filter(|have| !known.contains(&have.role)) {
         say(&have.role, "is known to no tenant and no slot".to_owned());
     }
     Ok(found)
@@ -156,7 +160,9 @@ async fn wanted(conn: &mut PgConnection, shard: ShardId) -> Result<Vec<Wanted>> 
         "SELECT slot.schema_name, coalesce(t.state, slot.state) AS state, p.credential_version, plan.entitlements
            FROM slot LEFT JOIN placement p ON p.schema_name = slot.schema_name
            LEFT JOIN tenant t ON t.id = p.tenant LEFT JOIN plan ON plan.id = t.plan
-          WHERE slot.shard = $1 AND slot.state IN ('ready', 'claimed') AND coalesce(t.state, '') <> 'provisioning'",
+          WHERE slot.shard = $1 AND slot.state IN ('ready', 'claimed')
+            -- What a run is changing is the run's business.
+            AND NOT EXISTS (SELECT 1 FROM run WHERE run.tenant = t.id AND run.finished_at IS NULL)",
     )
     .bind(shard)
     .fetch_all(conn)
@@ -194,22 +200,25 @@ pub async fn repair_logins(hands: &Hands) -> Result<usize> {
     let shards = shard_list(&mut *hands.cp.db.acquire().await?).await?;
     let mut repaired = 0;
     for shard in shards.iter().filter(|shard| shard.database.is_some() && shard.last_failure.is_none()) {
+        // The number first, then the look: a run that begins after the look has a higher one, and is not undone by us.
+        let fence = next_fence(&mut *hands.cp.db.acquire().await?).await?;
         let mut drifted: Vec<String> =
             drift(hands, shard).await?.into_iter().map(|drift| drift.role).collect();
         drifted.dedup();
         let wanted = wanted(&mut *hands.cp.db.acquire().await?, shard.id).await?;
         for want in wanted.iter().filter(|want| drifted.contains(&want.schema_name)) {
-            let fence = next_fence(&mut *hands.cp.db.acquire().await?).await?;
-            let schema = Schema {
+            let schema = |fence| Schema {
                 name: &want.schema_name,
-                database: shard.database()?,
+                database: shard.database.as_deref().unwrap_or_default(),
                 credential_version: want.credential_version.unwrap_or(1),
                 fence,
             };
             let mut conn = hands.admin(shard).await?;
-            schema.align(&mut conn, &hands.master, want.limits()).await?;
-            if !want.may_log_in() {
-                schema.fence(&mut conn).await?;
+            schema(None).align(&mut conn, &hands.master, want.limits()).await?;
+            if want.may_log_in() {
+                schema(Some(fence)).unfence(&mut conn).await?;
+            } else {
+                schema(Some(fence)).fence(&mut conn).await?;
             }
             tracing::info!(shard = shard.name, role = want.schema_name, "a drifted login was set right");
             repaired += 1;

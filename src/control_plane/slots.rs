@@ -93,7 +93,7 @@ pub async fn slot_make(hands: &Hands, shard: &Shard) -> Result<String> {
 
 async fn slot_finish(hands: &Hands, shard: &Shard, name: &str) -> Result<()> {
     let fence = next_fence(&mut *hands.cp.db.acquire().await?).await?;
-    let schema = Schema { name, database: shard.database()?, credential_version: 1, fence };
+    let schema = Schema { name, database: shard.database()?, credential_version: 1, fence: Some(fence) };
     let mut conn = hands.admin(shard).await?;
     let version = schema.create(&mut conn, &hands.master, hands.cp.tables).await?;
     let now = hands.cp.clock.now();
@@ -169,7 +169,7 @@ pub async fn repair(hands: &Hands) -> Result<()> {
 
 async fn slot_migrate(hands: &Hands, shard: &Shard, name: &str) -> Result<()> {
     let fence = next_fence(&mut *hands.cp.db.acquire().await?).await?;
-    let schema = Schema { name, database: shard.database()?, credential_version: 1, fence };
+    let schema = Schema { name, database: shard.database()?, credential_version: 1, fence: Some(fence) };
     let version = schema.migrate(&mut *hands.admin(shard).await?, hands.cp.tables).await?;
     sqlx::query("UPDATE slot SET version = $2 WHERE schema_name = $1 AND state = 'ready'")
         .bind(name)
@@ -181,7 +181,7 @@ async fn slot_migrate(hands: &Hands, shard: &Shard, name: &str) -> Result<()> {
 
 async fn slot_remove(hands: &Hands, shard: &Shard, name: &str) -> Result<()> {
     let fence = next_fence(&mut *hands.cp.db.acquire().await?).await?;
-    let schema = Schema { name, database: shard.database()?, credential_version: 1, fence };
+    let schema = Schema { name, database: shard.database()?, credential_version: 1, fence: Some(fence) };
     schema.drop(&mut *hands.admin(shard).await?).await?;
     sqlx::query("DELETE FROM slot WHERE schema_name = $1 AND state = 'broken'")
         .bind(name)

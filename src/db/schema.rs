@@ -16,8 +16,9 @@ pub struct Schema<'a> {
     pub name: &'a str,
     pub database: &'a str,
     pub credential_version: i32,
-    /// The changer's fencing number.
-    pub fence: i64,
+    /// The changer's fencing number. None for what may be done twice or late and does no harm: then nobody with a number
+    /// is held up either.
+    pub fence: Option<i64>,
 }
 
 /// Settings of a tenant's login that its plan decides. The broker enforces the tighter, exact limits; these hold even
@@ -49,7 +50,10 @@ impl Schema<'_> {
     }
 
     fn fence_sql(&self) -> String {
-        format!("SELECT freehold.raise_fence({}, {});", quote_literal(self.name), self.fence)
+        match self.fence {
+            Some(fence) => format!("SELECT freehold.raise_fence({}, {fence});", quote_literal(self.name)),
+            None => String::new(),
+        }
     }
 
     /// Makes login, schema, tables and grants, or finds them made. Returns the schema's version.

@@ -123,7 +123,7 @@ async fn attempt<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) -> 
     if held.state != RunState::Undoing {
         match forward(pool, context, kind, held).await {
             Ok(()) => return finish(pool, held, RunState::Done).await,
-            Err(error) if is_lost(&error) => return Err(error),
+            Err(error) if is_lost(pool, held, &error).await => return Err(error),
             Err(error) => {
                 tracing::warn!(run = %held.id, kind = kind.name, ?error, "a step failed");
                 let passing = is_passing(&error);
@@ -140,7 +140,7 @@ async fn attempt<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) -> 
     }
     match backward(pool, context, kind, held).await {
         Ok(()) => finish(pool, held, RunState::Undone).await,
-        Err(error) if is_lost(&error) => Err(error),
+        Err(error) if is_lost(pool, held, &error).await => Err(error),
         Err(error) => put_back(pool, held, RunState::Undoing, &error).await,
     }
 }
@@ -256,13 +256,27 @@ fn backoff(attempts: i32) -> Duration {
 }
 
 fn is_passing(error: &Error) -> bool {
-    const PASSING: [&Code; 4] =
-        [&codes::SHARD_UNAVAILABLE, &codes::SHARD_BUSY, &codes::CONTROL_UNAVAILABLE, &codes::TIMEOUT];
+    const PASSING: [&Code; 5] = [
+        &codes::SHARD_UNAVAILABLE,
+        &codes::SHARD_BUSY,
+        &codes::CONTROL_UNAVAILABLE,
+        &codes::TIMEOUT,
+        &codes::CONFLICT,
+    ];
     PASSING.iter().any(|code| error.is(code))
 }
 
-fn is_lost(error: &Error) -> bool {
-    error.is(&codes::CONFLICT)
+/// A conflict means that someone with a higher fencing number was there. If the run is still ours, that was not another
+/// holder but a migration or a repair of the same schema: the next attempt has a higher number.
+async fn is_lost(pool: &PgPool, held: &Held, error: &Error) -> bool {
+    if !error.is(&codes::CONFLICT) {
+        return false;
+    }
+    let ours = async {
+        let mut tx = pool.begin().await?;
+        held.confirm(&mut tx).await
+    };
+    ours.await.is_err()
 }
 
 /// Renews the lease while the work goes on; returns only when the run is lost.

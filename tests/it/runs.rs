@@ -198,3 +198,26 @@ async fn two_changes_of_one_tenant_do_not_interleave() {
     assert_eq!(world.show("acme").await.tenant.state, TenantState::Suspended);
     assert_eq!(run_by_id(&mut world.db().acquire().await.unwrap(), run).await.unwrap().attempts, 1);
 }
+
+/// A repair that looked before a run began does not undo the run: its number is lower.
+#[tokio::test]
+async fn a_repair_that_is_late_does_not_shut_a_resumed_tenant() {
+    let world = World::new(&TABLES).await;
+    let tenant = world.tenant("acme").await;
+    let cp = &world.hands.cp;
+    let run = tenant_suspend(cp, &tester(), &named("acme"), "first").await.unwrap();
+    world.finish(run).await;
+    let late = slots::next_fence(&mut world.db().acquire().await.unwrap()).await.unwrap();
+    let run = access::tenant_resume(cp, &tester(), &named("acme")).await.unwrap();
+    world.finish(run).await;
+    let (shard, _) = world.shard_of(&tenant);
+    let schema = freehold::db::schema::Schema {
+        name: tenant.schema.as_deref().unwrap(),
+        database: shard.database.as_deref().unwrap(),
+        credential_version: 1,
+        fence: Some(late),
+    };
+    let refused = schema.fence(&mut *world.hands.admin(shard).await.unwrap()).await.unwrap_err();
+    assert!(refused.is(&codes::CONFLICT));
+    PgConnection::connect_with(&world.tenant_login(&tenant)).await.unwrap();
+}
