@@ -1,13 +1,9 @@
 //! Where a new tenant goes.
 
-use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use crate::kernel::Result;
 use crate::kernel::ids::ShardId;
-
-/// A shard whose last sign of life is older than this is not given new tenants.
-pub const FRESH_SECONDS: f64 = 15.0;
 
 /// A shard that may take a tenant.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -20,7 +16,6 @@ pub struct Candidate {
     pub tenants: i32,
     pub tenant_cap: i32,
     pub bytes: i64,
-    pub last_seen_at: Option<DateTime<Utc>>,
 }
 
 /// Best first: most room for tenants, then fewest bytes, then by name so that a tie always falls the same way. Full
@@ -34,15 +29,14 @@ pub fn rank(mut shards: Vec<Candidate>) -> Vec<Candidate> {
     shards
 }
 
-/// The active shards of a pool that were seen lately.
+/// The active shards of a pool, but for those that did not answer the last probe. How long ago that was does not
+/// matter: without a worker nobody probes, and a tenant can be signed up all the same.
 pub async fn candidates(conn: &mut PgConnection, pool: &str) -> Result<Vec<Candidate>> {
     Ok(sqlx::query_as(
-        "SELECT id, name, host, port, database, tenants, tenant_cap, bytes, last_seen_at FROM shard
-          WHERE pool = $1 AND state = 'active' AND last_failure IS NULL
-            AND last_seen_at > clock_timestamp() - make_interval(secs => $2)",
+        "SELECT id, name, host, port, database, tenants, tenant_cap, bytes FROM shard
+          WHERE pool = $1 AND state = 'active' AND last_failure IS NULL",
     )
     .bind(pool)
-    .bind(FRESH_SECONDS)
     .fetch_all(conn)
     .await?)
 }
@@ -82,7 +76,6 @@ mod tests {
             tenants,
             tenant_cap,
             bytes,
-            last_seen_at: None,
         }
     }
 

@@ -1,5 +1,7 @@
 //! Periodic repair: each function takes no input but the world as it is, and brings it to how it should be.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
@@ -96,6 +98,9 @@ struct Actual {
     connections: i32,
     foreign_grants: i64,
     owned: i64,
+    /// What the password is checked against; none where the admin may not see it.
+    #[sqlx(skip)]
+    verifier: Option<String>,
 }
 
 /// Compares every tenant login of a shard with what it should be (A10). Logins change by their holder's own hand
@@ -128,6 +133,15 @@ pub async fn drift(hands: &Hands, shard: &Shard) -> Result<Vec<Drift>> {
             ),
             (have.connections != limits.connections, "has another connection limit than its plan"),
             (have.settings != settings_of(&want.schema_name, limits), "has other settings than its plan"),
+            (
+                have.verifier.as_ref().is_some_and(|verifier| {
+                    *verifier
+                        != hands
+                            .master
+                            .scram_verifier(&want.schema_name, want.credential_version.unwrap_or(1))
+                }),
+                "has another password",
+            ),
         ] {
             if wrong {
                 say(&want.schema_name, what.to_owned());
@@ -170,7 +184,7 @@ async fn wanted(conn: &mut PgConnection, shard: ShardId) -> Result<Vec<Wanted>> 
 }
 
 async fn actual(conn: &mut PgConnection) -> Result<Vec<Actual>, sqlx::Error> {
-    sqlx::query_as(
+    let mut logins: Vec<Actual> = sqlx::query_as(
         "SELECT r.rolname::text AS role, r.rolcanlogin AS may_log_in, r.rolconnlimit AS connections,
                 (r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolbypassrls OR r.rolreplication OR r.rolinherit)
                   AS special,
@@ -190,67 +204,100 @@ async fn actual(conn: &mut PgConnection) -> Result<Vec<Actual>, sqlx::Error> {
            FROM pg_namespace n JOIN pg_roles r ON r.rolname = n.nspname
           WHERE n.nspname ~ '^t_[0-9a-v]{26}$'",
     )
-    .fetch_all(conn)
-    .await
+    .fetch_all(&mut *conn)
+    .await?;
+    // Only a superuser may look at what passwords are checked against.
+    let may_look: bool =
+        sqlx::query_scalar("SELECT has_table_privilege('pg_authid', 'SELECT')").fetch_one(&mut *conn).await?;
+    if may_look {
+        let verifiers: HashMap<String, Option<String>> = sqlx::query_as(
+            "SELECT rolname::text, rolpassword FROM pg_authid WHERE rolname ~ '^t_[0-9a-v]{26}$'",
+        )
+        .fetch_all(conn)
+        .await?
+        .into_iter()
+        .collect();
+        for login in &mut logins {
+            login.verifier = verifiers.get(&login.role).map(|verifier| verifier.clone().unwrap_or_default());
+        }
+    }
+    Ok(logins)
 }
 
 /// Repairs drifted logins: what a tenant's own login can change about itself is set right, and a login that should be
 /// shut is shut. What only an operator's hand can have done is left for `doctor` to report.
 pub async fn repair_logins(hands: &Hands) -> Result<usize> {
-    let shards = shard_list(&mut *hands.cp.db.acquire().await?).await?;
     let mut repaired = 0;
-    for shard in shards.iter().filter(|shard| shard.database.is_some() && shard.last_failure.is_none()) {
-        // The number first, then the look: a run that begins after the look has a higher one, and is not undone by us.
-        let fence = next_fence(&mut *hands.cp.db.acquire().await?).await?;
-        let mut drifted: Vec<String> =
-            drift(hands, shard).await?.into_iter().map(|drift| drift.role).collect();
-        drifted.dedup();
-        let wanted = wanted(&mut *hands.cp.db.acquire().await?, shard.id).await?;
-        for want in wanted.iter().filter(|want| drifted.contains(&want.schema_name)) {
-            let schema = |fence| Schema {
-                name: &want.schema_name,
-                database: shard.database.as_deref().unwrap_or_default(),
-                credential_version: want.credential_version.unwrap_or(1),
-                fence,
-            };
-            let mut conn = hands.admin(shard).await?;
-            schema(None).align(&mut conn, &hands.master, want.limits()).await?;
-            if want.may_log_in() {
-                schema(Some(fence)).unfence(&mut conn).await?;
-            } else {
-                schema(Some(fence)).fence(&mut conn).await?;
-            }
-            tracing::info!(shard = shard.name, role = want.schema_name, "a drifted login was set right");
-            repaired += 1;
+    for shard in answering(hands).await? {
+        match repair_logins_of(hands, &shard).await {
+            Ok(some) => repaired += some,
+            Err(error) => tracing::warn!(shard = shard.name, ?error, "its logins could not be looked at"),
         }
     }
     Ok(repaired)
 }
 
+async fn repair_logins_of(hands: &Hands, shard: &Shard) -> Result<usize> {
+    // The number first, then the look: a run that begins after the look has a higher one, and is not undone by us.
+    let fence = next_fence(&mut *hands.cp.db.acquire().await?).await?;
+    let mut drifted: Vec<String> = drift(hands, shard).await?.into_iter().map(|drift| drift.role).collect();
+    drifted.dedup();
+    let wanted = wanted(&mut *hands.cp.db.acquire().await?, shard.id).await?;
+    let mut conn = hands.admin(shard).await?;
+    let mut repaired = 0;
+    for want in wanted.iter().filter(|want| drifted.contains(&want.schema_name)) {
+        let database = shard.database()?;
+        let credential_version = want.credential_version.unwrap_or(1);
+        let schema = |fence| Schema { name: &want.schema_name, database, credential_version, fence };
+        schema(None).align(&mut conn, &hands.master, want.limits()).await?;
+        if want.may_log_in() {
+            schema(Some(fence)).unfence(&mut conn).await?;
+        } else {
+            schema(Some(fence)).fence(&mut conn).await?;
+        }
+        tracing::info!(shard = shard.name, role = want.schema_name, "a drifted login was set right");
+        repaired += 1;
+    }
+    Ok(repaired)
+}
+
+/// The shards that can be worked on: prepared, and answering at the last probe.
+async fn answering(hands: &Hands) -> Result<Vec<Shard>> {
+    let mut shards = shard_list(&mut *hands.cp.db.acquire().await?).await?;
+    shards.retain(|shard| shard.database.is_some() && shard.last_failure.is_none());
+    Ok(shards)
+}
+
 /// Ends what a tenant's login must not keep: statements that run too long whatever time-out it set for itself, and any
 /// session of a login that may not log in any more.
-pub async fn watchdog(hands: &Hands) -> Result<u64> {
-    let shards = shard_list(&mut *hands.cp.db.acquire().await?).await?;
+pub async fn watchdog(hands: &Hands) -> Result<usize> {
     let mut ended = 0;
-    for shard in shards.iter().filter(|shard| shard.database.is_some() && shard.last_failure.is_none()) {
-        let mut conn = hands.admin(shard).await?;
-        // Ending is in the output, never among the conditions: those are checked in an order of the planner's choosing.
-        let pids: Vec<(i32, bool)> = sqlx::query_as(
-            "SELECT a.pid, pg_terminate_backend(a.pid) FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
-              WHERE a.datname = current_database() AND a.usename ~ '^t_[0-9a-v]{26}$'
-                AND (NOT r.rolcanlogin
-                     OR (a.state <> 'idle' AND a.xact_start < clock_timestamp() - make_interval(secs => $1)))",
-        )
-        .bind(WATCHDOG_SECONDS)
-        .fetch_all(&mut *conn)
-        .await
-        .map_err(admin::shard_error)?;
-        if !pids.is_empty() {
-            tracing::warn!(shard = shard.name, sessions = pids.len(), "the watchdog ended sessions");
+    for shard in answering(hands).await? {
+        match end_sessions(hands, &shard).await {
+            Ok(0) => {}
+            Ok(sessions) => {
+                tracing::warn!(shard = shard.name, sessions, "the watchdog ended sessions");
+                ended += sessions;
+            }
+            Err(error) => tracing::warn!(shard = shard.name, ?error, "the watchdog could not look"),
         }
-        ended += pids.len() as u64;
     }
     Ok(ended)
+}
+
+async fn end_sessions(hands: &Hands, shard: &Shard) -> Result<usize> {
+    // Ending is in the output, never among the conditions: those are checked in an order of the planner's choosing.
+    let ended: Vec<(i32, bool)> = sqlx::query_as(
+        "SELECT a.pid, pg_terminate_backend(a.pid) FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
+          WHERE a.datname = current_database() AND a.usename ~ '^t_[0-9a-v]{26}$'
+            AND (NOT r.rolcanlogin
+                 OR (a.state <> 'idle' AND a.xact_start < clock_timestamp() - make_interval(secs => $1)))",
+    )
+    .bind(WATCHDOG_SECONDS)
+    .fetch_all(&mut *hands.admin(shard).await?)
+    .await
+    .map_err(admin::shard_error)?;
+    Ok(ended.len())
 }
 
 /// Starts the purge of every tenant whose days of grace are over.

@@ -208,6 +208,13 @@ pub async fn refill(hands: &Hands) -> Result<usize> {
 impl Hands {
     /// An admin session on a shard.
     pub async fn admin(&self, shard: &Shard) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>> {
-        self.admins.pool(shard.id, &shard.dsn_ref()?)?.acquire().await.map_err(admin::shard_error)
+        let conn = self.admins.pool(shard.id, &shard.dsn_ref()?)?.acquire().await;
+        conn.inspect_err(|error| {
+            // A refused login may mean that the secret was changed: the next attempt reads it again.
+            if error.as_database_error().is_some() {
+                self.admins.forget(shard.id);
+            }
+        })
+        .map_err(admin::shard_error)
     }
 }

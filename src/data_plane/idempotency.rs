@@ -183,9 +183,15 @@ async fn claim(conn: &mut PgConnection, actor: &str, once: &Once) -> Result<Opti
     }
 }
 
+/// Keeps the answer. Each one kept takes up to four that are past their time with it, so the table holds a day's worth
+/// and needs nobody to clean it.
 async fn keep(conn: &mut PgConnection, actor: &str, once: &Once, answer: &Answer) -> Result<()> {
     sqlx::query(
-        "UPDATE idempotency SET status = $3, location = $4, etag = $5, body = $6 WHERE actor = $1 AND key = $2",
+        "WITH past AS (
+             DELETE FROM idempotency WHERE (actor, key) IN (
+                 SELECT actor, key FROM idempotency WHERE created_at < now() - make_interval(secs => $7)
+                 ORDER BY created_at LIMIT 4 FOR UPDATE SKIP LOCKED))
+         UPDATE idempotency SET status = $3, location = $4, etag = $5, body = $6 WHERE actor = $1 AND key = $2",
     )
     .bind(actor)
     .bind(&once.key)
@@ -193,24 +199,10 @@ async fn keep(conn: &mut PgConnection, actor: &str, once: &Once, answer: &Answer
     .bind(&answer.location)
     .bind(&answer.etag)
     .bind(answer.body.as_ref())
+    .bind(KEPT.as_secs_f64())
     .execute(conn)
     .await?;
     Ok(())
-}
-
-/// Forgets answers older than `age` (see [`KEPT`]) in the schema of this connection; gives their number. Takes at most
-/// 1,000 at a time, so that it never holds locks for long: call again while it gives 1,000.
-pub async fn purge_older_than(conn: &mut PgConnection, age: Duration) -> Result<u64, sqlx::Error> {
-    sqlx::query(
-        "DELETE FROM idempotency WHERE (actor, key) IN (
-             SELECT actor, key FROM idempotency
-             WHERE created_at < now() - make_interval(secs => $1)
-             ORDER BY created_at LIMIT 1000 FOR UPDATE SKIP LOCKED)",
-    )
-    .bind(age.as_secs_f64())
-    .execute(conn)
-    .await
-    .map(|done| done.rows_affected())
 }
 
 #[cfg(test)]

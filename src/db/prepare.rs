@@ -67,9 +67,12 @@ fn owner_sql(database: &str) -> String {
     format!(
         "DO $do$ BEGIN
            IF to_regrole({ident}) IS NULL THEN
-             CREATE ROLE {owner} NOLOGIN NOINHERIT NOCREATEDB NOCREATEROLE NOREPLICATION;
+             CREATE ROLE {owner} NOLOGIN NOINHERIT NOCREATEDB NOCREATEROLE;
            END IF;
-           IF NOT pg_has_role(current_user, {name}, 'MEMBER') THEN
+           -- From 16 on, whoever makes a role is its member at once, and yet may not become it.
+           IF current_setting('server_version_num')::int >= 160000 THEN
+             EXECUTE format('GRANT %I TO %I WITH SET TRUE, INHERIT TRUE', {name}, current_user);
+           ELSIF NOT pg_has_role(current_user, {name}, 'MEMBER') THEN
              EXECUTE format('GRANT %I TO %I', {name}, current_user);
            END IF;
          END $do$",

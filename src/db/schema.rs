@@ -89,7 +89,7 @@ impl Schema<'_> {
         let tables_sql =
             tables.iter().map(|migration| migration.sql.as_str()).collect::<Vec<_>>().join("\n;\n");
         format!(
-            "CREATE ROLE {schema} LOGIN NOINHERIT NOCREATEDB NOCREATEROLE NOREPLICATION CONNECTION LIMIT {connections} PASSWORD {password};
+            "CREATE ROLE {schema} LOGIN NOINHERIT NOCREATEDB NOCREATEROLE CONNECTION LIMIT {connections} PASSWORD {password};
              {settings}
              CREATE SCHEMA {schema} AUTHORIZATION {owner};
              SET LOCAL search_path = {schema};
@@ -212,7 +212,7 @@ impl Schema<'_> {
         let role = quote_ident(self.name);
         let sql = format!(
             "BEGIN; {fence}
-             ALTER ROLE {role} NOINHERIT NOCREATEDB NOCREATEROLE NOREPLICATION CONNECTION LIMIT {connections} PASSWORD {password};
+             ALTER ROLE {role} NOINHERIT NOCREATEDB NOCREATEROLE CONNECTION LIMIT {connections} PASSWORD {password};
              ALTER ROLE {role} RESET ALL;
              {settings} COMMIT",
             fence = self.fence_sql(),
@@ -235,8 +235,12 @@ impl Schema<'_> {
         if exists {
             self.fence(conn).await?;
         }
+        // Not DROP OWNED, which an admin that is no superuser may not. All that the login has are its schema's grants,
+        // which go with the schema, and the right to connect.
         let role_sql = format!(
-            "SELECT pg_advisory_xact_lock(hashtextextended('freehold.connect', 0)); DROP OWNED BY {schema}; DROP ROLE {schema};"
+            "SELECT pg_advisory_xact_lock(hashtextextended('freehold.connect', 0));
+             REVOKE CONNECT ON DATABASE {database} FROM {schema}; DROP ROLE {schema};",
+            database = quote_ident(self.database),
         );
         let sql = format!(
             "BEGIN; {fence} DROP SCHEMA IF EXISTS {schema} CASCADE; {role}

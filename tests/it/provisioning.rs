@@ -7,10 +7,10 @@ use freehold::control_plane::doctor;
 use freehold::control_plane::provisioning::NewTenant;
 use freehold::control_plane::shards::{ShardState, shard_set_state};
 use freehold::control_plane::tenants::{TenantRef, TenantState};
-use freehold::control_plane::{reconcile, slots};
+use freehold::control_plane::{fleet, reconcile, slots};
 use freehold::jobs::run::RunState;
 use freehold::kernel::codes;
-use freehold::testkit::{World, WorldOptions, tester};
+use freehold::testkit::{Cluster, World, WorldOptions, tester};
 use sqlx::{Connection, PgConnection};
 
 /// The tables of the shipped product.
@@ -183,6 +183,10 @@ async fn drifted_logins_are_found_and_set_right() {
     assert_eq!(reconcile::repair_logins(&world.hands).await.unwrap(), 1);
     assert!(reconcile::drift(&world.hands, shard).await.unwrap().is_empty());
     PgConnection::connect_with(&world.tenant_login(&tenant)).await.expect("the derived password is back");
+    let password = format!("ALTER ROLE {role} PASSWORD 'mine alone'");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(password)).execute(&mut own).await.unwrap();
+    assert_eq!(reconcile::repair_logins(&world.hands).await.unwrap(), 1);
+    PgConnection::connect_with(&world.tenant_login(&tenant)).await.expect("and again");
 
     let mut admin = world.hands.admin(shard).await.unwrap();
     for (break_it, mend_it) in [
@@ -223,4 +227,118 @@ async fn the_watchdog_ends_only_what_it_must() {
     assert_eq!(reconcile::watchdog(&world.hands).await.unwrap(), 2);
     sqlx::query("SELECT 1").execute(&mut *admin).await.expect("the admin's own session is left alone");
     assert!(sqlx::query("SELECT 1").execute(&mut idle).await.is_err());
+}
+
+/// A managed server gives no superuser. With an admin that may make roles, owns the database and may end sessions,
+/// everything works but the revocations on the server's own catalogue, and `doctor` lists those.
+#[tokio::test]
+async fn a_shard_works_with_an_admin_that_is_no_superuser() {
+    let mut world = World::with(WorldOptions { shards: 0, tenant_cap: 10, slots: 0, tables: &TABLES }).await;
+    let server = Cluster::shared().await.server(1);
+    let database = server.create_database("managed", None).await;
+    let make = format!(
+        "CREATE ROLE \"{database}_admin\" LOGIN CREATEROLE PASSWORD 'managed'; GRANT pg_signal_backend, pg_read_all_stats TO \"{database}_admin\";
+         ALTER DATABASE \"{database}\" OWNER TO \"{database}_admin\"; ALTER SCHEMA public OWNER TO \"{database}_admin\""
+    );
+    let mut superuser = PgConnection::connect(&server.admin_url(&database)).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(make)).execute(&mut superuser).await.unwrap();
+    let url = format!("postgres://{database}_admin:managed@127.0.0.1:{}/{database}", server.port());
+    world.add_shard(&url, 10, 1).await.unwrap();
+
+    let tenant = world.tenant("acme").await;
+    PgConnection::connect_with(&world.tenant_login(&tenant)).await.unwrap();
+    reconcile::repair_logins(&world.hands).await.unwrap();
+    let run = tenant_suspend(&world.hands.cp, &tester(), &slug("acme"), "test").await.unwrap();
+    assert_eq!(world.finish(run).await.state, RunState::Done);
+    assert!(PgConnection::connect_with(&world.tenant_login(&tenant)).await.is_err());
+    let run = tenant_resume(&world.hands.cp, &tester(), &slug("acme")).await.unwrap();
+    assert_eq!(world.finish(run).await.state, RunState::Done);
+    let mut session = PgConnection::connect_with(&world.tenant_login(&tenant)).await.unwrap();
+    slots::refill(&world.hands).await.unwrap();
+    let report = doctor::examine(&world.hands, |_| {}).await.unwrap();
+    assert!(report.healthy(), "{:#?}", report.findings);
+    assert!(
+        report.findings.iter().any(|finding| finding.check == "open_to_public"),
+        "what stays open is said"
+    );
+
+    let run = tenant_delete(&world.hands.cp, &tester(), &slug("acme"), "test").await.unwrap();
+    world.finish(run).await;
+    assert!(sqlx::query("SELECT 1").execute(&mut session).await.is_err());
+    let run = tenant_purge(&world.hands.cp, &tester(), &slug("acme"), true).await.unwrap();
+    assert_eq!(world.finish(run).await.state, RunState::Done);
+    assert_eq!(world.orphans().await, Vec::<String>::new());
+}
+
+/// The older half of the tables first, then all of them: tenants and spare slots alike are brought up, and one that
+/// fails stays behind alone.
+#[tokio::test]
+async fn tenants_are_brought_to_a_newer_version() {
+    static OLD: std::sync::LazyLock<sqlx::migrate::Migrator> = std::sync::LazyLock::new(|| {
+        sqlx::migrate::Migrator::with_migrations(TABLES.iter().take(1).cloned().collect())
+    });
+    let mut world = World::with(WorldOptions { shards: 2, tenant_cap: 10, slots: 1, tables: &OLD }).await;
+    let good = world.tenant("good").await;
+    let bad = world.tenant("bad").await;
+    assert_eq!(good.version, Some(1));
+    let (shard, _) = world.shard_of(&bad);
+    let in_the_way = format!("CREATE TABLE {}.projects (x int)", bad.schema.as_deref().unwrap());
+    sqlx::raw_sql(sqlx::AssertSqlSafe(in_the_way))
+        .execute(&mut *world.hands.admin(shard).await.unwrap())
+        .await
+        .unwrap();
+
+    world.hands.cp.tables = &TABLES;
+    slots::refill(&world.hands).await.unwrap();
+    let outcomes = fleet::migrate_tenants(&world.hands, |_| {}).await.unwrap();
+    let failed: Vec<_> =
+        outcomes.iter().filter(|outcome| outcome.error.is_some()).map(|outcome| &outcome.name).collect();
+    assert_eq!(failed, ["bad"]);
+    let newest = world.hands.cp.schema_version();
+    assert_eq!((world.show("good").await.version, world.show("bad").await.version), (Some(newest), Some(1)));
+    PgConnection::connect_with(&world.tenant_login(&bad)).await.expect("served as before");
+    let stale: i64 = sqlx::query_scalar("SELECT count(*) FROM slot WHERE state = 'ready' AND version <> $1")
+        .bind(newest)
+        .fetch_one(world.db())
+        .await
+        .unwrap();
+    assert_eq!(stale, 0);
+    assert!(
+        fleet::migrate_shards(&world.hands, |_| {})
+            .await
+            .unwrap()
+            .iter()
+            .all(|outcome| outcome.error.is_none())
+    );
+}
+
+/// The secret behind a shard's reference is read again when the login it gave is refused.
+#[tokio::test]
+async fn a_rotated_admin_password_is_picked_up() {
+    let mut world = World::with(WorldOptions { shards: 0, tenant_cap: 10, slots: 0, tables: &TABLES }).await;
+    let server = Cluster::shared().await.server(0);
+    let database = server.create_database("rotating", None).await;
+    let mut superuser = PgConnection::connect(&server.admin_url(&database)).await.unwrap();
+    let mut say = async |sql: String| {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut superuser).await.unwrap();
+    };
+    say(format!("CREATE ROLE \"{database}_admin\" SUPERUSER LOGIN PASSWORD 'old'")).await;
+    let url = |password: &str| {
+        format!("postgres://{database}_admin:{password}@127.0.0.1:{}/{database}", server.port())
+    };
+    world.add_shard(&url("old"), 10, 0).await.unwrap();
+    say(format!("ALTER ROLE \"{database}_admin\" PASSWORD 'new'")).await;
+    say(format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{database}_admin'"))
+        .await;
+    std::fs::write(world.folder.path().join("shard-1"), url("new")).unwrap();
+    let shard = world.shards[0].clone();
+    freehold::testkit::eventually(
+        std::time::Duration::from_secs(10),
+        "the new password is used",
+        async || {
+            let mut conn = world.hands.admin(&shard).await.map_err(|error| error.to_string())?;
+            sqlx::query("SELECT 1").execute(&mut *conn).await.map(drop).map_err(|error| error.to_string())
+        },
+    )
+    .await;
 }
