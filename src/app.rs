@@ -51,12 +51,18 @@ pub struct Server {
 
 /// Puts the request-answering side together. It gets the control database and the tenants' derived passwords, and no
 /// shard's admin login.
-pub fn server<P: Product>(cp: ControlPlane, master: MasterKey, config: &ServeConfig, parts: Parts) -> Result<Server> {
+pub fn server<P: Product>(
+    cp: ControlPlane,
+    master: MasterKey,
+    config: &ServeConfig,
+    parts: Parts,
+) -> Result<Server> {
     let redis = match &config.redis_url {
         Some(url) => Some(redis::connect(url.expose_secret())?),
         None => None,
     };
-    let broker = Broker::new(BrokerConfig { budget: config.broker_budget, ..BrokerConfig::default() }, master);
+    let broker =
+        Broker::new(BrokerConfig { budget: config.broker_budget, ..BrokerConfig::default() }, master);
     let http = HttpState {
         directory: Directory::new(cp.db.clone(), cp.clock.clone(), Capacity::default()),
         limiter: Limiter::new(redis, config.replicas),

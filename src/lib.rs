@@ -1,6 +1,7 @@
 //! Freehold: a multi-tenant SaaS platform, one schema per tenant, on plain PostgreSQL.
 
 pub mod adapters;
+pub mod app;
 pub mod config;
 pub mod control_plane;
 pub mod data_plane;

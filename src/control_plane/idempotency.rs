@@ -85,7 +85,7 @@ pub async fn settle(
     body: &[u8],
 ) -> Result<(u16, Vec<u8>)> {
     let status = i16::try_from(status).map_err(Error::internal)?;
-    let (status, body): (i16, Vec<u8>) = sqlx::query_as(
+    let kept: Option<(i16, Vec<u8>)> = sqlx::query_as(
         "UPDATE idempotency SET status = coalesce(status, $3), body = coalesce(body, $4)
           WHERE scope = $1 AND key = $2 RETURNING status, body",
     )
@@ -93,16 +93,20 @@ pub async fn settle(
     .bind(key)
     .bind(status)
     .bind(body)
-    .fetch_one(conn)
+    .fetch_optional(conn)
     .await?;
+    // A tenant that is purged meanwhile takes its key along.
+    let (status, body) = kept.unwrap_or_else(|| (status, body.to_vec()));
     Ok((u16::try_from(status).map_err(Error::internal)?, body))
 }
 
-/// Frees the key of work that came to nothing, so that the same request may be tried again.
-pub async fn release(conn: &mut PgConnection, scope: &str, key: &str) -> Result<()> {
-    sqlx::query("DELETE FROM idempotency WHERE scope = $1 AND key = $2 AND status IS NULL")
+/// Frees the key of work that came to nothing, so that the same request may be tried again. A key that meanwhile stands
+/// for other work is left alone.
+pub async fn release(conn: &mut PgConnection, scope: &str, key: &str, tenant: TenantId) -> Result<()> {
+    sqlx::query("DELETE FROM idempotency WHERE scope = $1 AND key = $2 AND tenant = $3 AND status IS NULL")
         .bind(scope)
         .bind(key)
+        .bind(tenant)
         .execute(conn)
         .await?;
     Ok(())

@@ -23,8 +23,10 @@ pub mod provisioning;
 pub mod reconcile;
 pub mod runs;
 pub mod shards;
+pub mod signup;
 pub mod slots;
 pub mod tenants;
+pub mod work;
 pub mod worker;
 
 /// How a tenant's address is written.

@@ -28,6 +28,15 @@ pub enum Tier {
     Dedicated,
 }
 
+impl Tier {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pooled => "pooled",
+            Self::Dedicated => "dedicated",
+        }
+    }
+}
+
 /// What a plan grants a tenant: the numbers the data plane enforces.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -10,7 +10,7 @@ use super::{ControlPlane, Hands};
 use crate::jobs::run::{Run, RunState, run_by_id};
 use crate::jobs::saga::{self, Held, Kind};
 use crate::kernel::ids::RunId;
-use crate::kernel::{Error, Result};
+use crate::kernel::{Error, Result, codes};
 
 /// Every kind of run. A new kind is added here and nowhere else.
 pub static KINDS: [&Kind<Hands>; 7] =
@@ -60,5 +60,59 @@ pub async fn wait(cp: &ControlPlane, id: RunId, within: Duration) -> Result<Run>
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 3 / 2).min(Duration::from_millis(250));
+    }
+}
+
+/// Nothing for a run that did what it was for.
+///
+/// # Errors
+/// What made it fail, as far as its record tells, for one that was undone or is stuck.
+pub fn succeeded(run: &Run) -> Result<()> {
+    if !matches!(run.state, RunState::Undone | RunState::Stuck) {
+        return Ok(());
+    }
+    let (name, detail) = run.error.as_deref().and_then(|error| error.split_once(": ")).unwrap_or(("", ""));
+    let code = codes::ALL.iter().copied().find(|code| code.name == name).unwrap_or(&codes::INTERNAL);
+    let error = match detail {
+        "" => Error::new(code),
+        detail => Error::new(code).detail(detail.to_owned()),
+    };
+    Err(match run.state {
+        RunState::Stuck => error.hint(format!("when the cause is gone: freehold run resume {}", run.id)),
+        _ => error.hint(format!("nothing was left behind; see: freehold run show {}", run.id)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::run::Step;
+
+    fn run(state: RunState, error: Option<&str>) -> Run {
+        Run {
+            id: RunId::new(),
+            kind: "provision".to_owned(),
+            subject: String::new(),
+            tenant: None,
+            state,
+            error: error.map(str::to_owned),
+            attempts: 1,
+            created_at: chrono::DateTime::UNIX_EPOCH,
+            finished_at: None,
+            steps: Vec::<Step>::new(),
+        }
+    }
+
+    #[test]
+    fn a_failed_run_gives_its_error_back() {
+        let failed = run(RunState::Undone, Some("shard_unavailable: no route: to host"));
+        let error = succeeded(&failed).unwrap_err();
+        assert!(error.is(&codes::SHARD_UNAVAILABLE));
+        assert_eq!(error.public_detail(), Some("no route: to host"));
+        for odd in [None, Some("words only"), Some("no_such_code: why")] {
+            assert!(succeeded(&run(RunState::Stuck, odd)).unwrap_err().is(&codes::INTERNAL));
+        }
+        // A run that failed at first and then worked has worked.
+        assert!(succeeded(&run(RunState::Done, Some("shard_unavailable: once"))).is_ok());
     }
 }

@@ -13,6 +13,7 @@ use super::plans::Tier;
 use super::provisioning::SHARD_PREPARE;
 use crate::db::on_constraint;
 use crate::jobs::run::{NewRun, run_record};
+use crate::jobs::wake;
 use crate::kernel::ids::{RunId, ShardId};
 use crate::kernel::{Error, Result, SecretRef, codes};
 
@@ -47,6 +48,16 @@ pub enum ShardState {
     Active,
     Draining,
     Offline,
+}
+
+impl ShardState {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Offline => "offline",
+        }
+    }
 }
 
 /// A shard, as people and scripts see it.
@@ -251,6 +262,30 @@ pub async fn shard_set_state(
     changes::notify(&mut tx, Change::All).await?;
     tx.commit().await?;
     Ok(Shard { state, ..shard })
+}
+
+/// Sets how many spare slots a shard keeps. The worker makes what is missing.
+pub async fn shard_set_slots(
+    cp: &ControlPlane,
+    caller: &Caller,
+    name_or_id: &str,
+    target: i32,
+) -> Result<Shard> {
+    let mut tx = cp.db.begin().await?;
+    let shard = shard_find(&mut tx, name_or_id).await?;
+    if shard.slot_target == target {
+        return Ok(shard);
+    }
+    sqlx::query("UPDATE shard SET slot_target = $2 WHERE id = $1")
+        .bind(shard.id)
+        .bind(target)
+        .execute(&mut *tx)
+        .await?;
+    let detail = json!({ "from": shard.slot_target, "to": target });
+    audit_add(&mut tx, caller, cp.clock.now(), "shard.slots", None, &shard.name, detail).await?;
+    wake::workers(&mut tx).await?;
+    tx.commit().await?;
+    Ok(Shard { slot_target: target, ..shard })
 }
 
 /// Registers a shard under a new address; for a server that has moved.

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use super::shards::{Shard, ShardState, shard_by_id, shard_list};
+use super::shards::{Shard, ShardState, shard_by_id, shard_find, shard_list};
 use super::{ControlPlane, Hands};
 use crate::db::admin;
 use crate::db::schema::Schema;
@@ -26,8 +26,12 @@ pub struct Slot {
     pub created_at: DateTime<Utc>,
 }
 
-/// Slots of one shard, or of all, oldest first; claimed ones are left out.
-pub async fn slot_list(conn: &mut PgConnection, shard: Option<ShardId>) -> Result<Vec<Slot>> {
+/// Slots of one shard, by name or id, or of all, oldest first; claimed ones are left out.
+pub async fn slot_list(conn: &mut PgConnection, shard: Option<&str>) -> Result<Vec<Slot>> {
+    let shard = match shard {
+        Some(name_or_id) => Some(shard_find(&mut *conn, name_or_id).await?.id),
+        None => None,
+    };
     Ok(sqlx::query_as(
         "SELECT slot.schema_name, shard.name AS shard, slot.state, slot.version, slot.created_at
            FROM slot JOIN shard ON shard.id = slot.shard

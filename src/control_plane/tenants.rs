@@ -11,6 +11,7 @@ use super::changes::{self, Change};
 use super::plans::Tier;
 use super::{Addresses, ControlPlane};
 use crate::db::on_constraint;
+use crate::jobs::run::Run;
 use crate::kernel::ids::{RunId, ShardId, TenantId};
 use crate::kernel::page::{self, Page};
 use crate::kernel::{Error, Result, Slug, codes};
@@ -239,6 +240,13 @@ pub async fn tenant_list(cp: &ControlPlane, filter: &TenantFilter) -> Result<Pag
 /// One tenant with its details.
 pub async fn tenant_show(cp: &ControlPlane, tenant: &TenantRef) -> Result<TenantDetail> {
     Ok(tenant_find(&mut *cp.db.acquire().await?, tenant).await?.detail(&cp.addresses))
+}
+
+/// The tenant that a run was about, as it is now; a purged one too.
+pub async fn tenant_of_run(cp: &ControlPlane, run: &Run) -> Result<Tenant> {
+    let id = run.tenant.ok_or_else(|| Error::internal(format!("run {} is not about a tenant", run.id)))?;
+    let row = tenant_find(&mut *cp.db.acquire().await?, &TenantRef::Id(id)).await?;
+    Ok(row.view(&cp.addresses))
 }
 
 /// New names for a tenant; what is not given stays.

@@ -8,6 +8,7 @@ pub mod health;
 pub mod limits;
 pub mod observe;
 pub mod openapi;
+pub mod operator;
 pub mod problem;
 pub mod request_id;
 pub mod router;

@@ -13,8 +13,8 @@ use crate::kernel::FieldError;
 const TENANT_KEY: &str = "tenant_key";
 const OPERATOR_KEY: &str = "operator_key";
 
-/// One document of both APIs: keys, the tenant header, `Idempotency-Key` on every POST, and the problem that any
-/// operation may answer with.
+/// One document of both APIs: keys, the tenant header, `Idempotency-Key` on every POST of a tenant (operators' say it
+/// themselves), and the problem that any operation may answer with.
 pub fn describe(mut tenant: OpenApi, mut operator: OpenApi) -> OpenApi {
     for (name, api) in [(TENANT_KEY, &mut tenant), (OPERATOR_KEY, &mut operator)] {
         for (method, operation) in api.paths.paths.values_mut().flat_map(operations) {
@@ -25,7 +25,7 @@ pub fn describe(mut tenant: OpenApi, mut operator: OpenApi) -> OpenApi {
             if operation.security.is_none() {
                 operation.security = Some(vec![SecurityRequirement::new(name, [""; 0])]);
             }
-            if method == "post" {
+            if name == TENANT_KEY && method == "post" {
                 header(
                     operation,
                     "Idempotency-Key",

@@ -65,7 +65,8 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     error.to_string()
 }
 
-fn validate<T: Validate<Context = ()>>(value: &T) -> Result<()> {
+/// Checks a value by its own rules.
+pub fn validate<T: Validate<Context = ()>>(value: &T) -> Result<()> {
     value.validate().map_err(|report| {
         Error::fields(
             report

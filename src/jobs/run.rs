@@ -32,6 +32,17 @@ pub enum RunState {
 }
 
 impl RunState {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Undoing => "undoing",
+            Self::Done => "done",
+            Self::Undone => "undone",
+            Self::Stuck => "stuck",
+        }
+    }
+
     pub fn is_open(self) -> bool {
         matches!(self, Self::Pending | Self::Running | Self::Undoing)
     }

@@ -86,7 +86,7 @@ macro_rules! define_id {
                 utoipa::openapi::ObjectBuilder::new()
                     .schema_type(utoipa::openapi::schema::Type::String)
                     .pattern(Some(concat!("^", $prefix, "_[0-9a-v]{26}$")))
-                    .examples([concat!($prefix, "_06fqv3k1s9t4m7b2n8c5x0r6e4")])
+                    .examples([concat!($prefix, "_06fqv3k1s9t4m7b2n8c5v0r6e4")])
                     .build()
                     .into()
             }
@@ -114,6 +114,11 @@ mod tests {
         assert!(id.to_string().to_uppercase().parse::<TenantId>().is_err());
         assert!("ten_".parse::<TenantId>().is_err());
         assert!("ten_zz".parse::<TenantId>().is_err());
+    }
+
+    #[test]
+    fn the_documented_example_is_an_id() {
+        assert!("ten_06fqv3k1s9t4m7b2n8c5v0r6e4".parse::<TenantId>().is_ok());
     }
 
     #[test]

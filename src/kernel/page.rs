@@ -19,6 +19,11 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
+    /// A list that always comes whole, in the shape that all lists have.
+    pub fn whole(items: Vec<T>) -> Self {
+        Self { items, next_cursor: None }
+    }
+
     /// Builds a page from up to `limit + 1` rows: the extra row only tells that there is more.
     pub fn build<C: Serialize>(mut rows: Vec<T>, limit: u32, cursor: impl Fn(&T) -> C) -> Self {
         let more = rows.len() > limit as usize;

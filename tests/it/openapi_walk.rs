@@ -51,7 +51,8 @@ impl Operation {
     }
 
     pub fn fill(path: &str, id: &str) -> String {
-        let parts: Vec<&str> = path.split('/').map(|part| if part.starts_with('{') { id } else { part }).collect();
+        let parts: Vec<&str> =
+            path.split('/').map(|part| if part.starts_with('{') { id } else { part }).collect();
         parts.join("/")
     }
 
@@ -82,7 +83,9 @@ impl Operation {
             let (name, property) = properties
                 .iter()
                 .map(|(name, property)| (name, self.resolve(property)))
-                .find(|(_, property)| is_text(property) && property.get("enum").is_none() && property.get("format").is_none())?;
+                .find(|(_, property)| {
+                is_text(property) && property.get("enum").is_none() && property.get("format").is_none()
+            })?;
             body.insert(name.clone(), self.example(&property, id));
         }
         Some(Value::Object(body))
@@ -109,12 +112,16 @@ impl Operation {
     }
 
     fn resolve(&self, schema: &Value) -> Value {
-        if let Some(name) = schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/components/schemas/")) {
+        if let Some(name) =
+            schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/components/schemas/"))
+        {
             return self.resolve(&self.components["schemas"][name]);
         }
         // A nullable reference is a choice between null and the real thing.
         for choice in ["oneOf", "anyOf", "allOf"] {
-            if let Some(real) = schema[choice].as_array().and_then(|all| all.iter().find(|one| one["type"] != "null")) {
+            if let Some(real) =
+                schema[choice].as_array().and_then(|all| all.iter().find(|one| one["type"] != "null"))
+            {
                 return self.resolve(real);
             }
         }
@@ -141,7 +148,8 @@ impl Operation {
 }
 
 fn is_text(schema: &Value) -> bool {
-    schema["type"] == "string" || schema["type"].as_array().is_some_and(|types| types.contains(&json!("string")))
+    schema["type"] == "string"
+        || schema["type"].as_array().is_some_and(|types| types.contains(&json!("string")))
 }
 
 /// Every id in a JSON text, at any depth, the whole tenant's own id included.

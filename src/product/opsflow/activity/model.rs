@@ -113,7 +113,7 @@ impl Entry {
 #[into_params(parameter_in = Query)]
 pub struct ActivityQuery {
     /// A project, task or comment: what happened to it and within it.
-    #[param(value_type = Option<String>, example = "tsk_06fqv3k1s9t4m7b2n8c5x0r6e4")]
+    #[param(value_type = Option<String>, example = "tsk_06fqv3k1s9t4m7b2n8c5v0r6e4")]
     pub subject: Option<Subject>,
     /// Within this project.
     pub project: Option<ProjectId>,
@@ -200,6 +200,6 @@ mod tests {
         let read = |text: String| serde_json::from_value::<Subject>(Value::String(text));
         assert_eq!(read(project.to_string()).unwrap(), Subject::Project(project));
         assert_eq!(read(task.to_string()).unwrap(), Subject::Task(task));
-        assert!(read("ten_06fqv3k1s9t4m7b2n8c5x0r6e4".into()).is_err());
+        assert!(read("ten_06fqv3k1s9t4m7b2n8c5v0r6e4".into()).is_err());
     }
 }

@@ -1,0 +1,60 @@
+//! Who is asking. The control plane is reached through this extractor alone: a handler that forgets it has nothing to
+//! work with.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use http::header;
+use http::request::Parts;
+
+use super::{Inside, RunFeed};
+use crate::control_plane::ControlPlane;
+use crate::control_plane::audit::Caller;
+use crate::control_plane::tenants::TenantRef;
+use crate::data_plane::RequestId;
+use crate::http::vocabulary::Path;
+use crate::identity::keys::operator_authenticate;
+use crate::kernel::{Error, Result, codes};
+
+/// An operator with a valid key, and what they may work with.
+pub struct Operator {
+    pub cp: ControlPlane,
+    pub caller: Caller,
+    pub feed: Arc<RunFeed>,
+}
+
+impl FromRequestParts<Inside> for Operator {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Inside) -> Result<Self> {
+        let key = bearer(parts).ok_or_else(|| Error::new(&codes::UNAUTHENTICATED))?;
+        let id = operator_authenticate(&state.cp, key).await?;
+        let caller = Caller { actor: format!("operator:{id}"), request_id: request_id(parts) };
+        Ok(Self { cp: state.cp.clone(), caller, feed: state.feed.clone() })
+    }
+}
+
+fn bearer(parts: &Parts) -> Option<&str> {
+    let (scheme, key) = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+/// The id that the outermost layer gave the request.
+fn request_id(parts: &Parts) -> Option<String> {
+    parts.extensions.get::<RequestId>().map(|id| id.0.to_string())
+}
+
+/// The tenant that a path names, by slug or id.
+pub struct Which(pub TenantRef);
+
+impl<S: Send + Sync> FromRequestParts<S> for Which {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        let Path(text): Path<String> = Path::from_request_parts(parts, state).await?;
+        match text.parse() {
+            Ok(tenant) => Ok(Self(tenant)),
+            Err(never) => match never {},
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The operators' API under `/operator/v1`: what the CLI does to tenants, shards, plans and runs, through the same service
+//! functions.
+//!
+//! The server has no admin login on the shards. A change that needs one is recorded as a run, the worker carries it out,
+//! and the handler waits for it a while: the result when it is done, 202 with the run when it still goes on.
+//!
+//! To add an operation: a handler of three lines in the file of its noun, `routes!` in that file's `routes()`.
+
+use std::sync::Arc;
+
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::control_plane::ControlPlane;
+
+mod api_keys;
+mod audit;
+mod caller;
+mod feed;
+pub mod idempotency_key;
+mod jobs;
+mod operator_keys;
+mod outcome;
+mod plans;
+mod pools;
+mod runs;
+mod shards;
+mod slots;
+mod tenants;
+
+pub use feed::RunFeed;
+pub use operator_keys::NewOperatorKey;
+pub use plans::ApplyPlans;
+pub use shards::Fill;
+pub use slots::SlotFilter;
+pub use tenants::{Purge, Reason};
+
+/// What the handlers' extractors work with.
+#[derive(Clone)]
+struct Inside {
+    cp: ControlPlane,
+    feed: Arc<RunFeed>,
+}
+
+/// Every route, with its state: the control database, and nothing of the shards.
+pub fn routes(cp: ControlPlane) -> OpenApiRouter {
+    let feed = Arc::new(RunFeed::new(cp.db.clone()));
+    OpenApiRouter::new()
+        .merge(tenants::routes())
+        .merge(api_keys::routes())
+        .merge(pools::routes())
+        .merge(shards::routes())
+        .merge(slots::routes())
+        .merge(plans::routes())
+        .merge(runs::routes())
+        .merge(jobs::routes())
+        .merge(audit::routes())
+        .merge(operator_keys::routes())
+        .with_state(Inside { cp, feed })
+}

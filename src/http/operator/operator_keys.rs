@@ -1,0 +1,54 @@
+//! `/operator/v1/operator-keys`.
+
+use axum::response::IntoResponse;
+use chrono::{DateTime, Utc};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Inside;
+use super::caller::Operator;
+use crate::http::vocabulary::{Json, Path};
+use crate::identity::keys::{self, OperatorKey, WithSecret};
+use crate::kernel::Result;
+use crate::kernel::ids::OperatorKeyId;
+use crate::kernel::page::Page;
+
+/// What a new operator's key is to be.
+#[derive(Clone, Debug, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewOperatorKey {
+    /// Who will use it.
+    #[garde(length(chars, min = 1, max = 120))]
+    pub name: String,
+    #[garde(skip)]
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+pub(super) fn routes() -> OpenApiRouter<Inside> {
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(revoke))
+}
+
+/// Operators' keys, newest first
+#[utoipa::path(get, path = "/operator/v1/operator-keys", operation_id = "operator_operator_key_list", tag = "Operator: keys",
+    responses((status = 200, body = Page<OperatorKey>)))]
+async fn list(operator: Operator) -> Result<Json<Page<OperatorKey>>> {
+    let mut control = operator.cp.db.acquire().await?;
+    keys::operator_key_list(&mut control).await.map(Page::whole).map(Json)
+}
+
+/// Make an operator's key. The answer is the only place that shows it
+#[utoipa::path(post, path = "/operator/v1/operator-keys", operation_id = "operator_operator_key_create", tag = "Operator: keys",
+    request_body = NewOperatorKey, responses((status = 201, body = WithSecret<OperatorKey>)))]
+async fn create(operator: Operator, Json(new): Json<NewOperatorKey>) -> Result<impl IntoResponse> {
+    let key = keys::operator_key_create(&operator.cp, &operator.caller, &new.name, new.expires_at).await?;
+    Ok((StatusCode::CREATED, Json(key)))
+}
+
+/// Revoke an operator's key at once
+#[utoipa::path(delete, path = "/operator/v1/operator-keys/{id}", operation_id = "operator_operator_key_revoke", tag = "Operator: keys",
+    params(("id" = OperatorKeyId, Path)), responses((status = 200, body = OperatorKey)))]
+async fn revoke(operator: Operator, Path(id): Path<OperatorKeyId>) -> Result<Json<OperatorKey>> {
+    keys::operator_key_revoke(&operator.cp, &operator.caller, id).await.map(Json)
+}
