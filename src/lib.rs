@@ -2,6 +2,7 @@
 
 pub mod adapters;
 pub mod app;
+pub mod cli;
 pub mod config;
 pub mod control_plane;
 pub mod data_plane;

@@ -2,12 +2,13 @@
 
 mod attacks;
 mod broker;
+mod cli;
 mod docs;
 mod edge;
 mod http_habits;
 mod idempotency;
-mod layers;
 mod isolation;
+mod layers;
 mod limits;
 mod local;
 mod openapi_file;

@@ -39,7 +39,9 @@ pub async fn tenants(hands: &Hands, folder: &Path) -> Result<Vec<Demo>> {
         let found = tenant_find(&mut *hands.cp.db.acquire().await?, &tenant).await;
         let id = match found {
             Ok(row) => row.id,
-            Err(error) if error.is(&codes::TENANT_NOT_FOUND) && first_time => create(hands, slug, name).await?,
+            Err(error) if error.is(&codes::TENANT_NOT_FOUND) && first_time => {
+                create(hands, slug, name).await?
+            }
             Err(error) if error.is(&codes::TENANT_NOT_FOUND) => continue,
             Err(error) => return Err(error),
         };
@@ -59,11 +61,7 @@ pub async fn tenants(hands: &Hands, folder: &Path) -> Result<Vec<Demo>> {
 }
 
 async fn create(hands: &Hands, slug: &str, name: &str) -> Result<TenantId> {
-    let new = NewTenant {
-        slug: slug.to_owned(),
-        name: Some(name.to_owned()),
-        plan: Some("team".to_owned()),
-    };
+    let new = NewTenant { slug: slug.to_owned(), name: Some(name.to_owned()), plan: Some("team".to_owned()) };
     let mut tx = hands.cp.db.begin().await?;
     let (tenant, run) = tenant_create(&hands.cp, &mut tx, &caller(), &new).await?;
     tx.commit().await?;

@@ -15,8 +15,10 @@ pub fn say(what: &str) {
 /// The screen that says where everything is, on stdout.
 pub fn ready(addr: SocketAddr, control: &ControlConfig, demos: &[Demo], took: Duration) {
     let port = addr.port();
-    let (bold, dim, plain) = if std::io::stdout().is_terminal() { ("\x1b[1m", "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
-    let program = std::env::current_exe().map_or_else(|_| "freehold".to_owned(), |path| path.display().to_string());
+    let (bold, dim, plain) =
+        if std::io::stdout().is_terminal() { ("\x1b[1m", "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
+    let program =
+        std::env::current_exe().map_or_else(|_| "freehold".to_owned(), |path| path.display().to_string());
     let program = std::env::current_dir()
         .ok()
         .and_then(|here| program.strip_prefix(&format!("{}/", here.display())).map(str::to_owned))

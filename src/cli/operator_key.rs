@@ -1,0 +1,81 @@
+//! `freehold operator-key …`
+
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand};
+
+use super::fleet::Fleet;
+use super::output::{print, print_page};
+use super::{Globals, table};
+use crate::http::operator::NewOperatorKey;
+use crate::identity::keys::{OperatorKey, WithSecret};
+use crate::kernel::Result;
+use crate::kernel::ids::OperatorKeyId;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a key for the operators' API. It is shown this once
+    #[command(after_long_help = "\
+Examples:
+  freehold operator-key create --name alice
+  export FREEHOLD_OPERATOR_KEY=$(freehold operator-key create --name ci --output json | jq -r .key)")]
+    Create(Create),
+    /// List operators' keys, newest first, revoked ones included
+    #[command(after_long_help = "Examples:\n  freehold operator-key list")]
+    List,
+    /// Revoke an operator's key at once
+    #[command(after_long_help = "Examples:\n  freehold operator-key revoke opk_06fqv3k1s9t4m7b2n8c5v0r6e4")]
+    Revoke(Revoke),
+}
+
+#[derive(Debug, Args)]
+pub struct Create {
+    /// Who will use it
+    #[arg(long)]
+    name: String,
+    /// When it stops working, as in 2027-01-01T00:00:00Z; never when not given
+    #[arg(long, value_name = "TIME")]
+    expires: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, Args)]
+pub struct Revoke {
+    /// The key's id, not the key
+    id: OperatorKeyId,
+}
+
+pub async fn run(globals: &Globals, command: Command) -> Result<()> {
+    let fleet = Fleet::open(globals).await?;
+    match command {
+        Command::List => print_page(globals, &fleet.operator_key_list().await?, many),
+        Command::Revoke(args) => {
+            let key = fleet.operator_key_revoke(args.id).await?;
+            print(globals.output, &key, |key| many(std::slice::from_ref(key)))
+        }
+        Command::Create(Create { name, expires }) => {
+            let new = NewOperatorKey { name, expires_at: expires };
+            print(globals.output, &fleet.operator_key_create(&new).await?, secret)
+        }
+    }
+}
+
+fn secret(made: &WithSecret<OperatorKey>) -> String {
+    let fields =
+        [("id", made.record.id.to_string()), ("name", made.record.name.clone()), ("key", made.key.clone())];
+    table::fields(fields) + "\nIt is not shown again.\n"
+}
+
+fn many(keys: &[OperatorKey]) -> String {
+    table::table(
+        ["id", "name", "tail", "created", "expires", "revoked"],
+        keys.iter().map(|key| {
+            [
+                key.id.to_string(),
+                key.name.clone(),
+                key.tail.clone(),
+                table::time(key.created_at),
+                table::or_dash(key.expires_at.map(table::time)),
+                table::or_dash(key.revoked_at.map(table::time)),
+            ]
+        }),
+    )
+}
