@@ -233,6 +233,14 @@ pub async fn shard_by_id(conn: &mut PgConnection, id: ShardId) -> Result<Shard> 
     shard_find(conn, &id.to_string()).await
 }
 
+/// How logins protect their connection to a prepared shard: `disable` or `verify-full`.
+pub async fn shard_tls(conn: &mut PgConnection, id: ShardId) -> Result<String> {
+    Ok(sqlx::query_scalar("SELECT tls FROM shard WHERE id = $1 AND tls IS NOT NULL")
+        .bind(id)
+        .fetch_one(conn)
+        .await?)
+}
+
 /// Lets a shard take tenants, or stops it from taking any more.
 pub async fn shard_set_state(
     cp: &ControlPlane,

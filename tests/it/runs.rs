@@ -217,7 +217,7 @@ async fn a_repair_that_is_late_does_not_shut_a_resumed_tenant() {
         credential_version: 1,
         fence: Some(late),
     };
-    let refused = schema.fence(&mut *world.hands.admin(shard).await.unwrap()).await.unwrap_err();
+    let refused = schema.fence(&mut world.hands.admin(shard).await.unwrap()).await.unwrap_err();
     assert!(refused.is(&codes::CONFLICT));
     PgConnection::connect_with(&world.tenant_login(&tenant)).await.unwrap();
 }

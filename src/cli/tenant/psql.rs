@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::cli::fleet::Direct;
 use crate::control_plane::audit::audit_add;
-use crate::control_plane::shards::shard_by_id;
+use crate::control_plane::shards::{shard_by_id, shard_tls};
 use crate::control_plane::tenants::{TenantRef, TenantState, tenant_find};
 use crate::kernel::{Error, Result, codes};
 
@@ -33,8 +33,7 @@ pub async fn run(direct: &Direct, tenant: &TenantRef, args: &[String]) -> Result
         return Err(shut());
     };
     let shard = shard_by_id(&mut tx, shard).await?;
-    let tls: String =
-        sqlx::query_scalar("SELECT tls FROM shard WHERE id = $1").bind(shard.id).fetch_one(&mut *tx).await?;
+    let tls = shard_tls(&mut tx, shard.id).await?;
     let password = master.login_password(role, row.credential_version.unwrap_or(1));
     let mut psql = Command::new("psql");
     psql.args(args);
