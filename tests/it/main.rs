@@ -8,6 +8,7 @@ mod edge;
 mod http_habits;
 mod idempotency;
 mod isolation;
+mod kills;
 mod layers;
 mod limits;
 mod local;
