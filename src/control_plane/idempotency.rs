@@ -76,6 +76,26 @@ pub async fn attach(tx: &mut PgConnection, scope: &str, key: &str, tenant: Tenan
     Ok(())
 }
 
+/// Stores the answer of work that is done in the transaction that claims the key.
+pub async fn answer(
+    tx: &mut PgConnection,
+    scope: &str,
+    key: &str,
+    tenant: TenantId,
+    status: u16,
+    body: &[u8],
+) -> Result<()> {
+    sqlx::query("UPDATE idempotency SET tenant = $3, status = $4, body = $5 WHERE scope = $1 AND key = $2")
+        .bind(scope)
+        .bind(key)
+        .bind(tenant)
+        .bind(i16::try_from(status).map_err(Error::internal)?)
+        .bind(body)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
 /// Stores the answer unless one is stored, and returns the one that counts: the first.
 pub async fn settle(
     conn: &mut PgConnection,

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use chrono::SubsecRound;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -17,7 +18,7 @@ use super::placement::{self, Candidate};
 use super::plans::{Plan, plan_on_sale};
 use super::shards::{shard_by_id, shard_set_endpoint};
 use super::slots::{new_schema_name, slot_claim, slot_record};
-use super::tenants::{Tenant, TenantRef, slug_rule, tenant_find};
+use super::tenants::{Tenant, TenantState, slug_rule};
 use super::{ControlPlane, Hands};
 use crate::db::schema::{LoginLimits, Schema};
 use crate::db::{admin, on_constraint, prepare};
@@ -72,7 +73,8 @@ pub async fn tenant_create(
     caller: &Caller,
     new: &NewTenant,
 ) -> Result<(Tenant, RunId)> {
-    let now = cp.clock.now();
+    // To the microsecond, as it is kept: what is answered now and read later is the same.
+    let now = cp.clock.now().trunc_subsecs(6);
     let id = TenantId::new();
     let plan = plan_on_sale(&mut *tx, new.plan.as_deref().unwrap_or("free")).await?;
     let name = new.name.as_deref().unwrap_or(&new.slug);
@@ -100,18 +102,21 @@ pub async fn tenant_create(
             schema
         }
     };
+    let state = if ready { TenantState::Active } else { TenantState::Provisioning };
+    // One statement for both: with a slot, round trips are most of the call.
     sqlx::query(
-        "INSERT INTO placement (tenant, shard, schema_name, version, placed_at)
+        "WITH placed AS (UPDATE tenant SET state = $5 WHERE id = $1)
+         INSERT INTO placement (tenant, shard, schema_name, version, placed_at)
          SELECT $1, $2, slot.schema_name, slot.version, $4 FROM slot WHERE slot.schema_name = $3",
     )
     .bind(id)
     .bind(shard.id)
     .bind(&schema)
     .bind(now)
+    .bind(state)
     .execute(&mut *tx)
     .await?;
     if ready {
-        sqlx::query("UPDATE tenant SET state = 'active' WHERE id = $1").bind(id).execute(&mut *tx).await?;
         align_later(&mut *tx, id, now).await?;
     }
     let limits = plan.entitlements.login_limits();
@@ -133,10 +138,21 @@ pub async fn tenant_create(
     let detail = json!({ "slug": new.slug, "plan": plan.id, "shard": shard.name });
     audit_add(&mut *tx, caller, now, "tenant.create", Some(id), &id.to_string(), detail).await?;
     changes::notify(&mut *tx, Change::Tenant(id)).await?;
-    // The spare slot that was used is replaced.
-    wake::workers(&mut *tx).await?;
-    let row = tenant_find(tx, &TenantRef::Id(id)).await?;
-    Ok((row.view(&cp.addresses), run))
+    // The worker was woken on the way, by the job or by the open run; it replaces the spare slot too.
+    let tenant = Tenant {
+        url: cp.addresses.tenant_url(&new.slug),
+        id,
+        slug: new.slug.clone(),
+        name: name.to_owned(),
+        state,
+        tier: plan.tier,
+        plan: plan.id,
+        shard: Some(shard.name),
+        run: Some(run),
+        created_at: now,
+        purge_after: None,
+    };
+    Ok((tenant, run))
 }
 
 /// The best shard that still has a place and answers, with a slot if one is spare there.

@@ -67,17 +67,17 @@ pub async fn sign_up(
         }
     }
     let (tenant, run) = tenant_create(cp, &mut tx, caller, new).await?;
-    if let Some(Key { scope, key: name }) = key {
-        idempotency::attach(&mut tx, scope, name, tenant.id).await?;
-    }
     if tenant.state != TenantState::Active {
+        if let Some(Key { scope, key: name }) = key {
+            idempotency::attach(&mut tx, scope, name, tenant.id).await?;
+        }
         tx.commit().await?;
         return finish(cp, run, tenant.id, key, patience, false).await;
     }
     // Ready already: the answer is part of the transaction that makes it true.
     let body = serde_json::to_vec(&tenant).map_err(Error::internal)?;
     if let Some(Key { scope, key: name }) = key {
-        idempotency::settle(&mut tx, scope, name, CREATED, &body).await?;
+        idempotency::answer(&mut tx, scope, name, tenant.id, CREATED, &body).await?;
     }
     tx.commit().await?;
     Ok(Signup::Answered(Answer { status: CREATED, body, replayed: false }))
