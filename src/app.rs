@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret;
+use sqlx::Connection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
@@ -112,9 +113,12 @@ impl Server {
     }
 }
 
-/// Refuses to serve from a control database that this build does not fit.
-pub async fn require_ready(cp: &ControlPlane) -> Result<()> {
-    migrations::require_control(&mut *cp.db.acquire().await?).await
+/// Refuses to go on with a control database that is not there, or that this build does not fit.
+pub async fn require_control(config: &ControlConfig) -> Result<()> {
+    let mut conn = control::connect(&control::options(config.control_url()?, "freehold")?).await?;
+    let ready = migrations::require_control(&mut conn).await;
+    conn.close().await.ok();
+    ready
 }
 
 /// The OpenAPI document of everything, for `freehold openapi` and the checked-in file.

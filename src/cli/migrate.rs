@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use sqlx::Connection;
 
-use super::fleet::{Direct, Fleet, connect};
+use super::fleet::{Direct, Fleet};
 use super::output::print;
 use super::{Globals, table};
 use crate::control_plane::fleet::{self, Outcome};
@@ -74,7 +74,7 @@ pub async fn run(globals: &Globals, command: Command) -> Result<()> {
 async fn migrate_control(globals: &Globals) -> Result<Migrated> {
     let options = control::options(globals.control.control_url()?, "freehold-cli")?;
     // Says what is wrong with the address, before anything else does.
-    connect(&options).await?.close().await.ok();
+    control::connect(&options).await?.close().await.ok();
     migrations::migrate(&migrations::CONTROL, &options).await
 }
 

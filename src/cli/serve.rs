@@ -27,7 +27,7 @@ pub async fn run(control: &ControlConfig, args: &ServeArgs) -> Result<()> {
     start_logs(logs::LogFormat::Json)?;
     let metrics = numbers::install();
     let cp = app::control_plane::<Current>(control, "freehold-serve")?;
-    app::require_ready(&cp).await?;
+    app::require_control(control).await?;
     let draining = stop_signal()?;
     let parts = Parts { draining, metrics: None };
     let server = app::server::<Current>(cp, control.master_key()?, &args.serve, parts)?;

@@ -22,7 +22,7 @@ pub struct WorkerArgs {}
 pub async fn run(control: &ControlConfig, _: &WorkerArgs) -> Result<()> {
     start_logs(LogFormat::Json)?;
     let hands = app::hands(control, "freehold-worker")?;
-    app::require_ready(&hands.cp).await?;
+    app::require_control(control).await?;
     let stop = stop_signal()?;
     tracing::info!(worker = hands.worker, "working");
     worker::work(hands, stop).await;

@@ -1,15 +1,19 @@
 //! `freehold doctor`: what is not as it should be, on the control database and on every shard.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::Hands;
 use super::reconcile;
-use super::shards::{Shard, ShardState, shard_list};
+use super::shards::{Shard, ShardState, shard_by_id, shard_list};
 use crate::db::{admin, hardening, migrations};
 use crate::kernel::Result;
 
 /// Clocks may differ by this much before it is a finding, in seconds.
 const SKEW: f64 = 2.0;
+/// A worker makes a slot in some ten milliseconds; on a busy machine it may take longer.
+const SLOT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How bad a finding is. Only problems make `doctor` fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -213,12 +217,11 @@ async fn examine_shard(hands: &Hands, shard: &Shard) -> Result<Vec<Finding>> {
         );
     }
     if shard.state == ShardState::Active {
-        let spare = i64::from(shard.slot_target.min(shard.tenant_cap - shard.tenants));
-        if shard.slots_ready < spare {
+        if let Some((ready, spare)) = missing_slots(hands, shard).await? {
             found.add(
                 Severity::Problem,
                 "missing_slots",
-                format!("{} of {spare} spare slots are ready", shard.slots_ready),
+                format!("{ready} of {spare} spare slots are ready"),
                 "is a worker running? fill them now with: freehold slot fill",
             );
         }
@@ -232,6 +235,23 @@ async fn examine_shard(hands: &Hands, shard: &Shard) -> Result<Vec<Finding>> {
         }
     }
     Ok(found.list)
+}
+
+/// How many spare slots are ready and how many should be, unless they are enough. A worker that is just replacing the
+/// one a new tenant took gets a moment.
+async fn missing_slots(hands: &Hands, shard: &Shard) -> Result<Option<(i64, i64)>> {
+    let deadline = tokio::time::Instant::now() + SLOT_PATIENCE;
+    loop {
+        let now = shard_by_id(&mut *hands.cp.db.acquire().await?, shard.id).await?;
+        let spare = i64::from(now.slot_target.min(now.tenant_cap - now.tenants));
+        if now.slots_ready >= spare {
+            return Ok(None);
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Ok(Some((now.slots_ready, spare)));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 async fn versions(hands: &Hands, shard: &Shard, found: &mut Findings) -> Result<()> {

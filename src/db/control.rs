@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, PgConnection, PgPool};
 
 use crate::kernel::{Error, Result, codes};
 
@@ -27,4 +27,36 @@ pub fn pool(url: &SecretString, application: &str) -> Result<PgPool> {
         .max_connections(16)
         .acquire_timeout(Duration::from_secs(3))
         .connect_lazy_with(options(url, application)?))
+}
+
+/// A connection of its own to the control database, to say precisely what is wrong with it: the pool would only say that
+/// it waited.
+pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection> {
+    match tokio::time::timeout(Duration::from_secs(5), options.connect()).await {
+        Ok(Ok(conn)) => Ok(conn),
+        Ok(Err(error)) => Err(unreachable_control(options, error)),
+        Err(_) => Err(away(options, "it does not answer")),
+    }
+}
+
+/// Why the control database cannot be used, without its password.
+fn unreachable_control(options: &PgConnectOptions, error: sqlx::Error) -> Error {
+    let why = match &error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Io(error) => error.to_string(),
+        sqlx::Error::Tls(error) => error.to_string(),
+        _ => "it does not answer as PostgreSQL does".to_owned(),
+    };
+    away(options, &why).source(error)
+}
+
+fn away(options: &PgConnectOptions, why: &str) -> Error {
+    Error::new(&codes::CONTROL_UNAVAILABLE)
+        .detail(format!(
+            "cannot use the control database at {}:{} as {}: {why}",
+            options.get_host(),
+            options.get_port(),
+            options.get_username()
+        ))
+        .hint("is it running, and is FREEHOLD_CONTROL_URL right?")
 }

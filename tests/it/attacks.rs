@@ -10,7 +10,7 @@ use sqlx::{Column, Connection, Executor, PgConnection, Row, TypeInfo, ValueRef};
 
 use crate::provisioning::TABLES;
 
-const CANARY: &str = "canary-of-the-victim";
+pub const CANARY: &str = "canary-of-the-victim";
 
 struct Scene {
     world: World,
@@ -38,7 +38,7 @@ async fn scene() -> Scene {
 }
 
 /// Each may fail or not; none may show the canary or leave anything behind.
-fn attacks(victim: &str, attacker: &str, owner: &str) -> Vec<String> {
+pub fn attacks(victim: &str, attacker: &str, owner: &str) -> Vec<String> {
     let rows = format!("SELECT actor FROM {victim}.idempotency");
     let mut list: Vec<String> = vec![
         rows.clone(),
@@ -128,7 +128,7 @@ fn attacks(victim: &str, attacker: &str, owner: &str) -> Vec<String> {
 }
 
 /// Everything a set of rows says, as text.
-fn words(rows: &[sqlx::postgres::PgRow]) -> String {
+pub fn words(rows: &[sqlx::postgres::PgRow]) -> String {
     let mut all = String::new();
     for row in rows {
         for column in row.columns() {

@@ -11,7 +11,7 @@ use super::serve::{options, start_logs, stop_signal};
 use crate::app::{self, Parts};
 use crate::config::home::{self, HomeSettings};
 use crate::config::{ControlConfig, ServeConfig};
-use crate::control_plane::worker;
+use crate::control_plane::{slots, worker};
 use crate::http::serve;
 use crate::kernel::{Entropy, Error, Result};
 use crate::local::{Stack, StackOptions};
@@ -76,7 +76,10 @@ async fn on_stack(
     let ready = stop
         .run_until_cancelled(async {
             fleet::prepare(&hands, &control.home, stack).await?;
-            demo::tenants(&hands, &control.home).await
+            let tenants = demo::tenants(&hands, &control.home).await?;
+            // The demo tenants took a slot each.
+            slots::refill(&hands).await?;
+            Ok::<_, Error>(tenants)
         })
         .await;
     let Some(tenants) = ready.transpose()? else { return Ok(()) };

@@ -17,7 +17,7 @@ mod tenants;
 mod work;
 
 pub use client::OperatorClient;
-pub use direct::{Direct, connect};
+pub use direct::Direct;
 pub use tenants::Change;
 
 /// A fleet, reached in one of two ways.
