@@ -154,11 +154,7 @@ fn every_make_target_that_is_named_exists() {
 #[test]
 fn every_setting_that_is_named_exists_and_every_setting_is_named() {
     let sources = rust_below("src") + &read("Makefile");
-    let mut known: BTreeSet<&str> = words(&sources, "FREEHOLD_").collect();
-    // The command line is described and joins the sources next: from then on nothing is excused here.
-    if !root().join("src/cli/mod.rs").exists() {
-        known.extend(["FREEHOLD_SERVER", "FREEHOLD_OPERATOR_KEY"]);
-    }
+    let known: BTreeSet<&str> = words(&sources, "FREEHOLD_").collect();
     for (path, text) in documents() {
         for setting in words(&text, "FREEHOLD_") {
             assert!(known.contains(setting), "{}: there is no setting {setting}", path.display());
