@@ -74,3 +74,11 @@ pub struct Hands {
     /// This process, in the records of runs it holds.
     pub worker: String,
 }
+
+impl Hands {
+    /// Ends every session that this process has, before the servers go.
+    pub async fn close(&self) {
+        self.admins.close().await;
+        self.cp.db.close().await;
+    }
+}

@@ -34,7 +34,10 @@ pub async fn work(hands: Hands, stop: CancellationToken) {
     let every = |name: &'static str, seconds: u64, repair: fn(Hands) -> Repair| {
         let (hands, stop) = (hands.clone(), stop.clone());
         tasks.spawn(async move {
-            let mut tick = tokio::time::interval(Duration::from_secs(seconds));
+            // The rare ones are for what goes wrong over time, not for the first second.
+            let period = Duration::from_secs(seconds);
+            let first = if seconds < 60 { Duration::ZERO } else { Duration::from_secs(10) };
+            let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + first, period);
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             while stop.run_until_cancelled(tick.tick()).await.is_some() {
                 if let Err(error) = repair(hands.clone()).await {

@@ -37,6 +37,14 @@ impl ShardAdmins {
         Ok(pool)
     }
 
+    /// Ends every admin session; the next use opens new ones.
+    pub async fn close(&self) {
+        let pools = std::mem::take(&mut *self.0.lock());
+        for (_, pool) in pools.into_values() {
+            pool.close().await;
+        }
+    }
+
     /// Forgets a shard's pool, so that the next use reads its secret again (after a rotation).
     pub fn forget(&self, shard: ShardId) {
         self.0.lock().remove(&shard);

@@ -50,9 +50,12 @@ impl Schema<'_> {
     }
 
     fn fence_sql(&self) -> String {
+        // Two changes of one login at once would make one fail ("tuple concurrently updated"): they take turns.
+        let name = quote_literal(self.name);
+        let turn = format!("SELECT pg_advisory_xact_lock(hashtextextended({name}, 0));");
         match self.fence {
-            Some(fence) => format!("SELECT freehold.raise_fence({}, {fence});", quote_literal(self.name)),
-            None => String::new(),
+            Some(fence) => format!("{turn} SELECT freehold.raise_fence({name}, {fence});"),
+            None => turn,
         }
     }
 

@@ -90,10 +90,11 @@ async fn on_stack(
     let parts = Parts { draining: stop.clone(), metrics };
     let server = app::server::<Current>(hands.cp.clone(), hands.master.clone(), &config, parts)?;
     demo::data(&server.http, &tenants).await?;
-    let working = tokio::spawn(worker::work(hands, stop.clone()));
+    let working = tokio::spawn(worker::work(hands.clone(), stop.clone()));
     screen::ready(addr, &control, &tenants, begun.elapsed());
     server.run(listener, options(&config)).await;
     working.await.ok();
+    hands.close().await;
     Ok(())
 }
 
