@@ -27,6 +27,7 @@ mod redis;
 mod stack;
 mod user;
 
+pub use folder::write_private;
 pub use lock::Lock;
 pub use postgres::{ADMIN, PostgresOptions, PostgresServer};
 pub use redis::{RedisOptions, RedisServer};

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::fleet::caller;
-use crate::config::home::write_private;
 use crate::control_plane::provisioning::{NewTenant, tenant_create};
 use crate::control_plane::tenants::{TenantRef, tenant_find};
 use crate::control_plane::{Hands, runs};
@@ -14,6 +13,7 @@ use crate::identity::keys::{NewApiKey, api_key_create};
 use crate::jobs::run::RunState;
 use crate::kernel::ids::TenantId;
 use crate::kernel::{Error, Result, Role, codes};
+use crate::local::write_private;
 use crate::product::{Current, Product};
 
 /// A demo tenant.
@@ -56,7 +56,7 @@ pub async fn tenants(hands: &Hands, folder: &Path) -> Result<Vec<Demo>> {
         };
         demos.push(Demo { id, slug, key });
     }
-    write_private(&file, &serde_json::to_vec_pretty(&keys).map_err(Error::internal)?)?;
+    write_private(&file, &serde_json::to_string_pretty(&keys).map_err(Error::internal)?)?;
     Ok(demos)
 }
 

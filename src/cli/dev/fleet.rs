@@ -6,7 +6,6 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::screen;
-use crate::config::home::write_private;
 use crate::control_plane::audit::Caller;
 use crate::control_plane::plans::{self, Tier};
 use crate::control_plane::shards::{
@@ -16,7 +15,7 @@ use crate::control_plane::{Hands, fleet, probe, runs, slots};
 use crate::db::{admin, migrations};
 use crate::jobs::run::RunState;
 use crate::kernel::{Error, Result, SecretRef, codes};
-use crate::local::{SHARDS, Stack};
+use crate::local::{SHARDS, Stack, write_private};
 
 /// Tenants per shard: a laptop's worth.
 const TENANT_CAP: i32 = 2_000;
@@ -47,7 +46,7 @@ pub async fn prepare(hands: &Hands, folder: &Path, stack: &Stack) -> Result<()> 
         let url = stack.shard_admin_url(index);
         // The port may be another than last time; the file is what the shard's reference points to.
         let file = std::path::absolute(folder.join(format!("{name}.dsn"))).map_err(Error::internal)?;
-        write_private(&file, url.as_bytes())?;
+        write_private(&file, &url)?;
         match known.iter().find(|shard| shard.name == name) {
             Some(shard) => {
                 let options = admin::options(&SecretString::from(url))?;

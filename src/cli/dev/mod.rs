@@ -14,7 +14,7 @@ use crate::config::{ControlConfig, ServeConfig};
 use crate::control_plane::{slots, worker};
 use crate::http::serve;
 use crate::kernel::{Entropy, Error, Result};
-use crate::local::{Stack, StackOptions};
+use crate::local::{Stack, StackOptions, write_private};
 use crate::product::Current;
 use crate::telemetry::{logs::LogFormat, numbers};
 
@@ -111,7 +111,8 @@ fn settings(folder: &Path, stack: &Stack, addr: SocketAddr) -> Result<HomeSettin
         public_scheme: format!("http:{}", addr.port()),
         base_domain: "localhost".to_owned(),
     };
-    home::save(folder, &settings)?;
+    let text = serde_json::to_string_pretty(&settings).map_err(Error::internal)?;
+    write_private(&home::settings_file(folder), &text)?;
     Ok(settings)
 }
 
