@@ -8,7 +8,7 @@ use super::Hands;
 use super::reconcile;
 use super::shards::{Shard, ShardState, shard_by_id, shard_list};
 use crate::db::{admin, hardening, migrations};
-use crate::kernel::Result;
+use crate::kernel::{Error, Result};
 
 /// Clocks may differ by this much before it is a finding, in seconds.
 const SKEW: f64 = 2.0;
@@ -81,10 +81,19 @@ pub async fn examine(hands: &Hands, mut looked: impl FnMut(&str)) -> Result<Repo
         .await?;
     drop(conn);
     for shard in &shards {
-        findings.extend(examine_shard(hands, shard).await?);
+        // One that cannot be read (half prepared, gone in the middle) is a finding, and the others are looked at too.
+        findings.extend(examine_shard(hands, shard).await.unwrap_or_else(|error| unreadable(shard, &error)));
         looked(&shard.name);
     }
     Ok(Report { shards: shards.len(), tenants, findings })
+}
+
+fn unreadable(shard: &Shard, error: &Error) -> Vec<Finding> {
+    tracing::warn!(shard = shard.name, ?error, "a shard could not be examined");
+    let mut found = Findings::of(&shard.name);
+    let hint = error.public_hint().unwrap_or("prepare it again with: freehold migrate shards");
+    found.add(Severity::Problem, "unreadable", format!("it could not be examined: {error}"), hint);
+    found.list
 }
 
 async fn control(hands: &Hands) -> Result<Vec<Finding>> {

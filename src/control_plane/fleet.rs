@@ -1,5 +1,7 @@
 //! Bringing shards and tenant schemas to this build's version, one after the other.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::Hands;
@@ -7,8 +9,8 @@ use super::shards::{shard_by_id, shard_list};
 use super::slots::{self, next_fence};
 use crate::db::schema::Schema;
 use crate::db::{admin, prepare};
-use crate::kernel::Result;
 use crate::kernel::ids::{ShardId, TenantId};
+use crate::kernel::{Result, codes};
 
 /// How one shard or tenant fared.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -58,10 +60,21 @@ pub async fn migrate_tenants(hands: &Hands, mut done: impl FnMut(&Outcome)) -> R
     .fetch_all(&hands.cp.db)
     .await?;
     let mut outcomes = Vec::new();
+    // A shard that is away is asked once, not for each of its thousands.
+    let mut away = HashMap::new();
     for row in behind {
-        let outcome = match migrate_tenant(hands, &row).await {
+        let migrated = match away.get(&row.shard) {
+            Some(why) => Err(String::clone(why)),
+            None => migrate_tenant(hands, &row).await.map_err(|error| {
+                if error.is(&codes::SHARD_UNAVAILABLE) {
+                    away.insert(row.shard, error.to_string());
+                }
+                error.to_string()
+            }),
+        };
+        let outcome = match migrated {
             Ok(version) => Outcome { name: row.slug, version: Some(version), error: None },
-            Err(error) => Outcome { name: row.slug, version: None, error: Some(error.to_string()) },
+            Err(error) => Outcome { name: row.slug, version: None, error: Some(error) },
         };
         done(&outcome);
         outcomes.push(outcome);
@@ -73,18 +86,20 @@ pub async fn migrate_tenants(hands: &Hands, mut done: impl FnMut(&Outcome)) -> R
 async fn migrate_tenant(hands: &Hands, row: &Behind) -> Result<i64> {
     let mut control = hands.cp.db.acquire().await?;
     let shard = shard_by_id(&mut control, row.shard).await?;
+    let fence = next_fence(&mut control).await?;
+    drop(control);
     let schema = Schema {
         name: &row.schema_name,
         database: shard.database()?,
         credential_version: row.credential_version,
-        fence: Some(next_fence(&mut control).await?),
+        fence: Some(fence),
     };
     let version = schema.migrate(&mut *hands.admin(&shard).await?, hands.cp.tables).await?;
     for statement in [
         "UPDATE placement SET version = $2 WHERE schema_name = $1",
         "UPDATE slot SET version = $2 WHERE schema_name = $1",
     ] {
-        sqlx::query(statement).bind(&row.schema_name).bind(version).execute(&mut *control).await?;
+        sqlx::query(statement).bind(&row.schema_name).bind(version).execute(&hands.cp.db).await?;
     }
     tracing::info!(tenant = %row.tenant, version, "migrated");
     Ok(version)

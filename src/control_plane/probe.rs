@@ -22,6 +22,10 @@ pub async fn probe_all(hands: &Hands) -> Result<()> {
 
 async fn probe(hands: &Hands, shard: &Shard) -> Result<()> {
     let seen = tokio::time::timeout(PATIENCE, look(hands, shard)).await;
+    if seen.is_err() {
+        // A session that went silent stays so for minutes: the next look opens another, and so does everybody else.
+        hands.admins.forget(shard.id);
+    }
     let failure = match &seen {
         Ok(Ok(_)) => None,
         Ok(Err(error)) => Some(error.to_string()),

@@ -1,7 +1,9 @@
 //! Periodic repair: each function takes no input but the world as it is, and brings it to how it should be.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
@@ -15,19 +17,31 @@ use super::tenants::TenantRef;
 use super::{ControlPlane, Hands};
 use crate::db::admin;
 use crate::db::schema::{CLIENT_CHECK_MS, IDLE_IN_TRANSACTION_MS, LoginLimits, Schema};
-use crate::jobs::queue::HeldJob;
+use crate::jobs::queue::{HeldJob, JOB_LIMIT};
 use crate::kernel::ids::{ShardId, TenantId};
-use crate::kernel::{Error, Result};
+use crate::kernel::{Error, Result, codes};
 
 /// The longest any statement of a tenant's login may run, whatever it set its own time-out to.
 const WATCHDOG_SECONDS: f64 = 30.0;
+/// How long the watchdog waits for one shard; the others have their watchdog meanwhile.
+const WATCHDOG_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The longest a repair of one shard may take, ten thousand logins included. A shard that falls silent in the middle must
+/// not hold up the next round.
+const SHARD_LIMIT: Duration = Duration::from_secs(120);
 
 /// Carries out one job.
 pub async fn do_job(hands: &Hands, job: &HeldJob) -> Result<()> {
-    match job.kind.as_str() {
-        ALIGN_LOGIN => align_login(hands, job.require_tenant()?).await,
-        other => Err(Error::internal(format!("this build knows no job of kind {other}"))),
+    if job.attempts > job.max_attempts {
+        return Err(Error::internal("its workers ended each time before it did"));
     }
+    let work = async {
+        match job.kind.as_str() {
+            ALIGN_LOGIN => align_login(hands, job.require_tenant()?).await,
+            other => Err(Error::internal(format!("this build knows no job of kind {other}"))),
+        }
+    };
+    within(JOB_LIMIT, work).await
 }
 
 #[derive(sqlx::FromRow)]
@@ -37,6 +51,11 @@ struct Placed {
     credential_version: i32,
     #[sqlx(json)]
     entitlements: Entitlements,
+}
+
+/// The outcome of some work, or `timeout` when there is none in time.
+pub async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(Error::new(&codes::TIMEOUT)))
 }
 
 async fn align_login(hands: &Hands, tenant: TenantId) -> Result<()> {
@@ -51,6 +70,8 @@ async fn align_login(hands: &Hands, tenant: TenantId) -> Result<()> {
     // Purged meanwhile: nothing is left to align.
     let Some(placed) = placed else { return Ok(()) };
     let shard = shard_by_id(&mut control, placed.shard).await?;
+    // Given back before the shard is asked, which may take its time to answer.
+    drop(control);
     let schema = Schema {
         name: &placed.schema_name,
         database: shard.database()?,
@@ -113,8 +134,9 @@ pub async fn drift(hands: &Hands, shard: &Shard) -> Result<Vec<Drift>> {
     let mut say = |role: &str, what: String| {
         found.push(Drift { shard: shard.name.clone(), role: role.to_owned(), what });
     };
+    let by_role: HashMap<&str, &Actual> = actual.iter().map(|have| (have.role.as_str(), have)).collect();
     for want in &wanted {
-        let Some(have) = actual.iter().find(|have| have.role == want.schema_name) else {
+        let Some(have) = by_role.get(want.schema_name.as_str()) else {
             say(&want.schema_name, "has no login or no schema".to_owned());
             continue;
         };
@@ -148,10 +170,12 @@ pub async fn drift(hands: &Hands, shard: &Shard) -> Result<Vec<Drift>> {
             }
         }
     }
-    let known: Vec<String> = sqlx::query_scalar("SELECT schema_name FROM slot WHERE shard = $1")
+    let known: HashSet<String> = sqlx::query_scalar("SELECT schema_name FROM slot WHERE shard = $1")
         .bind(shard.id)
         .fetch_all(&hands.cp.db)
-        .await?;
+        .await?
+        .into_iter()
+        .collect();
     for have in actual.iter().filter(|have| !known.contains(&have.role)) {
         say(&have.role, "is known to no tenant and no slot".to_owned());
     }
@@ -176,7 +200,7 @@ async fn wanted(conn: &mut PgConnection, shard: ShardId) -> Result<Vec<Wanted>> 
            LEFT JOIN tenant t ON t.id = p.tenant LEFT JOIN plan ON plan.id = t.plan
           WHERE slot.shard = $1 AND slot.state IN ('ready', 'claimed')
             -- What a run is changing is the run's business.
-            AND NOT EXISTS (SELECT 1 FROM run WHERE run.tenant = t.id AND run.finished_at IS NULL)",
+            AND NOT EXISTS (SELECT 1 FROM run WHERE run.tenant = t.id AND run.state IN ('pending', 'running', 'undoing', 'stuck'))",
     )
     .bind(shard)
     .fetch_all(conn)
@@ -227,38 +251,54 @@ async fn actual(conn: &mut PgConnection) -> Result<Vec<Actual>, sqlx::Error> {
 /// Repairs drifted logins: what a tenant's own login can change about itself is set right, and a login that should be
 /// shut is shut. What only an operator's hand can have done is left for `doctor` to report.
 pub async fn repair_logins(hands: &Hands) -> Result<usize> {
-    let mut repaired = 0;
-    for shard in answering(hands).await? {
-        match repair_logins_of(hands, &shard).await {
-            Ok(some) => repaired += some,
-            Err(error) => tracing::warn!(shard = shard.name, ?error, "its logins could not be looked at"),
-        }
-    }
-    Ok(repaired)
+    let repairs = answering(hands).await?.into_iter().map(async |shard| {
+        let repair = within(SHARD_LIMIT, repair_logins_of(hands, &shard)).await;
+        repair.unwrap_or_else(|error| {
+            tracing::warn!(shard = shard.name, ?error, "its logins could not be looked at");
+            0
+        })
+    });
+    Ok(join_all(repairs).await.into_iter().sum())
 }
 
 async fn repair_logins_of(hands: &Hands, shard: &Shard) -> Result<usize> {
     // The number first, then the look: a run that begins after the look has a higher one, and is not undone by us.
     let fence = next_fence(&mut *hands.cp.db.acquire().await?).await?;
-    let mut drifted: Vec<String> = drift(hands, shard).await?.into_iter().map(|drift| drift.role).collect();
-    drifted.dedup();
+    let drifted: HashSet<String> = drift(hands, shard).await?.into_iter().map(|drift| drift.role).collect();
     let wanted = wanted(&mut *hands.cp.db.acquire().await?, shard.id).await?;
     let mut conn = hands.admin(shard).await?;
     let mut repaired = 0;
     for want in wanted.iter().filter(|want| drifted.contains(&want.schema_name)) {
-        let database = shard.database()?;
-        let credential_version = want.credential_version.unwrap_or(1);
-        let schema = |fence| Schema { name: &want.schema_name, database, credential_version, fence };
-        schema(None).align(&mut conn, &hands.master, want.limits()).await?;
-        if want.may_log_in() {
-            schema(Some(fence)).unfence(&mut conn).await?;
-        } else {
-            schema(Some(fence)).fence(&mut conn).await?;
+        match repair_login(hands, shard, want, fence, &mut conn).await {
+            Ok(()) => {
+                tracing::info!(shard = shard.name, role = want.schema_name, "a drifted login was set right");
+                repaired += 1;
+            }
+            // One that is beyond repair must not keep the others from theirs.
+            Err(error) => {
+                tracing::warn!(shard = shard.name, role = want.schema_name, ?error, "not set right");
+            }
         }
-        tracing::info!(shard = shard.name, role = want.schema_name, "a drifted login was set right");
-        repaired += 1;
     }
     Ok(repaired)
+}
+
+async fn repair_login(
+    hands: &Hands,
+    shard: &Shard,
+    want: &Wanted,
+    fence: i64,
+    conn: &mut PgConnection,
+) -> Result<()> {
+    let database = shard.database()?;
+    let credential_version = want.credential_version.unwrap_or(1);
+    let schema = |fence| Schema { name: &want.schema_name, database, credential_version, fence };
+    schema(None).align(conn, &hands.master, want.limits()).await?;
+    if want.may_log_in() {
+        schema(Some(fence)).unfence(conn).await
+    } else {
+        schema(Some(fence)).fence(conn).await
+    }
 }
 
 /// The shards that can be worked on: prepared, and answering at the last probe.
@@ -271,18 +311,20 @@ async fn answering(hands: &Hands) -> Result<Vec<Shard>> {
 /// Ends what a tenant's login must not keep: statements that run too long whatever time-out it set for itself, and any
 /// session of a login that may not log in any more.
 pub async fn watchdog(hands: &Hands) -> Result<usize> {
-    let mut ended = 0;
-    for shard in answering(hands).await? {
-        match end_sessions(hands, &shard).await {
-            Ok(0) => {}
+    let looks = answering(hands).await?.into_iter().map(async |shard| {
+        match within(WATCHDOG_PATIENCE, end_sessions(hands, &shard)).await {
+            Ok(0) => 0,
             Ok(sessions) => {
                 tracing::warn!(shard = shard.name, sessions, "the watchdog ended sessions");
-                ended += sessions;
+                sessions
             }
-            Err(error) => tracing::warn!(shard = shard.name, ?error, "the watchdog could not look"),
+            Err(error) => {
+                tracing::warn!(shard = shard.name, ?error, "the watchdog could not look");
+                0
+            }
         }
-    }
-    Ok(ended)
+    });
+    Ok(join_all(looks).await.into_iter().sum())
 }
 
 async fn end_sessions(hands: &Hands, shard: &Shard) -> Result<usize> {
@@ -305,6 +347,9 @@ pub async fn purge_due(cp: &ControlPlane) -> Result<usize> {
     let due: Vec<TenantId> = sqlx::query_scalar(
         "SELECT t.id FROM tenant t
           WHERE t.state = 'deleting' AND t.purge_after <= $1
+            -- Ten whose shard is away must not keep all others waiting.
+            AND NOT EXISTS (SELECT 1 FROM run
+                             WHERE run.tenant = t.id AND run.state IN ('pending', 'running', 'undoing', 'stuck'))
           ORDER BY t.purge_after LIMIT 10",
     )
     .bind(cp.clock.now())

@@ -1,19 +1,29 @@
 //! Slots: empty, fully migrated schemas with their logins, made ahead of time so that a tenant is ready in one
 //! transaction.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
+use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
+use super::reconcile::within;
 use super::shards::{Shard, ShardState, shard_by_id, shard_find, shard_list};
 use super::{ControlPlane, Hands};
 use crate::db::admin;
 use crate::db::schema::Schema;
-use crate::kernel::Result;
 use crate::kernel::ids::ShardId;
+use crate::kernel::{Result, codes};
 
 /// How many times slots are made side by side: enough to hide round trips, not enough to crowd out tenants.
 pub const SIDE_BY_SIDE: usize = 2;
+/// The longest one slot's repair may take before the next one's turn comes.
+const SLOT_LIMIT: Duration = Duration::from_secs(30);
+/// The longest one shard may be filled before the shards are looked at again.
+const FILL_LIMIT: Duration = Duration::from_secs(60);
 
 /// A slot, as people and scripts see it.
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, utoipa::ToSchema)]
@@ -49,12 +59,12 @@ pub fn new_schema_name(cp: &ControlPlane) -> String {
     format!("t_{}", &cp.entropy.base32::<17>()[..26])
 }
 
-/// Claims the oldest spare slot of the current version, if there is one.
+/// Claims the oldest spare slot of this version, or of a newer one that another build made, if there is one.
 pub async fn slot_claim(conn: &mut PgConnection, shard: ShardId, version: i64) -> Result<Option<String>> {
     Ok(sqlx::query_scalar(
         "UPDATE slot SET state = 'claimed'
           WHERE schema_name = (SELECT schema_name FROM slot
-                                WHERE shard = $1 AND state = 'ready' AND version = $2
+                                WHERE shard = $1 AND state = 'ready' AND version >= $2
                                 ORDER BY ready_at, schema_name LIMIT 1 FOR UPDATE SKIP LOCKED)
          RETURNING schema_name",
     )
@@ -87,12 +97,36 @@ pub async fn next_fence(conn: &mut PgConnection) -> Result<i64> {
     Ok(sqlx::query_scalar("SELECT nextval('run_fence')").fetch_one(conn).await?)
 }
 
-/// Makes one spare slot on a shard. Killed at any point, [`repair`] finishes or removes what was begun.
-pub async fn slot_make(hands: &Hands, shard: &Shard) -> Result<String> {
+/// Makes one spare slot on a shard, unless it has as many as it should. Killed at any point, [`repair`] finishes or
+/// removes what was begun.
+async fn slot_make(hands: &Hands, shard: &Shard, target: i64) -> Result<bool> {
     let name = new_schema_name(&hands.cp);
-    slot_record(&mut *hands.cp.db.acquire().await?, &name, shard.id, "making", hands.cp.clock.now()).await?;
+    let mut tx = hands.cp.db.begin().await?;
+    // Counted one at a time, so that workers who were woken together do not each make what is missing.
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('freehold.slots.' || $1::text, 0))")
+        .bind(shard.id)
+        .execute(&mut *tx)
+        .await?;
+    // Slots of a newer version count: during an upgrade, the older workers would make others without end. Places taken
+    // count too: spare slots beyond the cap could never be claimed.
+    let wanted: bool = sqlx::query_scalar(
+        "SELECT count(slot) < least($3, max(shard.tenant_cap - shard.tenants))
+           FROM shard LEFT JOIN slot ON slot.shard = shard.id
+                AND (slot.state = 'making' OR (slot.state = 'ready' AND slot.version >= $2))
+          WHERE shard.id = $1",
+    )
+    .bind(shard.id)
+    .bind(hands.cp.schema_version())
+    .bind(target)
+    .fetch_one(&mut *tx)
+    .await?;
+    if !wanted {
+        return Ok(false);
+    }
+    slot_record(&mut tx, &name, shard.id, "making", hands.cp.clock.now()).await?;
+    tx.commit().await?;
     slot_finish(hands, shard, &name).await?;
-    Ok(name)
+    Ok(true)
 }
 
 async fn slot_finish(hands: &Hands, shard: &Shard, name: &str) -> Result<()> {
@@ -117,55 +151,53 @@ pub async fn slot_fill(
     target: i64,
     mut made_one: impl FnMut(),
 ) -> Result<usize> {
-    use futures_util::stream::{FuturesUnordered, StreamExt};
-    let ready: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM slot WHERE shard = $1 AND state IN ('ready', 'making') AND (state = 'making' OR version = $2)",
-    )
-    .bind(shard.id)
-    .bind(hands.cp.schema_version())
-    .fetch_one(&hands.cp.db)
-    .await?;
-    // Slots in use count too: spare ones beyond the cap could never be claimed.
-    let room = i64::from(shard.tenant_cap - shard.tenants);
-    let missing = usize::try_from(target.min(room) - ready).unwrap_or(0);
     let mut making = FuturesUnordered::new();
-    for begun in 0..missing {
-        if begun >= SIDE_BY_SIDE
-            && let Some(outcome) = making.next().await
-        {
-            outcome?;
-            made_one();
-        }
-        making.push(slot_make(hands, shard));
+    for _ in 0..SIDE_BY_SIDE {
+        making.push(slot_make(hands, shard, target));
     }
+    let mut made = 0;
     while let Some(outcome) = making.next().await {
-        outcome?;
-        made_one();
+        if outcome? {
+            made += 1;
+            made_one();
+            making.push(slot_make(hands, shard, target));
+        }
     }
-    Ok(missing)
+    Ok(made)
 }
 
-/// Finishes slots whose maker died, migrates spare ones that are behind, and removes broken ones.
+/// Finishes slots whose maker died, migrates spare ones that are behind, and removes broken ones. Those of a shard that
+/// does not answer wait until it does.
 pub async fn repair(hands: &Hands) -> Result<()> {
     let rows: Vec<(String, ShardId, String)> = sqlx::query_as(
-        "SELECT schema_name, shard, state FROM slot
-          WHERE state = 'broken' OR (state = 'ready' AND version < $1)
-             OR (state = 'making' AND created_at < $2)
-          ORDER BY created_at LIMIT 200",
+        "SELECT slot.schema_name, slot.shard, slot.state FROM slot JOIN shard ON shard.id = slot.shard
+          WHERE shard.last_failure IS NULL
+            AND (slot.state = 'broken' OR (slot.state = 'ready' AND slot.version < $1)
+                 OR (slot.state = 'making' AND slot.created_at < $2))
+          ORDER BY slot.created_at LIMIT 200",
     )
     .bind(hands.cp.schema_version())
     .bind(hands.cp.clock.now() - chrono::Duration::seconds(20))
     .fetch_all(&hands.cp.db)
     .await?;
+    let mut away = HashSet::new();
     for (name, shard, state) in rows {
+        if away.contains(&shard) {
+            continue;
+        }
         let shard = shard_by_id(&mut *hands.cp.db.acquire().await?, shard).await?;
-        let outcome = match state.as_str() {
-            "broken" => slot_remove(hands, &shard, &name).await,
-            "making" => slot_finish(hands, &shard, &name).await,
-            _ => slot_migrate(hands, &shard, &name).await,
+        let mend = async {
+            match state.as_str() {
+                "broken" => slot_remove(hands, &shard, &name).await,
+                "making" => slot_finish(hands, &shard, &name).await,
+                _ => slot_migrate(hands, &shard, &name).await,
+            }
         };
-        if let Err(error) = outcome {
+        if let Err(error) = within(SLOT_LIMIT, mend).await {
             tracing::warn!(shard = shard.name, slot = name, state, ?error, "a slot could not be repaired");
+            if error.is(&codes::SHARD_UNAVAILABLE) || error.is(&codes::TIMEOUT) {
+                away.insert(shard.id);
+            }
         }
     }
     Ok(())
@@ -197,16 +229,17 @@ async fn slot_remove(hands: &Hands, shard: &Shard, name: &str) -> Result<()> {
 /// Brings every active shard to its number of spare slots. A shard that is down does not keep the others waiting.
 pub async fn refill(hands: &Hands) -> Result<usize> {
     let shards = shard_list(&mut *hands.cp.db.acquire().await?).await?;
-    let mut made = 0;
-    for shard in
-        shards.iter().filter(|shard| shard.state == ShardState::Active && shard.last_failure.is_none())
-    {
-        match slot_fill(hands, shard, i64::from(shard.slot_target), || {}).await {
-            Ok(some) => made += some,
-            Err(error) => tracing::warn!(shard = shard.name, ?error, "slots could not be made"),
-        }
-    }
-    Ok(made)
+    let fills = shards
+        .iter()
+        .filter(|shard| shard.state == ShardState::Active && shard.last_failure.is_none())
+        .map(async |shard| {
+            let fill = slot_fill(hands, shard, i64::from(shard.slot_target), || {});
+            within(FILL_LIMIT, fill).await.unwrap_or_else(|error| {
+                tracing::warn!(shard = shard.name, ?error, "slots could not be made");
+                0
+            })
+        });
+    Ok(join_all(fills).await.into_iter().sum())
 }
 
 impl Hands {

@@ -52,9 +52,11 @@ pub async fn work(hands: Hands, stop: CancellationToken) {
     every("logins", 60, |hands| Box::pin(async move { reconcile::repair_logins(&hands).await.map(drop) }));
     every("purge_due", 60, |hands| Box::pin(async move { reconcile::purge_due(&hands.cp).await.map(drop) }));
     every("sweep", 600, |hands| {
-        Box::pin(
-            async move { idempotency::sweep(&mut *hands.cp.db.acquire().await?, hands.cp.clock.now()).await },
-        )
+        Box::pin(async move {
+            let mut control = hands.cp.db.acquire().await?;
+            idempotency::sweep(&mut control, hands.cp.clock.now()).await?;
+            queue::job_sweep(&mut control, hands.cp.clock.now()).await
+        })
     });
     tasks.spawn(refill(hands.clone(), alarm, stop.clone()));
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use secrecy::SecretString;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{ConnectOptions, PgConnection, PgPool};
 
 use crate::db::control;
 use crate::kernel::ids::ShardId;
@@ -51,8 +51,9 @@ impl ShardAdmins {
     }
 }
 
+/// Statements are not logged, slow ones neither: some hold what a login's password is checked against.
 pub fn options(url: &SecretString) -> Result<PgConnectOptions> {
-    control::options(url, "freehold-admin")
+    Ok(control::options(url, "freehold-admin")?.disable_statement_logging())
 }
 
 /// The owner of every tenant schema on a database. Roles belong to the whole server, so its name carries the
@@ -84,6 +85,11 @@ pub fn shard_error(error: sqlx::Error) -> Error {
             .source(error),
         _ => Error::internal(error),
     }
+}
+
+/// Runs statements inside the caller's transaction, in one round trip.
+pub async fn statements(tx: &mut PgConnection, sql: String) -> Result<()> {
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(tx).await.map(drop).map_err(shard_error)
 }
 
 /// Runs a batch of statements that opens and closes its own transaction, in one round trip. Whatever happens, the

@@ -37,7 +37,8 @@ pub async fn prepare(options: &PgConnectOptions) -> Result<Prepared> {
         .fetch_one(&mut conn)
         .await
         .map_err(shard_error)?;
-    // Roles and database grants are shared by the whole server: one preparation at a time on each.
+    // One preparation at a time on each database. Two databases of one server may still meet over the access lists that
+    // the server's databases share; what that refuses is tried again one by one (see hardening::close).
     sqlx::query("SELECT pg_advisory_lock(hashtextextended('freehold.prepare', 0))")
         .execute(&mut conn)
         .await

@@ -3,8 +3,8 @@
 //! Every change first raises the schema's fencing number (`freehold.raise_fence`), so a worker that lost its lease
 //! cannot undo what its successor did.
 
-use sqlx::PgConnection;
 use sqlx::migrate::Migrator;
+use sqlx::{Connection, PgConnection};
 
 use crate::db::admin::{self, owner_role};
 use crate::db::ident::{is_schema_name, quote_ident, quote_literal};
@@ -135,28 +135,39 @@ impl Schema<'_> {
         )
     }
 
-    /// Brings the schema to the newest version; nothing to do when it is there. Returns the version.
+    /// Brings the schema to the newest version; nothing to do when it is there. Returns the version. Two at once are safe:
+    /// the second finds the first one's work done.
     pub async fn migrate(&self, conn: &mut PgConnection, tables: &Migrator) -> Result<i64> {
         self.check()?;
-        let have =
-            self.version(conn).await?.ok_or_else(|| Error::internal(format!("no schema {}", self.name)))?;
         let target = migrations::target(tables);
+        // A look without a lock first: most are there already.
+        if let Some(have) = self.version(conn).await?
+            && have >= target
+        {
+            return Ok(have);
+        }
+        let mut tx = conn.begin().await.map_err(admin::shard_error)?;
+        let fence = self.fence_sql();
+        admin::statements(&mut tx, format!("{fence} SET LOCAL lock_timeout = '2s'")).await?;
+        let have = self
+            .version(&mut tx)
+            .await?
+            .ok_or_else(|| Error::internal(format!("no schema {}", self.name)))?;
         if have >= target {
             return Ok(have);
         }
         let (schema, owner) = (quote_ident(self.name), quote_ident(&owner_role(self.database)));
         let pending = tables.iter().filter(|migration| migration.version > have);
         let sql = format!(
-            "BEGIN; {fence} SET LOCAL lock_timeout = '2s'; SET LOCAL search_path = {schema}; SET LOCAL ROLE {owner};
+            "SET LOCAL search_path = {schema}; SET LOCAL ROLE {owner};
              {statements}; {grants} RESET ROLE;
-             UPDATE freehold.schema_version SET version = {target}, migrated_at = clock_timestamp() WHERE schema_name = {name};
-             COMMIT",
-            fence = self.fence_sql(),
+             UPDATE freehold.schema_version SET version = {target}, migrated_at = clock_timestamp() WHERE schema_name = {name}",
             statements = pending.map(|migration| migration.sql.as_str()).collect::<Vec<_>>().join("\n;\n"),
             grants = self.grants_sql(),
             name = quote_literal(self.name),
         );
-        admin::batch(conn, sql).await.map_err(admin::shard_error)?;
+        admin::statements(&mut tx, sql).await?;
+        tx.commit().await.map_err(admin::shard_error)?;
         Ok(target)
     }
 

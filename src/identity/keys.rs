@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use crate::control_plane::ControlPlane;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
-use crate::control_plane::tenants::{TenantRef, tenant_find};
+use crate::control_plane::tenants::{TenantRef, TenantState, tenant_find};
 use crate::kernel::credentials::{self, KeyKind};
 use crate::kernel::ids::{ApiKeyId, OperatorKeyId, TenantId};
 use crate::kernel::{Error, Result, Role, codes};
@@ -81,6 +81,9 @@ pub async fn api_key_create(
     let secret = credentials::make(KeyKind::Tenant, &cp.entropy);
     let mut tx = cp.db.begin().await?;
     let tenant = tenant_find(&mut tx, tenant).await?;
+    if tenant.state == TenantState::Deleted {
+        return Err(Error::new(&codes::STATE_CONFLICT).detail(format!("tenant {} is deleted", tenant.slug)));
+    }
     let record: ApiKey = sqlx::query_as(
         "INSERT INTO api_key (id, tenant, name, role, key_hash, tail, created_at, expires_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)

@@ -13,6 +13,10 @@ use crate::kernel::page::{self, Page};
 use crate::kernel::{Error, Result, codes};
 
 const LEASE: Duration = Duration::from_secs(60);
+/// The longest a job may take. Less than the lease, so that nobody does it again while it is being done.
+pub const JOB_LIMIT: Duration = Duration::from_secs(50);
+/// How long a job that is done stays to be looked at.
+const KEEP_DAYS: i64 = 7;
 
 /// Where a job is.
 #[derive(
@@ -113,27 +117,50 @@ pub async fn job_lease(pool: &PgPool) -> Result<Option<HeldJob>> {
     .await?)
 }
 
-/// Records how a held job went. Without effect when another worker has taken it over meanwhile.
+/// Keeps one waiting job per key.
+const ONE_WAITING: &str = "job_dedup";
+
+const CLOSE: &str = "UPDATE job SET state = $3, error = $4, leased_until = NULL,
+        not_before = clock_timestamp() + make_interval(secs => $5),
+        finished_at = CASE WHEN $3 IN ('done', 'dead') THEN clock_timestamp() END
+  WHERE id = $1 AND fence = $2";
+
+/// What the record says of a failure; its cause is in the log.
+fn said(error: &Error) -> String {
+    format!("{}: {error}", error.code().name)
+}
+
+/// Records how a held job went. Without effect when another worker has taken it over meanwhile. A job that failed while
+/// the same was asked for again is done: the one that waits does its work.
 pub async fn job_close(pool: &PgPool, job: &HeldJob, outcome: &Result<()>) -> Result<()> {
     let (state, error) = match outcome {
         Ok(()) => (JobState::Done, None),
-        Err(error) if job.attempts >= job.max_attempts => (JobState::Dead, Some(format!("{error:?}"))),
-        Err(error) => (JobState::Ready, Some(format!("{error:?}"))),
+        Err(error) if job.attempts >= job.max_attempts => (JobState::Dead, Some(said(error))),
+        Err(error) => (JobState::Ready, Some(said(error))),
     };
     let wait = 2f64.powi(job.attempts.clamp(0, 10));
-    sqlx::query(
-        "UPDATE job SET state = $3, error = $4, leased_until = NULL,
-                not_before = clock_timestamp() + make_interval(secs => $5),
-                finished_at = CASE WHEN $3 IN ('done', 'dead') THEN clock_timestamp() END
-          WHERE id = $1 AND fence = $2",
-    )
-    .bind(job.id)
-    .bind(job.fence)
-    .bind(state)
-    .bind(error)
-    .bind(wait)
-    .execute(pool)
-    .await?;
+    let close = |state: JobState| {
+        sqlx::query(CLOSE)
+            .bind(job.id)
+            .bind(job.fence)
+            .bind(state)
+            .bind(error.clone())
+            .bind(wait)
+            .execute(pool)
+    };
+    match close(state).await {
+        Err(error) if crate::db::violated(&error) == Some(ONE_WAITING) => close(JobState::Done).await?,
+        closed => closed?,
+    };
+    Ok(())
+}
+
+/// Forgets jobs that are long done. Dead ones stay until someone has looked at them.
+pub async fn job_sweep(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query("DELETE FROM job WHERE state = 'done' AND created_at < $1")
+        .bind(now - chrono::Duration::days(KEEP_DAYS))
+        .execute(conn)
+        .await?;
     Ok(())
 }
 
@@ -174,7 +201,13 @@ pub async fn job_retry(conn: &mut PgConnection, id: JobId) -> Result<Job> {
     )
     .bind(id)
     .fetch_optional(&mut *conn)
-    .await?
+    .await
+    .map_err(|error| match crate::db::violated(&error) {
+        Some(ONE_WAITING) => {
+            Error::new(&codes::STATE_CONFLICT).detail("the same job is waiting already").source(error)
+        }
+        _ => error.into(),
+    })?
     .ok_or_else(|| Error::new(&codes::NOT_FOUND).detail(format!("there is no dead job {id}")))?;
     wake::workers(conn).await?;
     Ok(job)

@@ -4,6 +4,7 @@
 //! worker that lost its lease is stopped in three places: its heartbeat sees the higher fencing number, the record of
 //! its step changes no row, and the shard refuses its statement (`freehold.raise_fence`).
 
+use std::future::Future;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -19,8 +20,12 @@ use crate::kernel::{Code, Error, Result, codes};
 
 /// How long a worker may be silent before another takes its run over.
 const LEASE: Duration = Duration::from_secs(10);
-/// A run that failed this often waits for a person.
+/// A run that failed this often for a reason that does not pass waits for a person. One whose shard is away only waits
+/// for the shard: nobody should have to resume every run by hand after an outage.
 const GIVE_UP: i32 = 30;
+/// A step that takes longer hangs on a shard that neither answers nor refuses. It is tried again later, so that the
+/// runs of other shards get its place.
+const STEP_LIMIT: Duration = Duration::from_secs(60);
 
 /// One attempt's work on one step.
 pub type Effect<C> = for<'a> fn(&'a C, &'a Held) -> BoxFuture<'a, Result<()>>;
@@ -152,7 +157,7 @@ async fn forward<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) -> 
             continue;
         }
         faults::point(kind.name, step.name, Moment::BeforeEffect);
-        (step.run)(context, held).await?;
+        in_time((step.run)(context, held)).await?;
         faults::point(kind.name, step.name, Moment::AfterEffect);
         record(pool, held, index, StepState::Done).await?;
         faults::point(kind.name, step.name, Moment::AfterRecord);
@@ -169,11 +174,17 @@ async fn backward<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) ->
             continue;
         }
         if let Some(undo) = step.undo {
-            undo(context, held).await?;
+            in_time(undo(context, held)).await?;
         }
         record(pool, held, index, StepState::Undone).await?;
     }
     Ok(())
+}
+
+async fn in_time(effect: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::time::timeout(STEP_LIMIT, effect)
+        .await
+        .unwrap_or_else(|_| Err(Error::new(&codes::TIMEOUT).detail("the step took too long")))
 }
 
 async fn states(pool: &PgPool, held: &Held) -> Result<Vec<StepState>> {
@@ -231,7 +242,7 @@ async fn finish(pool: &PgPool, held: &Held, state: RunState) -> Result<RunState>
 }
 
 async fn put_back(pool: &PgPool, held: &Held, waiting: RunState, error: &Error) -> Result<RunState> {
-    let state = if held.attempts >= GIVE_UP { RunState::Stuck } else { waiting };
+    let state = if held.attempts >= GIVE_UP && !is_passing(error) { RunState::Stuck } else { waiting };
     close(pool, held, state, Some(error), backoff(held.attempts)).await?;
     Ok(state)
 }
@@ -284,7 +295,8 @@ async fn heartbeat(pool: &PgPool, held: &Held) -> Error {
     loop {
         tokio::time::sleep(LEASE / 4).await;
         let renewed = sqlx::query(
-            "UPDATE run SET leased_until = clock_timestamp() + make_interval(secs => $3) WHERE id = $1 AND fence = $2",
+            "UPDATE run SET leased_until = clock_timestamp() + make_interval(secs => $3) WHERE id = $1 AND fence = $2
+                AND leased_until IS NOT NULL",
         )
         .bind(held.id)
         .bind(held.fence)

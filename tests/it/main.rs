@@ -17,6 +17,7 @@ mod openapi_file;
 mod openapi_walk;
 mod operator;
 mod opsflow;
+mod outages;
 mod process;
 mod provisioning;
 mod replicas;
