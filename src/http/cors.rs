@@ -1,4 +1,8 @@
-//! Which pages may read a tenant's answers: the tenant's own. Another tenant's page, on a sister host, may not.
+//! Which pages may read a tenant's answers: those of the very host that is asked. Another tenant's page, on a sister
+//! host, may not.
+//!
+//! Names decide alone, and nothing is looked up: a preflight carries no credential, and an answer that depended on the
+//! directory would tell anyone which tenants and domains exist.
 //!
 //! There is no `Access-Control-Allow-Credentials`: callers send a key, and no cookie of ours exists that a browser
 //! could add by itself.
@@ -10,9 +14,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 
-use crate::data_plane::directory::{Directory, Tenant};
 use crate::data_plane::tenancy::host::{self, Host};
-use crate::kernel::Result;
 
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 const HEADERS: &str =
@@ -25,7 +27,6 @@ const MAX_AGE: &str = "600";
 /// What the layer works with.
 #[derive(Clone)]
 pub struct Cors {
-    pub directory: Directory,
     pub base_domain: Arc<str>,
     /// Whether pages served over plain HTTP count: for development.
     pub plain_http: bool,
@@ -42,12 +43,7 @@ pub async fn answer(State(cors): State<Cors>, request: Request, next: Next) -> R
     };
     let preflight = request.method() == Method::OPTIONS
         && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    let allowed = match cors.allows(&origin, request.headers(), request.uri()).await {
-        Ok(allowed) => allowed,
-        // An actual request finds out for itself what is wrong; it only goes without permission to be read.
-        Err(error) if preflight => return error.into_response(),
-        Err(_) => false,
-    };
+    let allowed = cors.allows(&origin, request.headers(), request.uri());
     let mut response =
         if preflight { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
     let headers = response.headers_mut();
@@ -75,20 +71,16 @@ fn permit(headers: &mut HeaderMap, preflight: bool) {
 }
 
 impl Cors {
-    async fn allows(&self, origin: &HeaderValue, headers: &HeaderMap, uri: &Uri) -> Result<bool> {
-        let Ok(origin) = origin.to_str() else { return Ok(false) };
+    fn allows(&self, origin: &HeaderValue, headers: &HeaderMap, uri: &Uri) -> bool {
+        let Ok(origin) = origin.to_str() else { return false };
         if self.extra.iter().any(|extra| extra == origin) {
-            return Ok(true);
+            return true;
         }
-        let Some(page) = Page::parse(origin, self.plain_http) else { return Ok(false) };
-        let host = host::of_request(headers, uri, &self.base_domain)?;
-        let tenant = match &host {
-            Host::Base => None,
-            Host::Slug(slug) => self.directory.tenant_by_slug(slug).await?,
-            Host::Other(domain) => self.directory.tenant_by_domain(domain).await?,
-        };
-        let here = headers.get(header::HOST).and_then(|host| host.to_str().ok()).and_then(port_of);
-        Ok(tenant.is_some_and(|tenant| page.is_of(&tenant, &self.base_domain, here)))
+        let Some(page) = Page::parse(origin, self.plain_http) else { return false };
+        // What is wrong with the host, the request itself will say.
+        let Ok(host) = host::of_request(headers, uri, &self.base_domain) else { return false };
+        let port = headers.get(header::HOST).and_then(|host| host.to_str().ok()).and_then(port_of);
+        page.is_of(&host, port, &self.base_domain)
     }
 }
 
@@ -110,15 +102,11 @@ impl Page {
         Some(Self { host: host::name_of(authority)?, port: port_of(authority) })
     }
 
-    /// Whether this is the tenant's own page: on its host or a custom domain, at the scheme's own port or the one this
-    /// server is asked at.
-    fn is_of(&self, tenant: &Tenant, base_domain: &str, here: Option<u16>) -> bool {
-        let own = match host::classify(&self.host, base_domain) {
-            Host::Base => false,
-            Host::Slug(slug) => slug == tenant.slug,
-            Host::Other(domain) => tenant.has_domain(&domain),
-        };
-        own && (self.port.is_none() || self.port == here)
+    /// Whether this is the asked host's own page: of the same name, at the scheme's own port or the one asked at. The
+    /// base domain is no tenant's.
+    fn is_of(&self, host: &Host, port: Option<u16>, base_domain: &str) -> bool {
+        let own = *host != Host::Base && host::classify(&self.host, base_domain) == *host;
+        own && (self.port.is_none() || self.port == port)
     }
 }
 
@@ -130,37 +118,19 @@ fn port_of(authority: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control_plane::plans::Entitlements;
-    use crate::control_plane::tenants::TenantState;
-    use crate::kernel::Slug;
-    use crate::kernel::ids::TenantId;
+
+    fn ok(host: &str, origin: &str, plain: bool) -> bool {
+        let (name, port) = (host::name_of(host).unwrap(), port_of(host));
+        let host = host::classify(&name, "example.com");
+        Page::parse(origin, plain).is_some_and(|page| page.is_of(&host, port, "example.com"))
+    }
 
     #[test]
-    fn a_tenant_s_own_pages_and_no_others() {
-        let acme = Tenant {
-            id: TenantId::new(),
-            slug: Slug::parse("acme").unwrap(),
-            name: "Acme".into(),
-            state: TenantState::Active,
-            plan: "free".into(),
-            limits: Arc::new(Entitlements {
-                requests_per_second: 1,
-                burst: 1,
-                connections: 1,
-                statement_timeout_ms: 1,
-                projects: 1,
-                seats: 1,
-            }),
-            epoch: 1,
-            domains: Box::new(["work.acme.io".into()]),
-            login: None,
-        };
-        let ok = |origin: &str, plain, here| {
-            Page::parse(origin, plain).is_some_and(|page| page.is_of(&acme, "example.com", here))
-        };
-        assert!(ok("https://acme.example.com", false, None));
-        assert!(ok("https://work.acme.io", false, None));
-        assert!(ok("http://acme.example.com:8080", true, Some(8080)));
+    fn a_host_s_own_pages_and_no_others() {
+        assert!(ok("acme.example.com", "https://acme.example.com", false));
+        assert!(ok("acme.example.com:443", "https://ACME.example.com.", false));
+        assert!(ok("work.acme.io", "https://work.acme.io", false));
+        assert!(ok("acme.example.com:8080", "http://acme.example.com:8080", true));
         for origin in [
             "http://acme.example.com",
             "https://globex.example.com",
@@ -173,7 +143,10 @@ mod tests {
             "acme.example.com",
             "ftp://acme.example.com",
         ] {
-            assert!(!ok(origin, false, Some(443)), "{origin}");
+            assert!(!ok("acme.example.com:443", origin, false), "{origin}");
         }
+        assert!(!ok("work.acme.io", "https://acme.example.com", false));
+        assert!(!ok("example.com", "https://example.com", false), "the base domain is no tenant's");
+        assert!(!ok("10.0.0.1", "https://10.0.0.2", false), "an address is no tenant's either");
     }
 }

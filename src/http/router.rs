@@ -111,7 +111,6 @@ fn metrics_routes(metrics: PrometheusHandle) -> Router {
 /// Puts the layers around routes. The last one added is the outermost.
 fn dress(routes: Router, state: &HttpState) -> Router {
     let cors = Cors {
-        directory: state.directory.clone(),
         base_domain: state.base_domain.clone(),
         plain_http: state.plain_http,
         extra: state.extra_origins.clone().into(),

@@ -127,6 +127,31 @@ async fn a_page_may_read_its_own_tenant_s_answers_only() {
     }
 }
 
+/// Guard: `Cors` asks no directory. Were a name looked up, these answers would differ by whether it is a tenant's.
+#[tokio::test]
+async fn without_a_key_no_page_learns_which_tenants_exist() {
+    let (site, _) = site(LONG).await;
+    let looked_up = site.directory.health().lookups;
+    for host in ["acme.localhost:8080", "nobody.localhost:8080", "work.nobody.io:8080"] {
+        for method in [Method::OPTIONS, Method::GET] {
+            for (origin, own) in [(format!("http://{host}"), true), ("http://work.acme.io".to_owned(), false)]
+            {
+                let request = Request::builder()
+                    .method(method.clone())
+                    .uri("/api/v1/whoami")
+                    .header("host", host)
+                    .header("origin", &origin)
+                    .header("access-control-request-method", "GET");
+                let reply = site.send(request.body(Body::empty()).unwrap()).await;
+                let allowed = if own { &*origin } else { "" };
+                assert_eq!(reply.header("access-control-allow-origin"), allowed, "{method} {host} {origin}");
+                assert_eq!(reply.status, if method == Method::GET { 401 } else { 204 });
+            }
+        }
+    }
+    assert_eq!(site.directory.health().lookups, looked_up, "nothing was looked up");
+}
+
 #[tokio::test]
 async fn health_tells_live_from_ready() {
     let (site, _) = site(LONG).await;
