@@ -4,11 +4,20 @@ use std::time::Duration;
 
 use crate::kernel::{Code, Error, codes};
 
+/// A text that no column can hold: U+0000 in a text, the same in JSON, or a character that the database's encoding lacks.
+/// Only a caller can have sent it.
+const UNSTORABLE: [&str; 2] = ["22021", "22P05"];
+
 /// A connection-level failure is worth a retry by the client; anything else the database says is a fault of ours,
 /// unless the caller named the constraint first (see [`on_constraint`]).
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         match &error {
+            sqlx::Error::Database(said) if said.code().is_some_and(|code| UNSTORABLE.contains(&&*code)) => {
+                Error::new(&codes::BAD_REQUEST)
+                    .detail("a text contains a character that cannot be stored, such as U+0000")
+                    .source(error)
+            }
             sqlx::Error::Database(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
                 Error::internal(error)
             }

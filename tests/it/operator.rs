@@ -90,6 +90,17 @@ async fn no_route_answers_without_a_valid_key() {
     let (router, api) = operator::routes(cp.clone()).split_for_parts();
     let revoked = operator_key_create(cp, &tester(), "gone", None).await.unwrap();
     operator_key_revoke(cp, &tester(), revoked.record.id).await.unwrap();
+    let good = Api::of(&world).await.key;
+    let twice = Request::get("/operator/v1/pools")
+        .header("authorization", format!("Bearer {good}"))
+        .header("authorization", "Bearer fho_another");
+    let response = router.clone().oneshot(twice.body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "of two keys none counts");
+    assert_eq!(response.headers()["www-authenticate"], "Bearer realm=\"freehold\"");
+    let once = Request::get("/operator/v1/pools").header("authorization", format!("Bearer {good}"));
+    let response = router.clone().oneshot(once.body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["cache-control"], "private, no-store", "no cache keeps what operators see");
     let mut asked = 0;
     for (path, item) in &api.paths.paths {
         let methods =
@@ -258,6 +269,11 @@ async fn bad_input_is_refused_with_the_field() {
         ("POST", "/plans/apply", Some(json!({ "toml": "[[plan]]" })), 400, "bad_request"),
         ("POST", "/shards/shard-1/fill", Some(json!({ "target": -1 })), 422, "invalid_fields"),
         ("POST", "/operator-keys", Some(json!({ "name": "" })), 422, "invalid_fields"),
+        // What PostgreSQL cannot store is the caller's mistake, wherever it turns up.
+        ("GET", "/tenants/%00", None, 400, "bad_request"),
+        ("GET", "/audit?action=%00", None, 400, "bad_request"),
+        ("POST", "/tenants", Some(json!({ "slug": "acme", "name": "a\0" })), 400, "bad_request"),
+        ("DELETE", "/tenants/%00", None, 400, "bad_request"),
     ];
     for (method, path, body, status, code) in cases {
         let answer = api.send(method, path, &[], body).await;

@@ -14,10 +14,15 @@ pub const TENANT_HEADER: &str = "x-freehold-tenant";
 
 /// The hash of the one well-formed tenant key that the request carries.
 pub fn key_of(headers: &HeaderMap) -> Option<KeyHash> {
+    credentials::parse(KeyKind::Tenant, bearer(headers)?)
+}
+
+/// The text of the one bearer key. Of two, a proxy may have checked the other one: then none counts.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
     let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| credentials::parse(KeyKind::Tenant, key.trim()))?
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
 /// What the header names, if it is sent.

@@ -138,7 +138,7 @@ async fn read_body(body: axum::body::Body, limit: usize) -> Result<Bytes> {
 }
 
 /// No cache between us and the caller may keep or share an answer: what it says depends on the credential.
-fn private(mut response: Response) -> Response {
+pub fn private(mut response: Response) -> Response {
     let headers: &mut HeaderMap = response.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert_with(|| HeaderValue::from_static("private, no-store"));
     headers.append(header::VARY, HeaderValue::from_static("authorization, x-freehold-tenant"));

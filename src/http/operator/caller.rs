@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
-use http::header;
 use http::request::Parts;
 
 use super::{Inside, RunFeed};
@@ -12,6 +11,7 @@ use crate::control_plane::ControlPlane;
 use crate::control_plane::audit::Caller;
 use crate::control_plane::tenants::TenantRef;
 use crate::data_plane::RequestId;
+use crate::data_plane::tenancy::decide::bearer;
 use crate::http::vocabulary::Path;
 use crate::identity::keys::operator_authenticate;
 use crate::kernel::{Error, Result, codes};
@@ -27,16 +27,11 @@ impl FromRequestParts<Inside> for Operator {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &Inside) -> Result<Self> {
-        let key = bearer(parts).ok_or_else(|| Error::new(&codes::UNAUTHENTICATED))?;
+        let key = bearer(&parts.headers).ok_or_else(|| Error::new(&codes::UNAUTHENTICATED))?;
         let id = operator_authenticate(&state.cp, key).await?;
         let caller = Caller { actor: format!("operator:{id}"), request_id: request_id(parts) };
         Ok(Self { cp: state.cp.clone(), caller, feed: state.feed.clone() })
     }
-}
-
-fn bearer(parts: &Parts) -> Option<&str> {
-    let (scheme, key) = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
 /// The id that the outermost layer gave the request.

@@ -8,9 +8,11 @@
 
 use std::sync::Arc;
 
+use axum::middleware::map_response;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::control_plane::ControlPlane;
+use crate::data_plane::tenancy;
 
 mod api_keys;
 mod audit;
@@ -55,5 +57,6 @@ pub fn routes(cp: ControlPlane) -> OpenApiRouter {
         .merge(jobs::routes())
         .merge(audit::routes())
         .merge(operator_keys::routes())
+        .route_layer(map_response(async |answer| tenancy::private(answer)))
         .with_state(Inside { cp, feed })
 }

@@ -167,7 +167,19 @@ async fn bad_queries() {
         assert_eq!(answer.body["code"], code, "{query}: {}", answer.body);
     }
     // Odd, but fine: operators of the text search are never an error.
-    for q in ["%22", "-", "or", "%26%20%7C%20%21", "%27%3B--", "%FF", "%F0%9F%A6%80", "a%20or%20-%22b"] {
+    let (minuses, spread) = ("-".repeat(200), "-%20%7C".repeat(60));
+    for q in [
+        &*minuses,
+        &spread,
+        "%22",
+        "-",
+        "or",
+        "%26%20%7C%20%21",
+        "%27%3B--",
+        "%FF",
+        "%F0%9F%A6%80",
+        "a%20or%20-%22b",
+    ] {
         ada.get(&format!("/api/v1/tasks?q={q}")).await.expect(StatusCode::OK);
     }
 }

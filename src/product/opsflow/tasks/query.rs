@@ -155,7 +155,38 @@ pub fn push_tasks_page(
         select.push(" AND created_at > ").push_bind(moment);
     }
     if let Some(words) = &query.q {
-        select.push(" AND search @@ websearch_to_tsquery('english', ").push_bind(words.clone()).push(")");
+        select.push(" AND search @@ websearch_to_tsquery('english', ").push_bind(searchable(words)).push(")");
     }
     list::push_page(select, query.sort.order(), after.map(|(key, id)| (key, id.0)), limit)
+}
+
+/// Words as PostgreSQL's web search can take them. It stacks up every minus that has nothing to exclude, and fails at 32
+/// of them; without those minuses the search means the same.
+fn searchable(words: &str) -> String {
+    let mut next = words.chars().skip(1);
+    words
+        .chars()
+        .map(|c| {
+            let excludes = next.next().is_some_and(|next| next == '"' || next.is_alphanumeric());
+            if c == '-' && !excludes { ' ' } else { c }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_minus_that_excludes_something_is_searched_with() {
+        for (words, want) in [
+            ("deploy -draft -\"release notes\"", "deploy -draft -\"release notes\""),
+            ("by-law -é", "by-law -é"),
+            ("--- a - b -(c", "    a   b  (c"),
+            ("-", " "),
+            ("", ""),
+        ] {
+            assert_eq!(searchable(words), want);
+        }
+    }
 }
