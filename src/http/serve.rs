@@ -13,6 +13,8 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+#[cfg(target_os = "linux")]
+use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -29,11 +31,19 @@ pub struct ServeOptions {
     pub drain: Duration,
     /// Open connections; more wait in the kernel's queue.
     pub connections: usize,
+    /// How long a client may leave what it was sent untaken before it is cut off. Without a limit, clients that ask and
+    /// do not read would keep every connection there is.
+    pub untaken: Duration,
 }
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { grace: Duration::ZERO, drain: Duration::from_secs(30), connections: 10_000 }
+        Self {
+            grace: Duration::ZERO,
+            drain: Duration::from_secs(30),
+            connections: 10_000,
+            untaken: Duration::from_secs(60),
+        }
     }
 }
 
@@ -85,7 +95,7 @@ pub async fn serve(
         let accepted = tokio::select! {
             biased;
             () = &mut stop => break,
-            accepted = accept(&listener, &room) => accepted,
+            accepted = accept(&listener, &room, options.untaken) => accepted,
         };
         match accepted {
             Ok((stream, permit)) => {
@@ -116,11 +126,18 @@ pub async fn serve(
 
 type Permit = tokio::sync::OwnedSemaphorePermit;
 
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> io::Result<(TcpStream, Permit)> {
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+    untaken: Duration,
+) -> io::Result<(TcpStream, Permit)> {
     let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
     // Answers are written whole: waiting for more to send only delays them.
     stream.set_nodelay(true)?;
+    // The kernel keeps this time for us: a timer around each write would cost every answer.
+    #[cfg(target_os = "linux")]
+    setsockopt(&stream, TcpUserTimeout, &(untaken.as_millis() as u32))?;
     Ok((stream, permit))
 }
 
@@ -215,6 +232,22 @@ mod tests {
         draining.cancel();
         assert_eq!(server.await.unwrap(), 1);
         assert!(asked.elapsed() < Duration::from_secs(5));
+    }
+
+    /// Guard: `TcpUserTimeout`. Without it the connection, and its place among those allowed, is kept for ever.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn whoever_does_not_take_the_answer_is_cut_off() {
+        // Far more than the kernel's buffers hold.
+        let app = Router::new().route("/", get(|| async { vec![0_u8; 64 << 20] }));
+        let options =
+            ServeOptions { connections: 1, untaken: Duration::from_secs(1), ..ServeOptions::default() };
+        let (addr, _draining, _server) = start(app, options).await;
+        let _deaf = ask(addr, "/").await;
+        let mut next = ask(addr, "/").await;
+        let mut first = [0; 1];
+        let answered = tokio::time::timeout(Duration::from_secs(20), next.read_exact(&mut first)).await;
+        answered.expect("the only place is free again").unwrap();
     }
 
     #[tokio::test]
