@@ -15,6 +15,7 @@ use crate::app::{self, Parts};
 use crate::config::ServeConfig;
 use crate::control_plane::tenants::TenantRef;
 use crate::control_plane::worker;
+use crate::db::control;
 use crate::http::router::HttpState;
 use crate::http::serve::{self, ServeOptions};
 use crate::identity::keys::{NewApiKey, api_key_create, operator_key_create};
@@ -46,6 +47,9 @@ pub struct AppOptions {
     /// Whether a worker runs beside it.
     pub worker: bool,
     pub broker_budget: usize,
+    /// Control pools as large as in production, one for the server and one for the worker. Tests, of which many run at
+    /// once, share a small one.
+    pub roomy: bool,
 }
 
 impl AppOptions {
@@ -56,6 +60,7 @@ impl AppOptions {
             replicas: 1,
             worker: true,
             broker_budget: 40,
+            roomy: false,
         }
     }
 }
@@ -64,7 +69,13 @@ impl TestApp {
     /// # Panics
     /// When anything goes wrong: no test can do without.
     pub async fn start<P: Product>(options: AppOptions) -> Self {
-        let world = World::with(options.world).await;
+        let mut world = World::with(options.world).await;
+        let mut worker_hands = world.hands.clone();
+        if options.roomy {
+            let url = SecretString::from(world.control_url.clone());
+            world.hands.cp.db = control::pool(&url, "bench-server").expect("a DSN");
+            worker_hands.cp.db = control::pool(&url, "bench-worker").expect("a DSN");
+        }
         let mut replicas = Vec::new();
         let redis = Cluster::shared().await.redis_url();
         for _ in 0..options.replicas {
@@ -72,7 +83,7 @@ impl TestApp {
         }
         let worker = options.worker.then(|| {
             let stop = CancellationToken::new();
-            tokio::spawn(worker::work(world.hands.clone(), stop.clone()));
+            tokio::spawn(worker::work(worker_hands, stop.clone()));
             stop
         });
         let operator_key =

@@ -11,6 +11,8 @@ use crate::local::{PostgresOptions, PostgresServer, RedisOptions, RedisServer};
 /// Enough for every test to have one of its own.
 const REDIS_DATABASES: u32 = 4096;
 
+static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
+
 /// Two PostgreSQL servers and a Redis, shared by all tests of this process. They end, and their folders go, when the
 /// process ends, even if it is killed.
 #[derive(Debug)]
@@ -27,12 +29,20 @@ impl Cluster {
     /// # Panics
     /// When the servers do not start: no test can do without.
     pub async fn shared() -> &'static Self {
-        static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
-        CLUSTER.get_or_init(Self::start).await
+        CLUSTER.get_or_init(|| Self::start(false)).await
     }
 
-    async fn start() -> Self {
-        let options = PostgresOptions { fsync: false, max_connections: 400, ..PostgresOptions::default() };
+    /// Starts the cluster with fsync on, as a bench needs it, whose figures must hold where data matters.
+    ///
+    /// # Panics
+    /// When the servers do not start, or something has started the cluster already.
+    pub async fn durable() -> &'static Self {
+        assert!(CLUSTER.get().is_none(), "the cluster runs already, perhaps without fsync");
+        CLUSTER.get_or_init(|| Self::start(true)).await
+    }
+
+    async fn start(fsync: bool) -> Self {
+        let options = PostgresOptions { fsync, max_connections: 400, ..PostgresOptions::default() };
         let (first, second, redis) =
             tokio::join!(extra_postgres(options.clone()), extra_postgres(options), extra_redis());
         let servers = [Server { postgres: first }, Server { postgres: second }];

@@ -3,6 +3,8 @@
 mod app;
 mod cluster;
 mod eventually;
+pub mod figures;
+pub mod load;
 mod world;
 
 pub use app::{AppOptions, Replica, TestApp};

@@ -99,21 +99,32 @@ impl World {
             folder: TempDir::new().map_err(crate::kernel::Error::internal)?,
         };
         for index in 0..options.shards {
-            let server = cluster.server(index % 2);
-            let database = server.create_database("shard", Some(shard_template(index % 2).await)).await;
-            world.add_shard(&server.admin_url(&database), options.tenant_cap, options.slots).await?;
+            let url = Self::shard_database(index % 2).await;
+            world.add_shard(&url, options.tenant_cap, options.slots).await?;
         }
         Ok(world)
     }
 
-    /// Adds a shard with this admin DSN, and fills its slots.
+    /// The admin DSN of a new database on one of the two servers, ready to be added as a shard.
+    pub async fn shard_database(server: usize) -> String {
+        let template = shard_template(server).await;
+        let server = Cluster::shared().await.server(server);
+        server.admin_url(&server.create_database("shard", Some(template)).await)
+    }
+
+    /// Adds a shard with this admin DSN to the pool `default`, and fills its slots.
     pub async fn add_shard(&mut self, url: &str, tenant_cap: i32, slots: i32) -> Result<()> {
+        self.add_shard_to("default", url, tenant_cap, slots).await
+    }
+
+    /// The same, to any pool.
+    pub async fn add_shard_to(&mut self, pool: &str, url: &str, tenant_cap: i32, slots: i32) -> Result<()> {
         let name = format!("shard-{}", self.shards.len() + 1);
         let file = self.folder.path().join(&name);
         std::fs::write(&file, url).map_err(crate::kernel::Error::internal)?;
         let new = NewShard {
             name,
-            pool: "default".to_owned(),
+            pool: pool.to_owned(),
             dsn: SecretRef::File(file.to_string_lossy().into_owned()),
             tenant_cap,
             slots,

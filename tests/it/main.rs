@@ -23,3 +23,4 @@ mod provisioning;
 mod replicas;
 mod runs;
 mod tenancy;
+mod thousand;

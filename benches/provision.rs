@@ -1,0 +1,233 @@
+//! What it takes to make a tenant: with a spare slot, without one, and beside that the bare SQL that makes the same.
+//!
+//! Everything as in production but the distance: servers with fsync on, a release build, a real listener, a worker, and
+//! one keep-alive client. One tenant at a time; the kinds take turns within each round, so that what the machine does
+//! meanwhile falls on all of them. Run it with `make bench`; `-- --rounds 50` for another number of rounds.
+
+use std::time::{Duration, Instant};
+
+use freehold::control_plane::plans::{self, Tier};
+use freehold::control_plane::shards::{NewPool, pool_add};
+use freehold::control_plane::slots::new_schema_name;
+use freehold::db::admin;
+use freehold::db::schema::Schema;
+use freehold::product::{Current, Product};
+use freehold::testkit::figures::{Goal, Spread, load_average, write_json};
+use freehold::testkit::{AppOptions, Cluster, TestApp, World, WorldOptions, tester};
+use reqwest::Method;
+use secrecy::SecretString;
+use serde::Serialize;
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+const ROUNDS: usize = 40;
+/// The first rounds fill caches, open connections and plan statements; a server does that once.
+const WARM_UP: usize = 5;
+/// Spare slots per shard: enough that one is always there when the next tenant comes.
+const SLOTS: i32 = 6;
+/// A plan whose pool has no spare slots.
+const NO_SLOTS: &str = "noslots";
+
+#[derive(Default)]
+struct Samples {
+    create: Vec<Duration>,
+    create_and_answer: Vec<Duration>,
+    create_key_and_answer: Vec<Duration>,
+    without_slot: Vec<Duration>,
+    bare: Vec<Duration>,
+}
+
+#[derive(Serialize)]
+struct Figures {
+    rounds: usize,
+    load_before: f64,
+    load_after: f64,
+    tables: i64,
+    series: Vec<(&'static str, Spread)>,
+    goals: Vec<Goal>,
+}
+
+fn main() {
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(measure());
+}
+
+async fn measure() {
+    let rounds = rounds();
+    let load_before = load_average();
+    let app = start().await;
+    let mut bare = Bare::connect(&app).await;
+    let mut samples = Samples::default();
+    for round in 0..WARM_UP + rounds {
+        if round == WARM_UP {
+            samples = Samples::default();
+        }
+        with_slot(&app, round, &mut samples).await;
+        settled(&app).await;
+        samples.without_slot.push(create(&app, &format!("bare-{round}"), NO_SLOTS).await);
+        settled(&app).await;
+        samples.bare.push(bare.run(&app).await);
+    }
+    report(Figures {
+        rounds,
+        load_before,
+        load_after: load_average(),
+        tables: bare.tables().await,
+        goals: goals(&samples),
+        series: vec![
+            ("create, slot ready", Spread::of(&samples.create)),
+            ("  + first answered request", Spread::of(&samples.create_and_answer)),
+            ("  + making the key by the API", Spread::of(&samples.create_key_and_answer)),
+            ("create, no slot", Spread::of(&samples.without_slot)),
+            ("bare SQL script", Spread::of(&samples.bare)),
+        ],
+    });
+}
+
+fn rounds() -> usize {
+    let mut args = std::env::args().skip_while(|arg| arg != "--rounds");
+    args.nth(1).map_or(ROUNDS, |text| text.parse().expect("--rounds takes a number"))
+}
+
+/// A pool with spare slots and one without, both shards on the server that does not hold the control database.
+async fn start() -> TestApp {
+    Cluster::durable().await;
+    let mut app = TestApp::start::<Current>(AppOptions {
+        world: WorldOptions { shards: 0, tenant_cap: 1, slots: 0, tables: Current::migrations() },
+        roomy: true,
+        ..AppOptions::of::<Current>()
+    })
+    .await;
+    let cp = app.world.hands.cp.clone();
+    let pool = NewPool { name: NO_SLOTS.into(), region: "local".into(), tier: Tier::Pooled };
+    pool_add(&cp, &tester(), &pool).await.expect("a pool");
+    let mut on_sale = plans::parse(plans::SHIPPED).expect("the shipped plans");
+    let free = on_sale[0].clone();
+    on_sale.push(plans::Plan { id: NO_SLOTS.into(), shard_pool: NO_SLOTS.into(), ..free });
+    plans::apply(&cp, &tester(), &on_sale, false).await.expect("the plans");
+    for (pool, slots) in [("default", SLOTS), (NO_SLOTS, 0)] {
+        let url = World::shard_database(1).await;
+        app.world.add_shard_to(pool, &url, 100_000, slots).await.expect("a shard");
+    }
+    app
+}
+
+/// The call until its answer: 201, and the tenant is active.
+async fn create(app: &TestApp, slug: &str, plan: &str) -> Duration {
+    let new = json!({ "slug": slug, "plan": plan });
+    let request = app.operator(Method::POST, "/operator/v1/tenants").json(&new);
+    let begun = Instant::now();
+    let (status, made) = app.send(request).await;
+    let took = begun.elapsed();
+    assert_eq!((status, made["state"].as_str()), (201, Some("active")), "{made}");
+    took
+}
+
+/// A tenant from a slot, a key for it, and its first request: each timed by itself.
+async fn with_slot(app: &TestApp, round: usize, samples: &mut Samples) {
+    let slug = format!("slot-{round}");
+    let created = create(app, &slug, "free").await;
+    let begun = Instant::now();
+    let path = format!("/operator/v1/tenants/{slug}/api-keys");
+    let new = json!({ "name": "first", "role": "owner" });
+    let (status, key) = app.send(app.operator(Method::POST, &path).json(&new)).await;
+    let keyed = begun.elapsed();
+    assert_eq!(status, 201, "{key}");
+    let request = app.request(Method::GET, &slug, key["key"].as_str().expect("the key"), "/api/v1/projects");
+    let begun = Instant::now();
+    let (status, projects) = app.send(request).await;
+    let answered = begun.elapsed();
+    assert_eq!((status, &projects["items"]), (200, &json!([])), "{projects}");
+    samples.create.push(created);
+    samples.create_and_answer.push(created + answered);
+    samples.create_key_and_answer.push(created + keyed + answered);
+}
+
+/// Waits until the worker has made the spare slot anew and has nothing left to do: what it does then belongs to the
+/// tenant before, and people do not sign up back to back.
+async fn settled(app: &TestApp) {
+    let idle = "SELECT (SELECT count(*) FROM slot WHERE state = 'making')
+                     + (SELECT count(*) FROM job WHERE state IN ('ready', 'running'))
+                     + (SELECT count(*) FROM run WHERE state IN ('pending', 'running', 'undoing'))
+                     + (SELECT coalesce(sum(greatest(s.slot_target - (SELECT count(*) FROM slot
+                          WHERE slot.shard = s.id AND slot.state = 'ready'), 0)), 0)::bigint FROM shard s)";
+    loop {
+        let left: i64 =
+            sqlx::query_scalar(idle).fetch_one(app.world.db()).await.expect("the control database");
+        if left == 0 {
+            return tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The script that makes what a tenant needs on its shard (login, schema, tables, grants, in one transaction) over one
+/// open connection, in the same database as the tenants without slots.
+struct Bare {
+    conn: PgConnection,
+    database: String,
+}
+
+impl Bare {
+    async fn connect(app: &TestApp) -> Self {
+        let url = SecretString::from(app.world.shard_urls[1].clone());
+        let options = admin::options(&url).expect("a DSN");
+        let database = options.get_database().expect("a database").to_owned();
+        Self { conn: PgConnection::connect_with(&options).await.expect("the shard"), database }
+    }
+
+    async fn run(&mut self, app: &TestApp) -> Duration {
+        let hands = &app.world.hands;
+        let name = new_schema_name(&hands.cp);
+        let schema = Schema { name: &name, database: &self.database, credential_version: 1, fence: 1 };
+        let verifier = hands.master.scram_verifier(&name, 1);
+        let sql = format!("BEGIN; {} COMMIT", schema.create_sql(&verifier, hands.cp.tables));
+        let begun = Instant::now();
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.conn).await.expect("the script");
+        begun.elapsed()
+    }
+
+    /// Tables in one tenant's schema.
+    async fn tables(&mut self) -> i64 {
+        let count = "SELECT count(*) / count(DISTINCT schemaname) FROM pg_tables WHERE schemaname ~ '^t_'";
+        sqlx::query_scalar(count).fetch_one(&mut self.conn).await.expect("the shard")
+    }
+}
+
+fn goals(samples: &Samples) -> Vec<Goal> {
+    let p50 = |series: &[Duration]| Spread::of(series).p50;
+    let ratio = p50(&samples.without_slot) / p50(&samples.bare);
+    vec![
+        Goal::new("create, slot ready, p50", p50(&samples.create), 5.0, "ms"),
+        Goal::new("create + first answered request, p50", p50(&samples.create_and_answer), 15.0, "ms"),
+        Goal::new(
+            "create + key call + first answered request, p50",
+            p50(&samples.create_key_and_answer),
+            15.0,
+            "ms",
+        ),
+        Goal::new("create without a slot / bare SQL script, p50", ratio, 1.5, "×"),
+    ]
+}
+
+fn report(figures: Figures) {
+    let json = std::env::args().any(|arg| arg == "--json");
+    let file = write_json("provision", &figures).expect("the figures are written");
+    if json {
+        let text: Value = serde_json::to_value(&figures).expect("plain figures");
+        println!("{text:#}");
+        return;
+    }
+    println!(
+        "{} rounds, fsync on, {} tables a schema, load {:.1} → {:.1}\n",
+        figures.rounds, figures.tables, figures.load_before, figures.load_after
+    );
+    println!("{:<32} {}   (ms)", "", Spread::HEAD);
+    for (name, spread) in &figures.series {
+        println!("{name:<32} {}", spread.row());
+    }
+    println!();
+    for goal in &figures.goals {
+        println!("{}", goal.row());
+    }
+    println!("\n{}", file.display());
+}
