@@ -10,7 +10,7 @@ use freehold::control_plane::plans::{self, Tier};
 use freehold::control_plane::shards::{NewPool, pool_add};
 use freehold::control_plane::slots::new_schema_name;
 use freehold::db::admin;
-use freehold::db::schema::Schema;
+use freehold::db::schema::{LoginLimits, Schema};
 use freehold::product::{Current, Product};
 use freehold::testkit::figures::{Goal, Spread, load_average, write_json};
 use freehold::testkit::{AppOptions, Cluster, TestApp, World, WorldOptions, tester};
@@ -178,9 +178,10 @@ impl Bare {
     async fn run(&mut self, app: &TestApp) -> Duration {
         let hands = &app.world.hands;
         let name = new_schema_name(&hands.cp);
-        let schema = Schema { name: &name, database: &self.database, credential_version: 1, fence: 1 };
+        let schema = Schema { name: &name, database: &self.database, credential_version: 1, fence: Some(1) };
         let verifier = hands.master.scram_verifier(&name, 1);
-        let sql = format!("BEGIN; {} COMMIT", schema.create_sql(&verifier, hands.cp.tables));
+        let sql =
+            format!("BEGIN; {} COMMIT", schema.create_sql(&verifier, hands.cp.tables, LoginLimits::SPARE));
         let begun = Instant::now();
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.conn).await.expect("the script");
         begun.elapsed()

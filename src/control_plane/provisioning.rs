@@ -185,7 +185,7 @@ async fn answers(shard: &Candidate) -> bool {
     matches!(tokio::time::timeout(Duration::from_millis(500), dial).await, Ok(Ok(_)))
 }
 
-/// Asks the worker to give the tenant's login the settings of its plan.
+/// Asks the worker to give the tenant's login the settings of its plan, and wakes it.
 pub async fn align_later(
     conn: &mut PgConnection,
     tenant: TenantId,
@@ -221,12 +221,11 @@ fn make_schema<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>
             fence: Some(held.fence),
         };
         let mut conn = hands.admin(&shard).await?;
-        let version = schema.create(&mut conn, &hands.master, hands.cp.tables).await?;
         let limits = LoginLimits {
             connections: input.limits.connections,
             statement_timeout_ms: input.limits.statement_timeout_ms,
         };
-        schema.align(&mut conn, &hands.master, limits).await?;
+        let version = schema.create(&mut conn, &hands.master, hands.cp.tables, limits).await?;
         let mut tx = hands.cp.db.begin().await?;
         held.confirm(&mut tx).await?;
         sqlx::query("UPDATE placement SET version = $2 WHERE schema_name = $1")

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::access::{DELETE, PURGE, RESUME, SUSPEND, UNDELETE};
 use super::provisioning::{PROVISION, SHARD_PREPARE};
 use super::{ControlPlane, Hands};
+use crate::jobs::feed::RunFeed;
 use crate::jobs::run::{Run, RunState, run_by_id};
 use crate::jobs::saga::{self, Held, Kind};
 use crate::kernel::ids::RunId;
@@ -49,16 +50,17 @@ pub async fn carry_out(
 }
 
 /// Waits for a run that a worker carries out. Returns it as it is when the time is over.
-pub async fn wait(cp: &ControlPlane, id: RunId, within: Duration) -> Result<Run> {
+pub async fn wait(cp: &ControlPlane, feed: &RunFeed, id: RunId, within: Duration) -> Result<Run> {
     let deadline = Instant::now() + within;
-    // Most runs take some milliseconds: look often at first.
-    let mut pause = Duration::from_millis(2);
+    let mut news = feed.subscribe();
+    // The feed may not listen yet, and most runs take some milliseconds: look often at first.
+    let mut pause = Duration::from_millis(8);
     loop {
         let run = run_by_id(&mut *cp.db.acquire().await?, id).await?;
         if !run.state.is_open() || Instant::now() >= deadline {
             return Ok(run);
         }
-        tokio::time::sleep(pause).await;
+        news.of(id, deadline.min(Instant::now() + pause)).await;
         pause = (pause * 3 / 2).min(Duration::from_millis(250));
     }
 }

@@ -7,6 +7,7 @@ use super::idempotency::{self, Claim};
 use super::provisioning::{NewTenant, tenant_create};
 use super::tenants::{TenantRef, TenantState, tenant_find};
 use super::{ControlPlane, runs};
+use crate::jobs::feed::RunFeed;
 use crate::jobs::run::{Run, RunState};
 use crate::kernel::ids::{RunId, TenantId};
 use crate::kernel::secret::sha256;
@@ -47,6 +48,7 @@ pub struct Answer {
 /// tenant could not be made.
 pub async fn sign_up(
     cp: &ControlPlane,
+    feed: &RunFeed,
     caller: &Caller,
     new: &NewTenant,
     key: Option<Key<'_>>,
@@ -62,7 +64,7 @@ pub async fn sign_up(
             }
             Claim::InFlight { tenant } => {
                 tx.commit().await?;
-                return join(cp, tenant, key, patience).await;
+                return join(cp, feed, tenant, key, patience).await;
             }
         }
     }
@@ -72,7 +74,7 @@ pub async fn sign_up(
             idempotency::attach(&mut tx, scope, name, tenant.id).await?;
         }
         tx.commit().await?;
-        return finish(cp, run, tenant.id, key, patience, false).await;
+        return finish(cp, feed, run, tenant.id, key, patience, false).await;
     }
     // Ready already: the answer is part of the transaction that makes it true.
     let body = serde_json::to_vec(&tenant).map_err(Error::internal)?;
@@ -86,24 +88,26 @@ pub async fn sign_up(
 /// Waits for what an earlier request with the same key began.
 async fn join(
     cp: &ControlPlane,
+    feed: &RunFeed,
     tenant: TenantId,
     key: Option<Key<'_>>,
     patience: Duration,
 ) -> Result<Signup> {
     let row = tenant_find(&mut *cp.db.acquire().await?, &TenantRef::Id(tenant)).await?;
     let run = row.run.ok_or_else(|| Error::internal(format!("tenant {tenant} was made by no run")))?;
-    finish(cp, run, tenant, key, patience, true).await
+    finish(cp, feed, run, tenant, key, patience, true).await
 }
 
 async fn finish(
     cp: &ControlPlane,
+    feed: &RunFeed,
     run: RunId,
     tenant: TenantId,
     key: Option<Key<'_>>,
     patience: Duration,
     replayed: bool,
 ) -> Result<Signup> {
-    let run = runs::wait(cp, run, patience).await?;
+    let run = runs::wait(cp, feed, run, patience).await?;
     if run.state.is_open() {
         return Ok(Signup::Underway(run));
     }

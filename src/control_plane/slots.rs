@@ -14,7 +14,7 @@ use super::reconcile::within;
 use super::shards::{Shard, ShardState, shard_by_id, shard_find, shard_list};
 use super::{ControlPlane, Hands};
 use crate::db::admin;
-use crate::db::schema::Schema;
+use crate::db::schema::{LoginLimits, Schema};
 use crate::kernel::ids::ShardId;
 use crate::kernel::{Result, codes};
 
@@ -133,7 +133,7 @@ async fn slot_finish(hands: &Hands, shard: &Shard, name: &str) -> Result<()> {
     let fence = next_fence(&mut *hands.cp.db.acquire().await?).await?;
     let schema = Schema { name, database: shard.database()?, credential_version: 1, fence: Some(fence) };
     let mut conn = hands.admin(shard).await?;
-    let version = schema.create(&mut conn, &hands.master, hands.cp.tables).await?;
+    let version = schema.create(&mut conn, &hands.master, hands.cp.tables, LoginLimits::SPARE).await?;
     let now = hands.cp.clock.now();
     sqlx::query("UPDATE slot SET state = 'ready', version = $2, ready_at = $3 WHERE schema_name = $1 AND state = 'making'")
         .bind(name)

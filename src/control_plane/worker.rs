@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgListener;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -87,9 +88,11 @@ async fn listen(hands: Hands, alarm: Arc<Notify>) {
     }
 }
 
-async fn pause(alarm: &Notify, stop: &CancellationToken) {
+/// Waits for the alarm, which the caller began to listen for before it found nothing to do: a notification that comes in
+/// between must not wait for the next look.
+async fn pause(alarm: Notified<'_>, stop: &CancellationToken) {
     tokio::select! {
-        () = alarm.notified() => {}
+        () = alarm => {}
         () = tokio::time::sleep(LOOK) => {}
         () = stop.cancelled() => {}
     }
@@ -99,6 +102,7 @@ async fn take_runs(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken, ta
     let places = Arc::new(Semaphore::new(RUNS_AT_ONCE));
     while !stop.is_cancelled() {
         let Ok(place) = places.clone().acquire_owned().await else { return };
+        let ringing = alarm.notified();
         match saga::lease(&hands.cp.db, &hands.worker, None).await {
             Ok(Some(held)) => {
                 let hands = hands.clone();
@@ -114,7 +118,7 @@ async fn take_runs(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken, ta
             }
             Ok(None) => {
                 drop(place);
-                pause(&alarm, &stop).await;
+                pause(ringing, &stop).await;
             }
             Err(error) => {
                 drop(place);
@@ -129,6 +133,7 @@ async fn take_jobs(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken, ta
     let places = Arc::new(Semaphore::new(JOBS_AT_ONCE));
     while !stop.is_cancelled() {
         let Ok(place) = places.clone().acquire_owned().await else { return };
+        let ringing = alarm.notified();
         match queue::job_lease(&hands.cp.db).await {
             Ok(Some(job)) => {
                 let hands = hands.clone();
@@ -145,7 +150,7 @@ async fn take_jobs(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken, ta
             }
             Ok(None) => {
                 drop(place);
-                pause(&alarm, &stop).await;
+                pause(ringing, &stop).await;
             }
             Err(_) => {
                 drop(place);
@@ -158,11 +163,12 @@ async fn take_jobs(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken, ta
 /// Keeps spare slots ready: whenever something happened, and every few seconds.
 async fn refill(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken) {
     while !stop.is_cancelled() {
+        let ringing = alarm.notified();
         if let Err(error) = slots::refill(&hands).await {
             tracing::warn!(?error, "slots could not be refilled");
         }
         tokio::select! {
-            () = alarm.notified() => {}
+            () = ringing => {}
             () = tokio::time::sleep(Duration::from_secs(5)) => {}
             () = stop.cancelled() => {}
         }

@@ -65,13 +65,15 @@ impl Schema<'_> {
         conn: &mut PgConnection,
         master: &MasterKey,
         tables: &Migrator,
+        limits: LoginLimits,
     ) -> Result<i64> {
         self.check()?;
         let target = migrations::target(tables);
         let sql = format!(
             "BEGIN; {fence} {statements} COMMIT",
             fence = self.fence_sql(),
-            statements = self.create_sql(&master.scram_verifier(self.name, self.credential_version), tables),
+            statements =
+                self.create_sql(&master.scram_verifier(self.name, self.credential_version), tables, limits),
         );
         match admin::batch(conn, sql).await {
             Ok(()) => Ok(target),
@@ -85,10 +87,9 @@ impl Schema<'_> {
     }
 
     /// The bare statements that make a tenant's place, without fence or transaction. The benchmark runs the same.
-    pub fn create_sql(&self, verifier: &str, tables: &Migrator) -> String {
+    pub fn create_sql(&self, verifier: &str, tables: &Migrator, limits: LoginLimits) -> String {
         let (schema, database) = (quote_ident(self.name), quote_ident(self.database));
         let owner = quote_ident(&owner_role(self.database));
-        let limits = LoginLimits::SPARE;
         let tables_sql =
             tables.iter().map(|migration| migration.sql.as_str()).collect::<Vec<_>>().join("\n;\n");
         format!(

@@ -2,6 +2,7 @@
 //! (periodic repair), and the notifications that wake the worker.
 
 pub mod faults;
+pub mod feed;
 pub mod queue;
 pub mod run;
 pub mod saga;

@@ -127,7 +127,7 @@ pub async fn drive<C: Sync>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &H
 async fn attempt<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) -> Result<RunState> {
     if held.state != RunState::Undoing {
         match forward(pool, context, kind, held).await {
-            Ok(()) => return finish(pool, held, RunState::Done).await,
+            Ok(()) => return Ok(RunState::Done),
             Err(error) if is_lost(pool, held, &error).await => return Err(error),
             Err(error) => {
                 tracing::warn!(run = %held.id, kind = kind.name, ?error, "a step failed");
@@ -144,7 +144,7 @@ async fn attempt<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) -> 
         }
     }
     match backward(pool, context, kind, held).await {
-        Ok(()) => finish(pool, held, RunState::Undone).await,
+        Ok(()) => Ok(RunState::Undone),
         Err(error) if is_lost(pool, held, &error).await => Err(error),
         Err(error) => put_back(pool, held, RunState::Undoing, &error).await,
     }
@@ -159,8 +159,14 @@ async fn forward<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) -> 
         faults::point(kind.name, step.name, Moment::BeforeEffect);
         in_time((step.run)(context, held)).await?;
         faults::point(kind.name, step.name, Moment::AfterEffect);
-        record(pool, held, index, StepState::Done).await?;
+        // The record of the last step and the end of the run are one commit.
+        let ended = (index + 1 == kind.steps.len()).then_some(RunState::Done);
+        record(pool, held, index, StepState::Done, ended).await?;
         faults::point(kind.name, step.name, Moment::AfterRecord);
+    }
+    if done.last() == Some(&StepState::Done) {
+        // Nothing was left to do.
+        close(pool, held, RunState::Done, None, Duration::ZERO).await?;
     }
     Ok(())
 }
@@ -176,7 +182,11 @@ async fn backward<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) ->
         if let Some(undo) = step.undo {
             in_time(undo(context, held)).await?;
         }
-        record(pool, held, index, StepState::Undone).await?;
+        let ended = (index == 0).then_some(RunState::Undone);
+        record(pool, held, index, StepState::Undone, ended).await?;
+    }
+    if done.first() == Some(&StepState::Undone) {
+        close(pool, held, RunState::Undone, None, Duration::ZERO).await?;
     }
     Ok(())
 }
@@ -194,7 +204,14 @@ async fn states(pool: &PgPool, held: &Held) -> Result<Vec<StepState>> {
         .await?)
 }
 
-async fn record(pool: &PgPool, held: &Held, index: usize, state: StepState) -> Result<()> {
+/// Records a step, and the end of the run if that was the last one.
+async fn record(
+    pool: &PgPool,
+    held: &Held,
+    index: usize,
+    state: StepState,
+    ended: Option<RunState>,
+) -> Result<()> {
     let mut tx = pool.begin().await?;
     held.confirm(&mut tx).await?;
     sqlx::query(
@@ -205,6 +222,9 @@ async fn record(pool: &PgPool, held: &Held, index: usize, state: StepState) -> R
     .bind(state)
     .execute(&mut *tx)
     .await?;
+    if let Some(ended) = ended {
+        set_state(&mut tx, held, ended, None, Duration::ZERO).await?;
+    }
     wake::run_moved(&mut tx, held.id).await?;
     Ok(tx.commit().await?)
 }
@@ -219,6 +239,18 @@ async fn close(
 ) -> Result<()> {
     let mut tx = pool.begin().await?;
     held.confirm(&mut tx).await?;
+    set_state(&mut tx, held, state, error, wait).await?;
+    wake::run_moved(&mut tx, held.id).await?;
+    Ok(tx.commit().await?)
+}
+
+async fn set_state(
+    tx: &mut PgConnection,
+    held: &Held,
+    state: RunState,
+    error: Option<&Error>,
+    wait: Duration,
+) -> Result<()> {
     sqlx::query(
         "UPDATE run SET state = $2, error = coalesce($3, error), leased_until = NULL, leased_by = NULL,
                 undo = undo OR $2 IN ('undoing', 'undone'),
@@ -230,15 +262,9 @@ async fn close(
     .bind(state)
     .bind(error.map(|error| format!("{}: {error}", error.code().name)))
     .bind(wait.as_secs_f64())
-    .execute(&mut *tx)
+    .execute(tx)
     .await?;
-    wake::run_moved(&mut tx, held.id).await?;
-    Ok(tx.commit().await?)
-}
-
-async fn finish(pool: &PgPool, held: &Held, state: RunState) -> Result<RunState> {
-    close(pool, held, state, None, Duration::ZERO).await?;
-    Ok(state)
+    Ok(())
 }
 
 async fn put_back(pool: &PgPool, held: &Held, waiting: RunState, error: &Error) -> Result<RunState> {

@@ -10,6 +10,7 @@ use freehold::control_plane::worker;
 use freehold::data_plane::RequestId;
 use freehold::http::operator;
 use freehold::identity::keys::{operator_key_create, operator_key_revoke};
+use freehold::jobs::feed::RunFeed;
 use freehold::kernel::codes;
 use freehold::product::{Current, Product};
 use freehold::testkit::{World, WorldOptions, tester};
@@ -185,7 +186,8 @@ async fn a_creation_that_takes_longer_is_followed_and_a_failed_one_frees_its_key
     let (cp, caller) = (&world.hands.cp, tester());
     let key = Some(Key { scope: "test", key: "k1" });
     let new = NewTenant { slug: "acme".to_owned(), name: None, plan: None };
-    let ask = async || signup::sign_up(cp, &caller, &new, key, Duration::from_millis(20)).await;
+    let feed = RunFeed::new(cp.db.clone());
+    let ask = async || signup::sign_up(cp, &feed, &caller, &new, key, Duration::from_millis(20)).await;
     // No worker: it cannot be finished.
     let Signup::Underway(run) = ask().await.unwrap() else { panic!("finished without a worker") };
     let Signup::Underway(same) = ask().await.unwrap() else { panic!("finished without a worker") };
@@ -193,7 +195,7 @@ async fn a_creation_that_takes_longer_is_followed_and_a_failed_one_frees_its_key
     // Its shard goes; the run is undone, and the key is free for another try.
     sqlx::query("UPDATE shard SET admin_dsn_ref = 'env:NOT_SET'").execute(world.db()).await.unwrap();
     let stop = work(&world);
-    let failed = signup::sign_up(cp, &caller, &new, key, Duration::from_secs(30)).await.unwrap_err();
+    let failed = signup::sign_up(cp, &feed, &caller, &new, key, Duration::from_secs(30)).await.unwrap_err();
     assert!(failed.is(&codes::BAD_REQUEST), "{failed:?}");
     stop.cancel();
     for (shard, file) in world.shards.iter().zip(["shard-1", "shard-2"]) {
@@ -208,7 +210,7 @@ async fn a_creation_that_takes_longer_is_followed_and_a_failed_one_frees_its_key
     }
     let stop = work(&world);
     let Signup::Answered(answer) =
-        signup::sign_up(cp, &caller, &new, key, Duration::from_secs(30)).await.unwrap()
+        signup::sign_up(cp, &feed, &caller, &new, key, Duration::from_secs(30)).await.unwrap()
     else {
         panic!("not finished in time")
     };

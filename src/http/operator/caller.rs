@@ -1,12 +1,10 @@
 //! Who is asking. The control plane is reached through this extractor alone: a handler that forgets it has nothing to
 //! work with.
 
-use std::sync::Arc;
-
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 
-use super::{Inside, RunFeed};
+use super::Inside;
 use crate::control_plane::ControlPlane;
 use crate::control_plane::audit::Caller;
 use crate::control_plane::tenants::TenantRef;
@@ -14,13 +12,14 @@ use crate::data_plane::RequestId;
 use crate::data_plane::tenancy::decide::bearer;
 use crate::http::vocabulary::Path;
 use crate::identity::keys::operator_authenticate;
+use crate::jobs::feed::RunFeed;
 use crate::kernel::{Error, Result, codes};
 
 /// An operator with a valid key, and what they may work with.
 pub struct Operator {
     pub cp: ControlPlane,
     pub caller: Caller,
-    pub feed: Arc<RunFeed>,
+    pub feed: RunFeed,
 }
 
 impl FromRequestParts<Inside> for Operator {

@@ -6,13 +6,12 @@
 //!
 //! To add an operation: a handler of three lines in the file of its noun, `routes!` in that file's `routes()`.
 
-use std::sync::Arc;
-
 use axum::middleware::map_response;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::control_plane::ControlPlane;
 use crate::data_plane::tenancy;
+use crate::jobs::feed::RunFeed;
 
 mod api_keys;
 mod audit;
@@ -29,7 +28,6 @@ mod shards;
 mod slots;
 mod tenants;
 
-pub use feed::RunFeed;
 pub use operator_keys::NewOperatorKey;
 pub use plans::ApplyPlans;
 pub use shards::Fill;
@@ -40,12 +38,12 @@ pub use tenants::{Purge, Reason};
 #[derive(Clone)]
 struct Inside {
     cp: ControlPlane,
-    feed: Arc<RunFeed>,
+    feed: RunFeed,
 }
 
 /// Every route, with its state: the control database, and nothing of the shards.
 pub fn routes(cp: ControlPlane) -> OpenApiRouter {
-    let feed = Arc::new(RunFeed::new(cp.db.clone()));
+    let feed = RunFeed::new(cp.db.clone());
     OpenApiRouter::new()
         .merge(tenants::routes())
         .merge(api_keys::routes())

@@ -6,7 +6,8 @@ use axum::response::{AppendHeaders, IntoResponse, Response};
 use http::{StatusCode, header};
 use serde::Serialize;
 
-use crate::control_plane::{ControlPlane, runs};
+use super::caller::Operator;
+use crate::control_plane::runs;
 use crate::http::vocabulary::Json;
 use crate::jobs::run::Run;
 use crate::kernel::Result;
@@ -28,11 +29,11 @@ pub enum Outcome<T> {
 /// # Errors
 /// The run's own, when it was undone or is stuck.
 pub async fn settle<T>(
-    cp: &ControlPlane,
+    operator: &Operator,
     run: RunId,
     view: impl AsyncFnOnce(&Run) -> Result<T>,
 ) -> Result<Outcome<T>> {
-    let run = runs::wait(cp, run, PATIENCE).await?;
+    let run = runs::wait(&operator.cp, &operator.feed, run, PATIENCE).await?;
     if run.state.is_open() {
         return Ok(Outcome::Underway(run));
     }

@@ -47,7 +47,7 @@ async fn list(operator: Operator) -> Result<Json<Page<Shard>>> {
 async fn add(operator: Operator, Json(new): Json<NewShard>) -> Result<Response> {
     let (id, run) = shards::shard_add(&operator.cp, &operator.caller, &new).await?;
     let view = async |_: &Run| shards::shard_by_id(&mut *operator.cp.db.acquire().await?, id).await;
-    Ok(match settle(&operator.cp, run, view).await? {
+    Ok(match settle(&operator, run, view).await? {
         Outcome::Done(shard) => (StatusCode::CREATED, Json(shard)).into_response(),
         Outcome::Underway(run) => underway(run),
     })

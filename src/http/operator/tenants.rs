@@ -78,7 +78,7 @@ async fn create(
 ) -> Result<Response> {
     let scope = operator.caller.actor.as_str();
     let claimed = key.as_deref().map(|key| signup::Key { scope, key });
-    signup::sign_up(&operator.cp, &operator.caller, &new, claimed, PATIENCE).await.map(answer)
+    signup::sign_up(&operator.cp, &operator.feed, &operator.caller, &new, claimed, PATIENCE).await.map(answer)
 }
 
 fn answer(signup: Signup) -> Response {
@@ -123,7 +123,7 @@ async fn delete(
 ) -> Result<Outcome<Tenant>> {
     let reason = why.reason.as_deref().unwrap_or("deleted by an operator");
     let run = access::tenant_delete(&operator.cp, &operator.caller, &tenant, reason).await?;
-    settle(&operator.cp, run, async |run| tenant_of_run(&operator.cp, run).await).await
+    settle(&operator, run, async |run| tenant_of_run(&operator.cp, run).await).await
 }
 
 /// Shut a tenant: the next request is refused, and its database login too
@@ -136,7 +136,7 @@ async fn suspend(
     Json(why): Json<Reason>,
 ) -> Result<Outcome<Tenant>> {
     let run = access::tenant_suspend(&operator.cp, &operator.caller, &tenant, &why.reason).await?;
-    settle(&operator.cp, run, async |run| tenant_of_run(&operator.cp, run).await).await
+    settle(&operator, run, async |run| tenant_of_run(&operator.cp, run).await).await
 }
 
 /// Let a suspended tenant work again
@@ -145,7 +145,7 @@ async fn suspend(
     responses((status = 200, body = Tenant), (status = 202, body = Run)))]
 async fn resume(operator: Operator, Which(tenant): Which) -> Result<Outcome<Tenant>> {
     let run = access::tenant_resume(&operator.cp, &operator.caller, &tenant).await?;
-    settle(&operator.cp, run, async |run| tenant_of_run(&operator.cp, run).await).await
+    settle(&operator, run, async |run| tenant_of_run(&operator.cp, run).await).await
 }
 
 /// Bring a softly deleted tenant back
@@ -154,7 +154,7 @@ async fn resume(operator: Operator, Which(tenant): Which) -> Result<Outcome<Tena
     responses((status = 200, body = Tenant), (status = 202, body = Run)))]
 async fn undelete(operator: Operator, Which(tenant): Which) -> Result<Outcome<Tenant>> {
     let run = access::tenant_undelete(&operator.cp, &operator.caller, &tenant).await?;
-    settle(&operator.cp, run, async |run| tenant_of_run(&operator.cp, run).await).await
+    settle(&operator, run, async |run| tenant_of_run(&operator.cp, run).await).await
 }
 
 /// Remove a softly deleted tenant for good
@@ -163,5 +163,5 @@ async fn undelete(operator: Operator, Which(tenant): Which) -> Result<Outcome<Te
     responses((status = 200, body = Tenant), (status = 202, body = Run)))]
 async fn purge(operator: Operator, Which(tenant): Which, Json(when): Json<Purge>) -> Result<Outcome<Tenant>> {
     let run = access::tenant_purge(&operator.cp, &operator.caller, &tenant, when.now).await?;
-    settle(&operator.cp, run, async |run| tenant_of_run(&operator.cp, run).await).await
+    settle(&operator, run, async |run| tenant_of_run(&operator.cp, run).await).await
 }
