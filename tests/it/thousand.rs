@@ -1,7 +1,7 @@
 //! Many tenants, few connections: the soak (`make soak`) at a size that fits `cargo test`.
 //!
-//! Shown to fail: with `lend` in `broker::ledger` handing out any tenant's idle connection instead of the asker's own,
-//! rows of other tenants appear; see the end of docs/PERFORMANCE.md for what was tried.
+//! Shown to fail: let `seat_for` in `broker::shard` lend the connection it should evict, logged in as its old tenant, to
+//! whoever asked. The first rows then land in other tenants' schemas, and the test ends where their owners miss them.
 
 use freehold::product::{Current, Product};
 use freehold::testkit::load::{self, Plan};
