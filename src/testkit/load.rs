@@ -238,8 +238,11 @@ async fn client(app: &TestApp, tenants: &[Tenant], plan: Plan, next: &AtomicUsiz
         let draw = scatter(number);
         // Half of the requests go to a tenth of the tenants, so that some connections are worth keeping and others are
         // not; the rest visits all in turn.
-        let index =
-            if draw % 2 == 0 { draw / 2 % tenants.len().div_ceil(10) } else { number % tenants.len() };
+        let index = if draw.is_multiple_of(2) {
+            draw / 2 % tenants.len().div_ceil(10)
+        } else {
+            number % tenants.len()
+        };
         let tenant = &tenants[index];
         let request = tenant.request(number, scatter(number ^ 0x5bd1));
         let begun = Instant::now();
