@@ -72,8 +72,8 @@ fn comparable(status: u16, mut body: Value) -> String {
     format!("{status} {body}")
 }
 
-/// A1. Guard: the tenant's own connection. With the intruder's requests sent to the victim's host and key instead, the
-/// same loop finds hundreds of differences (checked by hand when this was written).
+/// A1. Guard: the tenant's own connection. Sent as the victim instead, the first of these requests that finds a row fails
+/// the test.
 #[tokio::test]
 async fn another_tenants_ids_are_as_unknown_as_random_ones() {
     let Scene { app, operations, intruder, victim, ids } = scene().await;
