@@ -2,7 +2,7 @@
 # `testkit` only adds helpers for tests; what ships is built without it (cargo build --profile dist).
 DEBUG_FLAGS := --locked --features testkit
 
-# How to start: `make dev ARGS=--reset`
+# More for the program behind a target: `make dev ARGS=--reset`, `make bench ARGS=--list`
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -28,11 +28,11 @@ lint: deps ## Check the format and lint, without tests
 	cargo fmt --all -- --check
 	cargo clippy --all-targets $(DEBUG_FLAGS) -- -D warnings
 
-bench: deps ## Measure provisioning (release build, real servers, fsync on)
-	cargo bench --locked --features testkit --bench provision
+bench: deps ## Measure what Freehold costs (release build, real servers, fsync on)
+	cargo bench --locked --features testkit --bench bench -- $(ARGS)
 
 soak: deps ## Run the long mixed-load test at full size (release build)
-	cargo bench --locked --features testkit --bench soak
+	cargo bench --locked --features testkit --bench soak -- $(ARGS)
 
 openapi: deps ## Write openapi/v1.json from the code
 	@cargo build $(DEBUG_FLAGS)

@@ -1,6 +1,5 @@
 //! What a measurement says: its middle, its spread, and whether it reaches its goal.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -37,25 +36,86 @@ impl Spread {
     pub const HEAD: &str = "       n       min       p50       p95       p99       max";
 }
 
-/// A figure with a goal: at most that.
+/// The middle one of some figures, with the least and the greatest: what interleaved rounds come to.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Median {
+    pub rounds: usize,
+    pub min: f64,
+    pub median: f64,
+    pub max: f64,
+}
+
+impl Median {
+    /// All zero for no figures.
+    pub fn of(figures: impl IntoIterator<Item = f64>) -> Self {
+        let mut sorted: Vec<f64> = figures.into_iter().collect();
+        sorted.sort_by(f64::total_cmp);
+        let Some(last) = sorted.len().checked_sub(1) else { return Self::default() };
+        let median = f64::midpoint(sorted[last / 2], sorted[last.div_ceil(2)]);
+        Self { rounds: sorted.len(), min: sorted[0], median, max: sorted[last] }
+    }
+}
+
+impl std::fmt::Display for Median {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.3} ({:.3} to {:.3})", self.median, self.min, self.max)
+    }
+}
+
+/// On which side of its limit a figure has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+/// A figure with a goal.
 #[derive(Clone, Debug, Serialize)]
 pub struct Goal {
-    pub what: &'static str,
+    pub what: String,
     pub measured: f64,
-    pub at_most: f64,
+    pub bound: Bound,
     pub unit: &'static str,
     pub reached: bool,
+    /// Whether missing it is a malfunction (a wrong answer, a lost write), and not only slow.
+    pub must: bool,
 }
 
 impl Goal {
-    pub fn new(what: &'static str, measured: f64, at_most: f64, unit: &'static str) -> Self {
-        Self { what, measured, at_most, unit, reached: measured <= at_most }
+    pub fn at_most(what: impl Into<String>, measured: f64, limit: f64, unit: &'static str) -> Self {
+        let (bound, reached) = (Bound::AtMost(limit), measured <= limit);
+        Self { what: what.into(), measured, bound, unit, reached, must: false }
+    }
+
+    pub fn at_least(what: impl Into<String>, measured: f64, limit: f64, unit: &'static str) -> Self {
+        let (bound, reached) = (Bound::AtLeast(limit), measured >= limit);
+        Self { what: what.into(), measured, bound, unit, reached, must: false }
+    }
+
+    /// Something that may never happen, and how often it did.
+    pub fn never(what: impl Into<String>, count: usize) -> Self {
+        Self { must: true, ..Self::at_most(what, count as f64, 0.0, "") }
+    }
+
+    /// Missing it ends the program with an error.
+    pub fn must(self) -> Self {
+        Self { must: true, ..self }
     }
 
     pub fn row(&self) -> String {
-        let Self { what, measured, at_most, unit, reached } = self;
-        let verdict = if *reached { "reached" } else { "SHORT  <<<<" };
-        format!("{what:<52} {measured:>8.2} {unit:<2}  (goal: at most {at_most} {unit})  {verdict}")
+        let Self { what, measured, bound, unit, reached, must } = self;
+        let (side, limit) = match bound {
+            Bound::AtMost(limit) => ("at most", limit),
+            Bound::AtLeast(limit) => ("at least", limit),
+        };
+        let verdict = match (reached, must) {
+            (true, _) => "reached",
+            (false, false) => "SHORT  <<<<",
+            (false, true) => "BROKEN <<<<",
+        };
+        let measured = if measured.fract() == 0.0 { format!("{measured}") } else { format!("{measured:.3}") };
+        format!("{what:<58} {measured:>10} {unit:<3} (goal: {side} {limit})  {verdict}")
     }
 }
 
@@ -63,18 +123,6 @@ impl Goal {
 pub fn load_average() -> f64 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(f64::NAN)
-}
-
-/// Writes what was measured to `target/bench/<name>.json` and gives the place.
-///
-/// # Errors
-/// When the file cannot be written.
-pub fn write_json(name: &str, figures: &impl Serialize) -> std::io::Result<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/bench");
-    std::fs::create_dir_all(&folder)?;
-    let file = folder.join(format!("{name}.json"));
-    std::fs::write(&file, serde_json::to_vec_pretty(figures)?)?;
-    Ok(file)
 }
 
 #[cfg(test)]
@@ -87,6 +135,19 @@ mod tests {
         let spread = Spread::of(&samples);
         assert_eq!((spread.min, spread.p50, spread.p95, spread.max), (1.0, 51.0, 96.0, 101.0));
         assert_eq!(Spread::of(&[]).samples, 0);
-        assert!(!Goal::new("x", 1.6, 1.5, "×").reached);
+    }
+
+    #[test]
+    fn a_median_is_the_middle() {
+        assert_eq!(Median::of([3.0, 1.0, 2.0]).median, 2.0);
+        assert_eq!(Median::of([4.0, 1.0, 2.0, 3.0]).median, 2.5);
+        assert_eq!(Median::of([]).rounds, 0);
+    }
+
+    #[test]
+    fn a_goal_has_a_side() {
+        assert!(!Goal::at_most("x", 1.6, 1.5, "×").reached);
+        assert!(Goal::at_least("x", 1.6, 1.5, "×").reached);
+        assert!(Goal::never("x", 0).reached && !Goal::never("x", 1).reached);
     }
 }

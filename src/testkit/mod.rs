@@ -5,6 +5,7 @@ mod cluster;
 mod eventually;
 pub mod figures;
 pub mod load;
+pub mod program;
 mod world;
 
 pub use app::{AppOptions, Replica, TestApp};

@@ -1,0 +1,192 @@
+//! The frame of `make bench`, `make soak` and `make chaos`: sections that run one after the other, a table for people,
+//! JSON for machines, an end in bounded time.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::figures::{Goal, Spread, load_average};
+use crate::local::binaries::Places;
+
+/// What the caller asked for.
+#[derive(Clone, Debug, Parser)]
+#[command(disable_version_flag = true)]
+pub struct Args {
+    /// Only these sections, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// List the sections and stop
+    #[arg(long)]
+    pub list: bool,
+    /// Print the figures as JSON instead of tables
+    #[arg(long)]
+    pub json: bool,
+    /// Shrink counts and durations: 0.1 is a tenth. Figures of a small run say little
+    #[arg(long, default_value_t = 1.0)]
+    pub scale: f64,
+    /// Passed by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+impl Args {
+    /// A count at the asked scale, at least 1.
+    pub fn count(&self, full: usize) -> usize {
+        ((full as f64 * self.scale) as usize).max(1)
+    }
+
+    /// A duration at the asked scale.
+    pub fn time(&self, full: Duration) -> Duration {
+        full.mul_f64(self.scale)
+    }
+}
+
+/// What a section found.
+#[derive(Debug, Default, Serialize)]
+pub struct Outcome {
+    /// In words, a line each: what was done, to how much, what came of it.
+    pub lines: Vec<String>,
+    /// Latencies.
+    pub series: Vec<(String, Spread)>,
+    pub goals: Vec<Goal>,
+    /// Whatever else a machine may want.
+    pub facts: Value,
+}
+
+/// A section's work.
+pub type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + 'a>>;
+
+/// One part of a program. It starts what it needs and leaves nothing running.
+pub struct Section {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub run: for<'a> fn(&'a Args) -> Running<'a>,
+}
+
+#[derive(Serialize)]
+struct Done {
+    section: &'static str,
+    seconds: f64,
+    load_before: f64,
+    load_after: f64,
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
+#[derive(Serialize)]
+struct Report {
+    program: &'static str,
+    machine: Machine,
+    scale: f64,
+    sections: Vec<Done>,
+}
+
+/// Where the figures were measured.
+#[derive(Debug, Serialize)]
+pub struct Machine {
+    pub cores: usize,
+    pub memory_gib: u64,
+    pub postgres: String,
+}
+
+impl Machine {
+    fn look() -> Self {
+        let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let kib = memory.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0);
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        let postgres = postgres_version().unwrap_or_else(|| "no PostgreSQL".to_owned());
+        Self { cores, memory_gib: kib.div_ceil(1 << 20), postgres }
+    }
+}
+
+/// `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`
+fn postgres_version() -> Option<String> {
+    let postgres = Places::system().postgres().ok()?;
+    let said = std::process::Command::new(postgres.program("postgres")).arg("--version").output().ok()?;
+    Some(String::from_utf8_lossy(&said.stdout).trim().to_owned())
+}
+
+/// Runs the sections that were asked for, prints, and writes `target/bench/<name>.json`. Fails when a section has a
+/// broken `must`, panics, or when all together do not end within `limit`.
+pub fn main(name: &'static str, limit: Duration, sections: &[Section]) -> ExitCode {
+    let args = Args::parse();
+    if args.list {
+        sections.iter().for_each(|section| println!("{:<12} {}", section.name, section.about));
+        return ExitCode::SUCCESS;
+    }
+    if let Some(unknown) =
+        args.only.iter().find(|asked| sections.iter().all(|section| section.name != **asked))
+    {
+        eprintln!("there is no section {unknown:?}; --list shows them");
+        return ExitCode::from(2);
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    match runtime.block_on(async { tokio::time::timeout(limit, run(name, &args, sections)).await }) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(_) => {
+            eprintln!("{name} did not end within {limit:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(name: &'static str, args: &Args, sections: &[Section]) -> bool {
+    let mut report =
+        Report { program: name, machine: Machine::look(), scale: args.scale, sections: Vec::new() };
+    let Machine { cores, memory_gib, postgres } = &report.machine;
+    eprintln!("{name}: {cores} cores, {memory_gib} GiB, {postgres}");
+    let asked =
+        |section: &&Section| args.only.is_empty() || args.only.iter().any(|name| section.name == *name);
+    for section in sections.iter().filter(asked) {
+        eprintln!("\n{}: {} …", section.name, section.about);
+        let (begun, load_before) = (Instant::now(), load_average());
+        let outcome = (section.run)(args).await;
+        let seconds = begun.elapsed().as_secs_f64();
+        let done = Done { section: section.name, seconds, load_before, load_after: load_average(), outcome };
+        if !args.json {
+            print(&done);
+        }
+        report.sections.push(done);
+        // After each section, so that a later one that hangs takes nothing away.
+        write(&report);
+    }
+    let goals = || report.sections.iter().flat_map(|done| done.outcome.goals.iter());
+    if args.json {
+        println!("{:#}", serde_json::to_value(&report).expect("plain figures"));
+    } else {
+        println!("\nall goals\n");
+        goals().for_each(|goal| println!("  {}", goal.row()));
+        println!("\n{}", write(&report).display());
+    }
+    goals().all(|goal| goal.reached || !goal.must)
+}
+
+fn print(done: &Done) {
+    let Done { section, seconds, load_before, load_after, outcome } = done;
+    println!("\n== {section}: {seconds:.0} s, load {load_before:.1} → {load_after:.1}\n");
+    outcome.lines.iter().for_each(|line| println!("  {line}"));
+    if !outcome.series.is_empty() {
+        println!("\n  {:<40} {}   (ms)", "", Spread::HEAD);
+        outcome.series.iter().for_each(|(name, spread)| println!("  {name:<40} {}", spread.row()));
+    }
+    if !outcome.goals.is_empty() {
+        println!();
+        outcome.goals.iter().for_each(|goal| println!("  {}", goal.row()));
+    }
+}
+
+fn write(report: &Report) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    let file = folder.join(format!("{}.json", report.program));
+    std::fs::create_dir_all(&folder)
+        .and_then(|()| std::fs::write(&file, serde_json::to_vec_pretty(report).expect("plain figures")))
+        .expect("target/bench can be written");
+    file
+}
