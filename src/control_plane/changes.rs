@@ -8,7 +8,7 @@ use data_encoding::HEXLOWER;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::kernel::ids::TenantId;
+use crate::kernel::ids::{AccountId, TenantId};
 
 /// The channel of the control database that carries [`Change`]s. Payloads hold ids and hashes, never data.
 pub const CHANGED_CHANNEL: &str = "freehold_changed";
@@ -20,13 +20,15 @@ pub enum Change {
     Tenant(TenantId),
     /// An API key, tenant's or operator's, by the SHA-256 of its text: made, changed or revoked.
     Key([u8; 32]),
+    /// A person's sessions or memberships.
+    Account(AccountId),
     /// Everything: a plan or a shard changed.
     All,
 }
 
 /// A payload that no version of this program sends.
 #[derive(Debug, thiserror::Error)]
-#[error("not a change: tenant:<uuid>, key:<64 hexadecimal digits> or all")]
+#[error("not a change: tenant:<uuid>, key:<64 hexadecimal digits>, account:<uuid> or all")]
 pub struct BadChange;
 
 impl fmt::Display for Change {
@@ -34,6 +36,7 @@ impl fmt::Display for Change {
         match self {
             Self::Tenant(id) => write!(f, "tenant:{}", id.0),
             Self::Key(hash) => write!(f, "key:{}", HEXLOWER.encode(hash)),
+            Self::Account(id) => write!(f, "account:{}", id.0),
             Self::All => f.write_str("all"),
         }
     }
@@ -47,6 +50,9 @@ impl FromStr for Change {
             None if text == "all" => Ok(Self::All),
             Some(("tenant", id)) => {
                 Uuid::try_parse(id).map(|id| Self::Tenant(TenantId(id))).map_err(|_| BadChange)
+            }
+            Some(("account", id)) => {
+                Uuid::try_parse(id).map(|id| Self::Account(AccountId(id))).map_err(|_| BadChange)
             }
             Some(("key", hash)) => HEXLOWER
                 .decode(hash.as_bytes())
@@ -75,7 +81,12 @@ mod tests {
 
     #[test]
     fn a_change_reads_back_and_nothing_else_does() {
-        for change in [Change::Tenant(TenantId::new()), Change::Key([7; 32]), Change::All] {
+        for change in [
+            Change::Tenant(TenantId::new()),
+            Change::Key([7; 32]),
+            Change::Account(AccountId::new()),
+            Change::All,
+        ] {
             assert_eq!(change.to_string().parse::<Change>().unwrap(), change);
         }
         for bad in ["", "everything", "tenant:", "tenant:ten_1", "key:07", "key:", "all:"] {

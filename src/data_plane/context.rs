@@ -13,7 +13,7 @@ use super::directory::{Directory, Tenant};
 use super::idempotency::Once;
 use super::tenancy::decide;
 use crate::control_plane::plans::Entitlements;
-use crate::kernel::ids::TenantId;
+use crate::kernel::ids::{AccountId, SessionId, TenantId};
 use crate::kernel::{Clock, Error, Result, Role, Slug, codes};
 
 /// Who is asking.
@@ -24,6 +24,15 @@ pub struct Actor {
     /// A name for people.
     pub name: String,
     pub role: Role,
+    /// None when a key or the platform asks.
+    pub person: Option<SignedIn>,
+}
+
+/// The person behind a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignedIn {
+    pub account: AccountId,
+    pub session: SessionId,
 }
 
 /// The id of one request: answered, logged, and written beside what the request changes.
@@ -54,7 +63,12 @@ impl TenantContext {
             tenant_id: tenant.id,
             slug: tenant.slug.clone(),
             limits: tenant.limits.clone(),
-            actor: Actor { id: "platform".to_owned(), name: "Freehold".to_owned(), role: Role::Owner },
+            actor: Actor {
+                id: "platform".to_owned(),
+                name: "Freehold".to_owned(),
+                role: Role::Owner,
+                person: None,
+            },
             request_id: String::new(),
             clock,
             tenant,
@@ -142,7 +156,7 @@ macro_rules! min_roles {
         }
     )+};
 }
-min_roles!(Viewer, Member, Admin, Owner);
+min_roles!(Viewer, Member, Manager, Admin, Owner);
 
 /// The tenant context, given to callers whose role is at least `R`. The only way to get one: forgetting the check
 /// leaves a handler with nothing to query.

@@ -1,4 +1,4 @@
-//! API keys: `fhk_` (a tenant's) or `fho_` (an operator's), 200 random bits, a checksum. The prefix lets a secret
+//! Keys and tokens: `fhk_` (a tenant's API key), `fho_` (an operator's), `fhs_` (a session), … : 200 random bits and a checksum. The prefix lets a secret
 //! scanner find a leaked key; the checksum lets us refuse a mistyped or invented one without asking a database.
 
 use data_encoding::BASE32_DNSSEC;
@@ -15,6 +15,16 @@ pub type KeyHash = [u8; 32];
 pub enum KeyKind {
     Tenant,
     Operator,
+    /// A browser's session, in a cookie.
+    Session,
+    /// From the sign-in host to a tenant's host, once.
+    HandOff,
+    /// For new access tokens.
+    Refresh,
+    /// A terminal that waits to be signed in.
+    Device,
+    /// A look into a tenant by the provider's staff.
+    Support,
 }
 
 impl KeyKind {
@@ -22,6 +32,11 @@ impl KeyKind {
         match self {
             Self::Tenant => "fhk_",
             Self::Operator => "fho_",
+            Self::Session => "fhs_",
+            Self::HandOff => "fhh_",
+            Self::Refresh => "fhr_",
+            Self::Device => "fhd_",
+            Self::Support => "fhx_",
         }
     }
 }

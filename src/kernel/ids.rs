@@ -101,6 +101,11 @@ define_id!(JobId, "job", "One retryable side effect.");
 define_id!(ApiKeyId, "key", "A tenant's API key (the record, not the secret).");
 define_id!(OperatorKeyId, "opk", "An operator's API key (the record, not the secret).");
 define_id!(AuditId, "aud", "One line of the audit log.");
+define_id!(AccountId, "acc", "A person who signs in.");
+define_id!(SessionId, "ses", "A signed-in device (the record, not the secret).");
+define_id!(InvitationId, "inv", "An invitation to a tenant.");
+define_id!(OperatorId, "opr", "One of the provider's staff.");
+define_id!(SupportId, "sup", "A look into a tenant by the provider's staff.");
 
 #[cfg(test)]
 mod tests {

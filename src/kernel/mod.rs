@@ -8,6 +8,7 @@ pub mod error;
 pub mod ids;
 pub mod page;
 pub mod role;
+pub mod seal;
 pub mod secret;
 pub mod slug;
 

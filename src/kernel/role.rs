@@ -25,19 +25,22 @@ pub enum Role {
     Viewer,
     /// Works: creates and changes tasks and comments.
     Member,
-    /// Runs the workspace: creates and removes projects, manages others' work.
+    /// Leads the work: creates and removes projects, manages others' work.
+    Manager,
+    /// Runs the workspace: members, keys, sign-in.
     Admin,
     /// Holds the contract.
     Owner,
 }
 
 impl Role {
-    pub const ALL: [Role; 4] = [Role::Viewer, Role::Member, Role::Admin, Role::Owner];
+    pub const ALL: [Role; 5] = [Role::Viewer, Role::Member, Role::Manager, Role::Admin, Role::Owner];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Viewer => "viewer",
             Self::Member => "member",
+            Self::Manager => "manager",
             Self::Admin => "admin",
             Self::Owner => "owner",
         }

@@ -122,7 +122,26 @@ impl MasterKey {
         )
     }
 
-    fn derive(&self, info: &[&[u8]]) -> [u8; 32] {
+    /// The secret part of a link that is mailed (an invitation, a proof of address): derived, so that no table holds it
+    /// and sending again sends the same. `version` is raised to kill links that are out.
+    pub fn link_secret(&self, kind: &str, id: &str, version: i32) -> String {
+        let version = version.to_string();
+        BASE64URL_NOPAD.encode(&self.derive(&[
+            b"freehold/link",
+            kind.as_bytes(),
+            id.as_bytes(),
+            version.as_bytes(),
+        ]))
+    }
+
+    /// Whether a link's secret is the one of [`MasterKey::link_secret`], compared in constant time.
+    pub fn link_is_good(&self, kind: &str, id: &str, version: i32, secret: &str) -> bool {
+        let wanted = self.link_secret(kind, id, version);
+        aws_lc_rs::constant_time::verify_slices_are_equal(wanted.as_bytes(), secret.as_bytes()).is_ok()
+    }
+
+    /// 32 bytes for one purpose and nothing else.
+    pub(super) fn derive(&self, info: &[&[u8]]) -> [u8; 32] {
         // The parts are joined with a byte that no role name contains, so no two infos collide.
         let info = info.join(&0u8);
         let mut out = [0; 32];

@@ -7,6 +7,7 @@ mod docs;
 mod edge;
 mod http_habits;
 mod idempotency;
+mod identity;
 mod injection;
 mod isolation;
 mod kills;

@@ -42,6 +42,7 @@ pub struct Signals {
     start: Instant,
     tenant_changes: AtomicU64,
     key_changes: AtomicU64,
+    people_changes: AtomicU64,
     flushes: AtomicU64,
     lookups: AtomicU64,
     listening: AtomicBool,
@@ -55,6 +56,7 @@ impl Default for Signals {
             start: Instant::now(),
             tenant_changes: AtomicU64::new(0),
             key_changes: AtomicU64::new(0),
+            people_changes: AtomicU64::new(0),
             flushes: AtomicU64::new(0),
             lookups: AtomicU64::new(0),
             listening: AtomicBool::new(false),
@@ -76,7 +78,8 @@ impl Signals {
     fn counter(&self, lookup: &Lookup) -> &AtomicU64 {
         match lookup {
             Lookup::Key(_) => &self.key_changes,
-            _ => &self.tenant_changes,
+            Lookup::Account(_) | Lookup::Session(_) => &self.people_changes,
+            Lookup::Tenant(_) | Lookup::Slug(_) | Lookup::Domain(_) => &self.tenant_changes,
         }
     }
 
@@ -84,6 +87,7 @@ impl Signals {
     pub fn flush(&self) {
         self.tenant_changes.fetch_add(1, SeqCst);
         self.key_changes.fetch_add(1, SeqCst);
+        self.people_changes.fetch_add(1, SeqCst);
         self.flushes.fetch_add(1, SeqCst);
     }
 

@@ -13,6 +13,7 @@ mod freshness;
 mod listener;
 mod load;
 mod notes;
+mod person;
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -23,10 +24,11 @@ use sqlx::PgPool;
 use tokio::sync::Semaphore;
 
 pub use entry::{Key, Tenant};
+pub use person::{LiveSession, Person};
 
 use crate::control_plane::changes::Change;
 use crate::kernel::credentials::KeyHash;
-use crate::kernel::ids::TenantId;
+use crate::kernel::ids::{AccountId, TenantId};
 use crate::kernel::{Clock, Error, Result, Slug, codes};
 use cache::{Held, Signals};
 use flight::Flights;
@@ -45,12 +47,13 @@ const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 pub struct Capacity {
     pub tenants: u64,
     pub keys: u64,
+    pub people: u64,
     pub unknown: u64,
 }
 
 impl Default for Capacity {
     fn default() -> Self {
-        Self { tenants: 50_000, keys: 100_000, unknown: 10_000 }
+        Self { tenants: 50_000, keys: 100_000, people: 100_000, unknown: 10_000 }
     }
 }
 
@@ -61,12 +64,16 @@ enum Lookup {
     Slug(Slug),
     Domain(Box<str>),
     Key(KeyHash),
+    Account(AccountId),
+    /// By the hash of a session's token.
+    Session(KeyHash),
 }
 
 #[derive(Clone)]
 enum Found {
     Tenant(Arc<Tenant>),
     Key(Arc<Key>),
+    Person(Arc<Person>),
     Nothing,
 }
 
@@ -79,6 +86,9 @@ struct Inner {
     clock: Clock,
     tenants: Cache<TenantId, Arc<Held<Tenant>>>,
     keys: Cache<KeyHash, Arc<Held<Key>>>,
+    people: Cache<AccountId, Arc<Held<Person>>>,
+    /// Hints, as `names`: whose session a token is.
+    holders: Cache<KeyHash, AccountId>,
     /// Hints only: a name leads to a tenant that is then asked whether it still has that name.
     names: Cache<Lookup, TenantId>,
     /// What was not there, with the count of changes at that time.
@@ -97,6 +107,8 @@ impl Directory {
             clock,
             tenants: Cache::new(capacity.tenants),
             keys: Cache::new(capacity.keys),
+            people: Cache::new(capacity.people),
+            holders: Cache::new(capacity.people.saturating_mul(2)),
             names: Cache::new(capacity.tenants.saturating_mul(2)),
             unknown: Cache::builder().max_capacity(capacity.unknown).time_to_live(UNKNOWN_FOR).build(),
             signals: Signals::default(),
@@ -144,6 +156,28 @@ impl Directory {
         Ok(self.look_up(&lookup).await?.key())
     }
 
+    /// The person of this account, unless it is erased or never was.
+    pub async fn person(&self, id: AccountId) -> Result<Option<Arc<Person>>> {
+        self.find_person(Lookup::Account(id), Some(id), |_| true).await
+    }
+
+    /// The person whose live session has a token of this hash.
+    pub async fn person_of_session(&self, token: KeyHash) -> Result<Option<Arc<Person>>> {
+        let now = self.0.clock.now();
+        let hint = self.0.holders.get(&token);
+        let is_it = |person: &Person| person.session_of(&token, now).is_some();
+        let found = self.find_person(Lookup::Session(token), hint, is_it).await?;
+        Ok(found.filter(|person| is_it(person)))
+    }
+
+    /// Notes that a session was used, as [`Directory::note_use`] does for keys.
+    pub fn note_seen(&self, session: &LiveSession) {
+        let now = self.0.clock.now();
+        if session.worth_noting(now) {
+            self.0.notes.seen(session.id, now);
+        }
+    }
+
     /// Notes that a key was used; written to the control database in the background, at most once a minute per key.
     pub fn note_use(&self, key: &Key) {
         let now = self.0.clock.now();
@@ -168,6 +202,11 @@ impl Directory {
                 inner.signals.count(&Lookup::Key(hash));
                 inner.keys.invalidate(&hash);
                 inner.unknown.invalidate(&Lookup::Key(hash));
+            }
+            Change::Account(id) => {
+                // Forgotten, not doubted: a revoked session must not be served again.
+                inner.signals.count(&Lookup::Account(id));
+                inner.people.invalidate(&id);
             }
             Change::All => self.doubt_everything(),
         }
@@ -225,6 +264,27 @@ impl Directory {
         Ok(self.look_up(&lookup).await?.tenant())
     }
 
+    async fn find_person(
+        &self,
+        lookup: Lookup,
+        hint: Option<AccountId>,
+        is_it: impl Fn(&Person) -> bool,
+    ) -> Result<Option<Arc<Person>>> {
+        if let Some(held) = hint.and_then(|id| self.0.people.get(&id))
+            && is_it(&held.value)
+        {
+            if held.age() > freshness::KEY_UNCONFIRMED {
+                self.0.people.invalidate(&held.value.id);
+            } else {
+                return Ok(match self.settle(&Lookup::Account(held.value.id), &held).await {
+                    Some(found) => found.person(),
+                    None => Some(held.value.clone()),
+                });
+            }
+        }
+        Ok(self.look_up(&lookup).await?.person())
+    }
+
     /// Decides about a cached entry: `None` to serve it as it is, or what a fresh lookup found.
     async fn settle<T>(&self, lookup: &Lookup, held: &Held<T>) -> Option<Found> {
         let signals = &self.0.signals;
@@ -277,6 +337,10 @@ impl Directory {
                     Some(key) => Found::Key(key),
                     None => Found::Nothing,
                 },
+                Lookup::Account(id) => known(person::by_id(&inner.db, *id, inner.clock.now()).await?),
+                Lookup::Session(token) => {
+                    known(person::by_session(&inner.db, token, inner.clock.now()).await?)
+                }
             })
         };
         inner.signals.looked();
@@ -326,10 +390,22 @@ impl Directory {
                     }
                 }
             }
+            Found::Person(person) => {
+                let held = Arc::new(Held::new(person.clone(), flushes));
+                inner.people.insert(person.id, held);
+                if let Lookup::Session(token) = lookup {
+                    inner.holders.insert(*token, person.id);
+                }
+                if inner.signals.changes(lookup) != changes {
+                    inner.people.invalidate(&person.id);
+                }
+            }
             Found::Nothing => {
                 match lookup {
                     Lookup::Tenant(id) => inner.tenants.invalidate(id),
                     Lookup::Key(hash) => inner.keys.invalidate(hash),
+                    Lookup::Account(id) => inner.people.invalidate(id),
+                    Lookup::Session(token) => inner.holders.invalidate(token),
                     name => inner.names.invalidate(name),
                 }
                 inner.unknown.insert(lookup.clone(), changes);
@@ -351,6 +427,10 @@ pub struct DirectoryHealth {
     pub lookups: u64,
 }
 
+fn known(person: Option<Arc<Person>>) -> Found {
+    person.map_or(Found::Nothing, Found::Person)
+}
+
 fn found(tenant: Option<Arc<Tenant>>) -> Found {
     tenant.map_or(Found::Nothing, Found::Tenant)
 }
@@ -359,6 +439,13 @@ impl Found {
     fn tenant(self) -> Option<Arc<Tenant>> {
         match self {
             Self::Tenant(tenant) => Some(tenant),
+            _ => None,
+        }
+    }
+
+    fn person(self) -> Option<Arc<Person>> {
+        match self {
+            Self::Person(person) => Some(person),
             _ => None,
         }
     }

@@ -4,6 +4,7 @@
 //! The order is deliberate. A request without a good key learns nothing, not even which hosts exist (401 always). A
 //! good key's tenant is the one served; host and header can only refuse.
 
+pub mod cookie;
 pub mod decide;
 pub mod host;
 
@@ -17,12 +18,12 @@ use futures_util::StreamExt;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 
 use super::broker::Broker;
-use super::context::{Actor, RequestId, TenantContext};
-use super::directory::{Directory, Key, Tenant};
+use super::context::{Actor, RequestId, SignedIn, TenantContext};
+use super::directory::{Directory, Key, Person, Tenant};
 use super::idempotency::{self, Once};
 use super::limits::{self, Limiter};
-use crate::kernel::ids::TenantId;
-use crate::kernel::{Clock, Error, Result, Slug, codes};
+use crate::kernel::ids::{SessionId, TenantId};
+use crate::kernel::{Clock, Error, Result, Role, Slug, codes};
 
 /// What the middleware works with.
 #[derive(Clone)]
@@ -44,9 +45,17 @@ pub struct Served {
     pub slug: Slug,
 }
 
+/// Who asks, as the directory knows them.
+enum Caller {
+    Key(Arc<Key>),
+    /// A person with a live session, and the role they hold in the tenant.
+    Person(Arc<Person>, SessionId, Role),
+}
+
 /// `axum::middleware::from_fn_with_state(tenancy, tenancy::admit)`.
 pub async fn admit(State(tenancy): State<Tenancy>, mut request: Request, next: Next) -> Response {
-    let (key, tenant) = match tenancy.recognise(request.headers(), request.uri()).await {
+    let known = tenancy.recognise(request.method(), request.headers(), request.uri()).await;
+    let (caller, tenant) = match known {
         Ok(known) => known,
         Err(error) => return private(error.into_response()),
     };
@@ -60,8 +69,7 @@ pub async fn admit(State(tenancy): State<Tenancy>, mut request: Request, next: N
     } else {
         match once(&mut request, tenancy.body_limit).await {
             Ok(once) => {
-                tenancy.directory.note_use(&key);
-                let actor = Actor { id: key.id.to_string(), name: key.name.to_string(), role: key.role };
+                let actor = tenancy.note(caller);
                 let context = tenancy.context(tenant, actor, request.extensions().get(), once);
                 request.extensions_mut().insert(context);
                 next.run(request).await
@@ -75,18 +83,61 @@ pub async fn admit(State(tenancy): State<Tenancy>, mut request: Request, next: N
 }
 
 impl Tenancy {
-    /// The caller's key and its tenant, once everything the request says agrees.
-    async fn recognise(&self, headers: &HeaderMap, uri: &Uri) -> Result<(Arc<Key>, Arc<Tenant>)> {
-        let unauthenticated = || Error::new(&codes::UNAUTHENTICATED);
+    /// The caller and the tenant, once everything the request says agrees.
+    async fn recognise(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        uri: &Uri,
+    ) -> Result<(Caller, Arc<Tenant>)> {
+        let (caller, tenant) = match headers.contains_key(header::AUTHORIZATION) {
+            true => self.by_key(headers).await?,
+            false => self.by_cookie(method, headers).await?,
+        };
+        let host = host::of_request(headers, uri, &self.base_domain)?;
+        let named = decide::header_of(headers)?;
+        let tenant = self.directory.tenant(tenant).await?.ok_or_else(decide::not_found)?;
+        decide::agree(&tenant, &host, named)?;
+        decide::served(tenant.state)?;
+        Ok((caller, tenant))
+    }
+
+    async fn by_key(&self, headers: &HeaderMap) -> Result<(Caller, TenantId)> {
         let hash = decide::key_of(headers).ok_or_else(unauthenticated)?;
         let key = self.directory.key(hash).await?.filter(|key| key.live(self.clock.now()));
         let key = key.ok_or_else(unauthenticated)?;
-        let host = host::of_request(headers, uri, &self.base_domain)?;
-        let named = decide::header_of(headers)?;
-        let tenant = self.directory.tenant(key.tenant).await?.ok_or_else(decide::not_found)?;
-        decide::agree(&tenant, &host, named)?;
-        decide::served(tenant.state)?;
-        Ok((key, tenant))
+        let tenant = key.tenant;
+        Ok((Caller::Key(key), tenant))
+    }
+
+    /// A cookie is for the one tenant whose host it was made for; the seat is looked at anew each time.
+    async fn by_cookie(&self, method: &Method, headers: &HeaderMap) -> Result<(Caller, TenantId)> {
+        let (token, hash) = cookie::session_of(headers).ok_or_else(unauthenticated)?;
+        let person = self.directory.person_of_session(hash).await?.ok_or_else(unauthenticated)?;
+        let session = person.session_of(&hash, self.clock.now()).ok_or_else(unauthenticated)?;
+        let tenant = session.tenant.ok_or_else(unauthenticated)?;
+        cookie::check_meant(method, headers, token)?;
+        let role = person.role_in(tenant).ok_or_else(decide::not_found)?;
+        let session = session.id;
+        Ok((Caller::Person(person, session, role), tenant))
+    }
+
+    /// Notes the use, and says who acts.
+    fn note(&self, caller: Caller) -> Actor {
+        match caller {
+            Caller::Key(key) => {
+                self.directory.note_use(&key);
+                Actor { id: key.id.to_string(), name: key.name.to_string(), role: key.role, person: None }
+            }
+            Caller::Person(person, session, role) => {
+                if let Some(session) = person.session(session, self.clock.now()) {
+                    self.directory.note_seen(session);
+                }
+                let signed_in = SignedIn { account: person.id, session };
+                let (id, name) = (person.id.to_string(), person.name.to_string());
+                Actor { id, name, role, person: Some(signed_in) }
+            }
+        }
     }
 
     fn context(
@@ -109,6 +160,10 @@ impl Tenancy {
             once,
         }
     }
+}
+
+fn unauthenticated() -> Error {
+    Error::new(&codes::UNAUTHENTICATED)
 }
 
 /// The `Idempotency-Key` of a POST, bound to its body, which is read here and put back.
@@ -141,7 +196,7 @@ async fn read_body(body: axum::body::Body, limit: usize) -> Result<Bytes> {
 pub fn private(mut response: Response) -> Response {
     let headers: &mut HeaderMap = response.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert_with(|| HeaderValue::from_static("private, no-store"));
-    headers.append(header::VARY, HeaderValue::from_static("authorization, x-freehold-tenant"));
+    headers.append(header::VARY, HeaderValue::from_static("authorization, cookie, x-freehold-tenant"));
     if response.status() == http::StatusCode::UNAUTHORIZED {
         response
             .headers_mut()

@@ -9,7 +9,7 @@
 //! | `demo` | sample data |
 //!
 //! Who may do what: everyone reads. Members create and change tasks and comments, delete the tasks they created and
-//! edit or delete their own comments. Admins create, change and delete projects and delete anyone's work.
+//! edit or delete their own comments. Managers create, change and delete projects and delete anyone's work.
 //!
 //! To add a noun: a migration, a folder with these four files, and its handlers in [`OpsFlow::routes`].
 
@@ -85,7 +85,7 @@ mod tests {
                 let role = operation["x-min-role"].as_str().unwrap_or_else(|| panic!("{method} {path}"));
                 let expected = match (method.as_str(), path.contains("/projects")) {
                     ("get", _) => Role::Viewer,
-                    (_, true) => Role::Admin,
+                    (_, true) => Role::Manager,
                     _ => Role::Member,
                 };
                 assert_eq!(role, expected.as_str(), "{method} {path}");

@@ -76,7 +76,7 @@ pub async fn update(
 /// `not_found`; `version_conflict`; `forbidden` when a member deletes someone else's.
 pub async fn delete(ctx: &TenantContext, id: CommentId, seen: Option<i64>) -> Result<()> {
     let entry = Entry::new(ctx, "comment.deleted", Changes::new());
-    let any = ctx.actor.role >= Role::Admin;
+    let any = ctx.actor.role >= Role::Manager;
     ctx.write(async move |conn| {
         let comment = store::comment_locked(conn, id).await?.ok_or_else(missing)?;
         if !any && comment.author_id != entry.actor_id {

@@ -5,7 +5,7 @@ use http::StatusCode;
 use super::answer::{Versioned, versioned};
 use super::words::ProjectId;
 use crate::data_plane::As;
-use crate::data_plane::context::{Admin, Viewer};
+use crate::data_plane::context::{Manager, Viewer};
 use crate::data_plane::idempotency::Answer;
 use crate::http::vocabulary::{IfMatch, Json, Path, Problem, Query};
 use crate::kernel::Result;
@@ -30,7 +30,7 @@ pub use model::{NewProject, Project, ProjectPatch, ProjectQuery, ProjectSort};
             content_type = "application/problem+json"),
     )
 )]
-pub async fn create(ctx: As<Admin>, Json(new): Json<NewProject>) -> Result<Answer> {
+pub async fn create(ctx: As<Manager>, Json(new): Json<NewProject>) -> Result<Answer> {
     service::create(&ctx, new).await
 }
 
@@ -78,7 +78,7 @@ pub async fn get(ctx: As<Viewer>, Path(id): Path<ProjectId>) -> Result<Versioned
     responses((status = 200, description = "The project as it is now.", body = Project, headers(("ETag" = String, description = "Its version, for `If-Match`."))))
 )]
 pub async fn update(
-    ctx: As<Admin>,
+    ctx: As<Manager>,
     Path(id): Path<ProjectId>,
     IfMatch(seen): IfMatch,
     Json(patch): Json<ProjectPatch>,
@@ -99,7 +99,11 @@ pub async fn update(
     ),
     responses((status = 204, description = "It is gone."))
 )]
-pub async fn delete(ctx: As<Admin>, Path(id): Path<ProjectId>, IfMatch(seen): IfMatch) -> Result<StatusCode> {
+pub async fn delete(
+    ctx: As<Manager>,
+    Path(id): Path<ProjectId>,
+    IfMatch(seen): IfMatch,
+) -> Result<StatusCode> {
     service::delete(&ctx, id, seen).await?;
     Ok(StatusCode::NO_CONTENT)
 }

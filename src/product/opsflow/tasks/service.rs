@@ -75,7 +75,7 @@ pub async fn update(ctx: &TenantContext, id: TaskId, seen: Option<i64>, patch: T
 /// `not_found`; `version_conflict`; `forbidden` when a member deletes what someone else created.
 pub async fn delete(ctx: &TenantContext, id: TaskId, seen: Option<i64>) -> Result<()> {
     let entry = Entry::new(ctx, "task.deleted", Changes::new());
-    let any = ctx.actor.role >= Role::Admin;
+    let any = ctx.actor.role >= Role::Manager;
     ctx.write(async move |conn| {
         let task = store::task_locked(conn, id).await?.ok_or_else(missing)?;
         if !any && task.created_by != entry.actor_id {

@@ -1,0 +1,276 @@
+-- People: who they are, how they get in, where they belong. No secret is stored that would let its reader in: random
+-- ones as SHA-256, passwords as argon2id, what has to be read again sealed with a key derived from the master key.
+
+ALTER TABLE api_key DROP CONSTRAINT api_key_role_check;
+ALTER TABLE api_key
+    ADD CONSTRAINT api_key_role_check CHECK (role IN ('viewer', 'member', 'manager', 'admin', 'owner')),
+    -- What the key may touch, as `tasks:read`; null for all that its role may.
+    ADD COLUMN scopes text[],
+    ADD COLUMN created_by uuid;
+
+-- A person. Found by (issuer, subject), or by password; never by an e-mail address that somebody merely claims.
+CREATE TABLE account (
+    id             uuid PRIMARY KEY,
+    name           text NOT NULL CHECK (char_length(name) BETWEEN 1 AND 120),
+    -- Where mail goes. Not unique: two providers may vouch for one address, and that makes them no one person.
+    email          text CHECK (char_length(email) BETWEEN 3 AND 254),
+    email_verified boolean NOT NULL DEFAULT false,
+    locale         text NOT NULL DEFAULT 'en',
+    -- Second factor: sealed secret, when it was confirmed, and the last time step used, so that a code works once.
+    totp_secret    bytea,
+    totp_since     timestamptz,
+    totp_step      bigint NOT NULL DEFAULT 0,
+    created_at     timestamptz NOT NULL,
+    updated_at     timestamptz NOT NULL,
+    -- Erased: the row stays as the target of references, with name and address overwritten.
+    deleted_at     timestamptz
+);
+
+-- A provider's word that this is the person. The account is this pair and nothing else.
+CREATE TABLE account_identity (
+    issuer         text NOT NULL CHECK (char_length(issuer) BETWEEN 1 AND 512),
+    subject        text NOT NULL CHECK (char_length(subject) BETWEEN 1 AND 255),
+    account        uuid NOT NULL REFERENCES account (id),
+    -- The provider's id in the configuration, or `sso` for a tenant's own.
+    provider       text NOT NULL,
+    email          text,
+    email_verified boolean NOT NULL DEFAULT false,
+    linked_at      timestamptz NOT NULL,
+    last_used_at   timestamptz NOT NULL,
+    PRIMARY KEY (issuer, subject)
+);
+CREATE INDEX account_identity_account ON account_identity (account);
+
+-- The second way in, where it is switched on. The address is proven before the row is made.
+CREATE TABLE account_password (
+    account    uuid PRIMARY KEY REFERENCES account (id),
+    -- In lower case.
+    email      text NOT NULL UNIQUE,
+    hash       text NOT NULL,
+    -- Raised by each change and reset: links sent for an older one are dead.
+    version    integer NOT NULL DEFAULT 1,
+    updated_at timestamptz NOT NULL
+);
+
+-- One recovery code per row, each good once.
+CREATE TABLE account_recovery_code (
+    account   uuid NOT NULL REFERENCES account (id),
+    code_hash bytea NOT NULL CHECK (octet_length(code_hash) = 32),
+    used_at   timestamptz,
+    PRIMARY KEY (account, code_hash)
+);
+
+-- A sign-in on its way to a provider and back. One use, ten minutes, one browser.
+CREATE TABLE sign_in (
+    state_hash   bytea PRIMARY KEY CHECK (octet_length(state_hash) = 32),
+    -- SHA-256 of the cookie of the browser that began it.
+    browser_hash bytea NOT NULL CHECK (octet_length(browser_hash) = 32),
+    -- A provider of the configuration, or `sso` with its tenant.
+    provider     text NOT NULL,
+    tenant       uuid REFERENCES tenant (id),
+    -- Nonce and PKCE verifier, sealed.
+    secrets      bytea NOT NULL,
+    -- sign_in; link: adds a provider to `account`; confirm: a fresh sign-in of `account` before something grave.
+    purpose      text NOT NULL CHECK (purpose IN ('sign_in', 'link', 'confirm', 'operator')),
+    account      uuid REFERENCES account (id),
+    -- A path of ours, checked before it is stored.
+    return_to    text NOT NULL CHECK (return_to LIKE '/%' AND return_to NOT LIKE '//%'),
+    created_at   timestamptz NOT NULL,
+    expires_at   timestamptz NOT NULL,
+    used_at      timestamptz,
+    CHECK ((purpose IN ('link', 'confirm')) = (account IS NOT NULL))
+);
+CREATE INDEX sign_in_expires ON sign_in (expires_at);
+
+-- A signed-in device. `base` is the browser at the sign-in host; `tenant` the same browser at one tenant's host, which
+-- ends with its base session; `cli` a terminal.
+CREATE TABLE session (
+    id               uuid PRIMARY KEY,
+    account          uuid NOT NULL REFERENCES account (id),
+    kind             text NOT NULL CHECK (kind IN ('base', 'tenant', 'cli')),
+    parent           uuid REFERENCES session (id),
+    tenant           uuid REFERENCES tenant (id),
+    token_hash       bytea UNIQUE CHECK (octet_length(token_hash) = 32),
+    -- `oidc:google`, `password`, `sso`; and whether a second factor was shown.
+    method           text NOT NULL,
+    second_factor    boolean NOT NULL DEFAULT false,
+    user_agent       text NOT NULL DEFAULT '',
+    address          text NOT NULL DEFAULT '',
+    -- When the person last proved who they are; grave changes want this to be recent.
+    authenticated_at timestamptz NOT NULL,
+    created_at       timestamptz NOT NULL,
+    last_seen_at     timestamptz NOT NULL,
+    expires_at       timestamptz NOT NULL,
+    revoked_at       timestamptz,
+    CHECK ((kind = 'tenant') = (parent IS NOT NULL)),
+    CHECK (kind <> 'tenant' OR tenant IS NOT NULL),
+    CHECK ((kind IN ('base', 'tenant')) = (token_hash IS NOT NULL))
+);
+CREATE INDEX session_account ON session (account, created_at);
+CREATE INDEX session_parent ON session (parent) WHERE parent IS NOT NULL;
+CREATE INDEX session_expires ON session (expires_at);
+
+-- From the sign-in host to a tenant's host: one use, half a minute.
+CREATE TABLE hand_off (
+    code_hash  bytea PRIMARY KEY CHECK (octet_length(code_hash) = 32),
+    session    uuid NOT NULL REFERENCES session (id),
+    tenant     uuid NOT NULL REFERENCES tenant (id),
+    return_to  text NOT NULL CHECK (return_to LIKE '/%' AND return_to NOT LIKE '//%'),
+    expires_at timestamptz NOT NULL,
+    used_at    timestamptz
+);
+CREATE INDEX hand_off_expires ON hand_off (expires_at);
+
+-- A terminal's sign-in (RFC 8628): shown as a short code, approved in a browser.
+CREATE TABLE device_code (
+    code_hash   bytea PRIMARY KEY CHECK (octet_length(code_hash) = 32),
+    user_code   text NOT NULL UNIQUE,
+    client_name text NOT NULL,
+    created_at  timestamptz NOT NULL,
+    expires_at  timestamptz NOT NULL,
+    polled_at   timestamptz,
+    -- The person's answer, and the session that came of it.
+    account     uuid REFERENCES account (id),
+    denied      boolean NOT NULL DEFAULT false,
+    used_at     timestamptz
+);
+CREATE INDEX device_code_expires ON device_code (expires_at);
+
+-- Rotating: each is good once. One that comes a second time, later than a moment, ends its session.
+CREATE TABLE refresh_token (
+    token_hash bytea PRIMARY KEY CHECK (octet_length(token_hash) = 32),
+    session    uuid NOT NULL REFERENCES session (id),
+    tenant     uuid REFERENCES tenant (id),
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    used_at    timestamptz
+);
+CREATE INDEX refresh_token_session ON refresh_token (session);
+CREATE INDEX refresh_token_expires ON refresh_token (expires_at);
+
+-- Keys that access tokens are signed with. A new one is published before it signs; an old one stays published until all
+-- it signed has expired.
+CREATE TABLE signing_key (
+    kid         text PRIMARY KEY,
+    public_jwk  jsonb NOT NULL,
+    -- PKCS#8, sealed.
+    private_key bytea NOT NULL,
+    created_at  timestamptz NOT NULL,
+    signs_from  timestamptz NOT NULL,
+    retired_at  timestamptz
+);
+
+-- A person's seat in a tenant.
+CREATE TABLE membership (
+    tenant     uuid NOT NULL REFERENCES tenant (id),
+    account    uuid NOT NULL REFERENCES account (id),
+    role       text NOT NULL CHECK (role IN ('viewer', 'member', 'manager', 'admin', 'owner')),
+    joined_at  timestamptz NOT NULL,
+    invited_by uuid REFERENCES account (id),
+    PRIMARY KEY (tenant, account)
+);
+CREATE INDEX membership_account ON membership (account);
+
+-- The link's secret is derived from the master key, the id and the version: nothing to steal from this table.
+CREATE TABLE invitation (
+    id          uuid PRIMARY KEY,
+    tenant      uuid NOT NULL REFERENCES tenant (id),
+    -- In lower case.
+    email       text NOT NULL CHECK (char_length(email) BETWEEN 3 AND 254),
+    role        text NOT NULL CHECK (role IN ('viewer', 'member', 'manager', 'admin', 'owner')),
+    version     integer NOT NULL DEFAULT 1,
+    invited_by  uuid NOT NULL REFERENCES account (id),
+    created_at  timestamptz NOT NULL,
+    expires_at  timestamptz NOT NULL,
+    accepted_at timestamptz,
+    accepted_by uuid REFERENCES account (id),
+    revoked_at  timestamptz
+);
+CREATE INDEX invitation_tenant ON invitation (tenant, created_at);
+CREATE UNIQUE INDEX invitation_one_open ON invitation (tenant, email)
+    WHERE accepted_at IS NULL AND revoked_at IS NULL;
+
+-- A mail domain that a tenant says is its own. Proven by a DNS record; then its people may join by themselves, if the
+-- tenant wants that, and single sign-on may be required of them.
+CREATE TABLE email_domain (
+    tenant      uuid NOT NULL REFERENCES tenant (id),
+    domain      text NOT NULL CHECK (domain = lower(domain) AND char_length(domain) BETWEEN 3 AND 253),
+    -- The value of the TXT record.
+    challenge   text NOT NULL,
+    created_at  timestamptz NOT NULL,
+    verified_at timestamptz,
+    -- The role of those who join by themselves; null: nobody does.
+    join_role   text CHECK (join_role IN ('viewer', 'member')),
+    PRIMARY KEY (tenant, domain)
+);
+CREATE UNIQUE INDEX email_domain_verified ON email_domain (domain) WHERE verified_at IS NOT NULL;
+
+-- A tenant's own OpenID provider.
+CREATE TABLE tenant_sso (
+    tenant        uuid PRIMARY KEY REFERENCES tenant (id),
+    issuer        text NOT NULL CHECK (char_length(issuer) BETWEEN 1 AND 512),
+    client_id     text NOT NULL,
+    -- Sealed.
+    client_secret bytea NOT NULL,
+    -- Members with an address of a verified domain get in by this provider only.
+    enforced      boolean NOT NULL DEFAULT false,
+    -- The role of those who come for the first time; null: only people who are members already.
+    join_role     text CHECK (join_role IN ('viewer', 'member')),
+    created_at    timestamptz NOT NULL,
+    updated_at    timestamptz NOT NULL
+);
+
+-- The provider's staff: their own sign-in, apart from accounts.
+CREATE TABLE operator (
+    id          uuid PRIMARY KEY,
+    name        text NOT NULL CHECK (char_length(name) BETWEEN 1 AND 120),
+    email       text NOT NULL,
+    role        text NOT NULL CHECK (role IN ('operator', 'support', 'finance')),
+    issuer      text,
+    subject     text,
+    created_at  timestamptz NOT NULL,
+    disabled_at timestamptz,
+    UNIQUE (issuer, subject)
+);
+CREATE UNIQUE INDEX operator_email ON operator (lower(email)) WHERE disabled_at IS NULL;
+
+CREATE TABLE operator_session (
+    id           uuid PRIMARY KEY,
+    operator     uuid NOT NULL REFERENCES operator (id),
+    token_hash   bytea NOT NULL UNIQUE CHECK (octet_length(token_hash) = 32),
+    user_agent   text NOT NULL DEFAULT '',
+    address      text NOT NULL DEFAULT '',
+    created_at   timestamptz NOT NULL,
+    last_seen_at timestamptz NOT NULL,
+    expires_at   timestamptz NOT NULL,
+    revoked_at   timestamptz
+);
+
+-- A look into a tenant by the provider's staff: for a reason, for a time, in the tenant's own audit log.
+CREATE TABLE support_session (
+    id         uuid PRIMARY KEY,
+    -- The operator's id or key, as it is written into the log.
+    actor      text NOT NULL,
+    tenant     uuid NOT NULL REFERENCES tenant (id),
+    role       text NOT NULL CHECK (role IN ('viewer', 'member', 'manager', 'admin')),
+    reason     text NOT NULL CHECK (char_length(reason) BETWEEN 3 AND 500),
+    token_hash bytea NOT NULL UNIQUE CHECK (octet_length(token_hash) = 32),
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    ended_at   timestamptz
+);
+CREATE INDEX support_session_tenant ON support_session (tenant, created_at);
+
+-- The last link of each audit chain: one for each tenant, one (all zeros) for the platform.
+CREATE TABLE audit_head (
+    chain uuid PRIMARY KEY,
+    seq   bigint NOT NULL,
+    hash  bytea NOT NULL CHECK (octet_length(hash) = 32)
+);
+-- Lines from before the chain have no link; every later one has. Each hash covers the line and the hash before it.
+ALTER TABLE audit
+    ADD COLUMN seq  bigint,
+    ADD COLUMN hash bytea CHECK (octet_length(hash) = 32),
+    ADD COLUMN address text;
+CREATE UNIQUE INDEX audit_chain ON audit (coalesce(tenant, '00000000-0000-0000-0000-000000000000'), seq)
+    WHERE seq IS NOT NULL;

@@ -1,0 +1,261 @@
+//! People, and the providers that vouch for them.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use crate::control_plane::changes::{self, Change};
+use crate::db::error::violated;
+use crate::kernel::ids::AccountId;
+use crate::kernel::{Error, Result, codes};
+
+/// A person.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow, utoipa::ToSchema)]
+pub struct Account {
+    pub id: AccountId,
+    pub name: String,
+    pub email: Option<String>,
+    /// A provider, or a mail that was answered, says that the address is theirs.
+    pub email_verified: bool,
+    pub created_at: DateTime<Utc>,
+}
+
+/// What a provider said of a person, after everything about its word was checked.
+#[derive(Clone, Debug)]
+pub struct Vouched {
+    pub issuer: String,
+    pub subject: String,
+    /// The provider's id in the configuration, or `sso`.
+    pub provider: String,
+    pub name: Option<String>,
+    pub email: Option<String>,
+    /// Only what the provider itself verified counts.
+    pub email_verified: bool,
+}
+
+/// A provider that an account is linked to.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow, utoipa::ToSchema)]
+pub struct Link {
+    pub issuer: String,
+    pub provider: String,
+    pub email: Option<String>,
+    pub linked_at: DateTime<Utc>,
+    pub last_used_at: DateTime<Utc>,
+}
+
+/// The account of this id, unless it was erased.
+pub async fn account_by_id(conn: &mut PgConnection, id: AccountId) -> Result<Account> {
+    sqlx::query_as(
+        "SELECT id, name, email, email_verified, created_at FROM account WHERE id = $1 AND deleted_at IS NULL",
+    )
+    .bind(id)
+    .fetch_optional(conn)
+    .await?
+    .ok_or_else(|| Error::new(&codes::NOT_FOUND))
+}
+
+/// The account that this provider's word leads to. The address plays no part.
+pub async fn account_by_link(
+    conn: &mut PgConnection,
+    issuer: &str,
+    subject: &str,
+) -> Result<Option<AccountId>> {
+    Ok(sqlx::query_scalar("SELECT account FROM account_identity WHERE issuer = $1 AND subject = $2")
+        .bind(issuer)
+        .bind(subject)
+        .fetch_optional(conn)
+        .await?)
+}
+
+/// Signs a person in: the account of (issuer, subject), made now if there is none. Tells whether it is new.
+///
+/// What the provider says of the address is kept beside the link; the account takes it over when it has no verified one.
+pub async fn account_enter(
+    conn: &mut PgConnection,
+    vouched: &Vouched,
+    now: DateTime<Utc>,
+) -> Result<(AccountId, bool)> {
+    if let Some(account) = link_touch(&mut *conn, vouched, now).await? {
+        account_learn(conn, account, vouched, now).await?;
+        return Ok((account, false));
+    }
+    let account = account_create(&mut *conn, vouched, now).await?;
+    // Two first sign-ins at once: one makes the link, the other finds it and leaves its account behind in a rollback.
+    link_add(conn, account, vouched, now).await?;
+    Ok((account, true))
+}
+
+async fn link_touch(
+    conn: &mut PgConnection,
+    vouched: &Vouched,
+    now: DateTime<Utc>,
+) -> Result<Option<AccountId>> {
+    Ok(sqlx::query_scalar(
+        "UPDATE account_identity SET last_used_at = $3, email = $4, email_verified = $5
+          WHERE issuer = $1 AND subject = $2 RETURNING account",
+    )
+    .bind(&vouched.issuer)
+    .bind(&vouched.subject)
+    .bind(now)
+    .bind(&vouched.email)
+    .bind(vouched.email_verified)
+    .fetch_optional(conn)
+    .await?)
+}
+
+async fn account_learn(
+    conn: &mut PgConnection,
+    account: AccountId,
+    vouched: &Vouched,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    sqlx::query(
+        "UPDATE account SET email = $2, email_verified = true, updated_at = $3
+          WHERE id = $1 AND NOT email_verified AND $4",
+    )
+    .bind(account)
+    .bind(&vouched.email)
+    .bind(now)
+    .bind(vouched.email_verified && vouched.email.is_some())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn account_create(conn: &mut PgConnection, vouched: &Vouched, now: DateTime<Utc>) -> Result<AccountId> {
+    let id = AccountId::new();
+    sqlx::query(
+        "INSERT INTO account (id, name, email, email_verified, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $5)",
+    )
+    .bind(id)
+    .bind(display_name(vouched))
+    .bind(&vouched.email)
+    .bind(vouched.email_verified && vouched.email.is_some())
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(id)
+}
+
+/// What a person is called when the provider gives no usable name: the address without its domain, or "New member".
+fn display_name(vouched: &Vouched) -> String {
+    let clean = |text: &str| {
+        let text: String = text.chars().filter(|c| !c.is_control()).take(120).collect();
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    };
+    let local = || vouched.email.as_deref().and_then(|email| email.split('@').next()).and_then(clean);
+    vouched.name.as_deref().and_then(clean).or_else(local).unwrap_or_else(|| "New member".to_owned())
+}
+
+/// Adds a provider to an account.
+///
+/// # Errors
+/// `conflict` when that (issuer, subject) is another account's already.
+pub async fn link_add(
+    conn: &mut PgConnection,
+    account: AccountId,
+    vouched: &Vouched,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let added = sqlx::query(
+        "INSERT INTO account_identity
+             (issuer, subject, account, provider, email, email_verified, linked_at, last_used_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",
+    )
+    .bind(&vouched.issuer)
+    .bind(&vouched.subject)
+    .bind(account)
+    .bind(&vouched.provider)
+    .bind(&vouched.email)
+    .bind(vouched.email_verified)
+    .bind(now)
+    .execute(conn)
+    .await;
+    match added {
+        Ok(_) => Ok(()),
+        Err(error) if violated(&error) == Some("account_identity_pkey") => {
+            Err(Error::new(&codes::CONFLICT).detail("that sign-in belongs to another account").source(error))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// An account's providers, first linked first.
+pub async fn link_list(conn: &mut PgConnection, account: AccountId) -> Result<Vec<Link>> {
+    Ok(sqlx::query_as(
+        "SELECT issuer, provider, email, linked_at, last_used_at
+           FROM account_identity WHERE account = $1 ORDER BY linked_at, issuer",
+    )
+    .bind(account)
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Takes a provider from an account.
+///
+/// # Errors
+/// `not_found`; `state_conflict` when it is the last way in.
+pub async fn link_remove(conn: &mut PgConnection, account: AccountId, issuer: &str) -> Result<()> {
+    // The account's row is the lock: two removals at once must not both see the other's link.
+    sqlx::query("SELECT id FROM account WHERE id = $1 FOR UPDATE").bind(account).execute(&mut *conn).await?;
+    let left: i64 = sqlx::query_scalar(
+        "SELECT (SELECT count(*) FROM account_identity WHERE account = $1 AND issuer <> $2)
+              + (SELECT count(*) FROM account_password WHERE account = $1)",
+    )
+    .bind(account)
+    .bind(issuer)
+    .fetch_one(&mut *conn)
+    .await?;
+    if left == 0 {
+        return Err(Error::new(&codes::STATE_CONFLICT)
+            .detail("this is the only way into your account")
+            .hint("link another sign-in first"));
+    }
+    let removed = sqlx::query("DELETE FROM account_identity WHERE account = $1 AND issuer = $2")
+        .bind(account)
+        .bind(issuer)
+        .execute(conn)
+        .await?;
+    if removed.rows_affected() == 0 {
+        return Err(Error::new(&codes::NOT_FOUND));
+    }
+    Ok(())
+}
+
+/// Gives an account another name.
+pub async fn account_rename(
+    conn: &mut PgConnection,
+    account: AccountId,
+    name: &str,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    sqlx::query("UPDATE account SET name = $2, updated_at = $3 WHERE id = $1 AND deleted_at IS NULL")
+        .bind(account)
+        .bind(name)
+        .bind(now)
+        .execute(&mut *conn)
+        .await?;
+    Ok(changes::notify(conn, Change::Account(account)).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_found_or_made() {
+        let vouched = |name: Option<&str>, email: Option<&str>| Vouched {
+            issuer: "i".into(),
+            subject: "s".into(),
+            provider: "p".into(),
+            name: name.map(Into::into),
+            email: email.map(Into::into),
+            email_verified: false,
+        };
+        assert_eq!(display_name(&vouched(Some(" Ada\u{7}\n"), None)), "Ada");
+        assert_eq!(display_name(&vouched(Some(" "), Some("ada@example.com"))), "ada");
+        assert_eq!(display_name(&vouched(None, None)), "New member");
+        assert_eq!(display_name(&vouched(Some(&"x".repeat(300)), None)).len(), 120);
+    }
+}

@@ -1,0 +1,281 @@
+//! Signed-in devices. The token is in the device's cookie, its SHA-256 in the control database.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use secrecy::SecretString;
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use crate::control_plane::changes::{self, Change};
+use crate::kernel::credentials::{self, KeyHash, KeyKind};
+use crate::kernel::ids::{AccountId, SessionId, TenantId};
+use crate::kernel::{Entropy, Error, Result, codes};
+
+/// A session ends this long after it began, however busy it is.
+pub const LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Live sessions of one account; the oldest give way.
+const MOST: i64 = 50;
+/// How long a hand-off to a tenant's host may take.
+const HAND_OFF: Duration = Duration::from_secs(30);
+
+/// Where a session is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum SessionKind {
+    /// A browser at the sign-in host.
+    Base,
+    /// The same browser at a tenant's host.
+    Tenant,
+    /// A terminal.
+    Cli,
+}
+
+/// What a device says of itself; only for people to recognise it by.
+#[derive(Clone, Debug, Default)]
+pub struct Device {
+    pub user_agent: String,
+    pub address: String,
+}
+
+/// How a person proved who they are.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    pub account: AccountId,
+    /// `oidc:google`, `password`, `sso`.
+    pub method: String,
+    pub second_factor: bool,
+    pub at: DateTime<Utc>,
+}
+
+/// A session, as its owner sees it.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow, utoipa::ToSchema)]
+pub struct Session {
+    pub id: SessionId,
+    pub kind: SessionKind,
+    pub method: String,
+    pub user_agent: String,
+    pub address: String,
+    pub created_at: DateTime<Utc>,
+    pub last_seen_at: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// A session just begun.
+pub struct Started {
+    pub id: SessionId,
+    /// For the cookie; it is not kept.
+    pub token: SecretString,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// Begins a session of a browser at the sign-in host, always with a new token.
+pub async fn session_start(
+    conn: &mut PgConnection,
+    entropy: &Entropy,
+    proof: &Proof,
+    device: &Device,
+) -> Result<Started> {
+    let (id, token, expires_at) =
+        (SessionId::new(), credentials::make(KeyKind::Session, entropy), proof.at + LIFE);
+    sqlx::query(
+        "INSERT INTO session (id, account, kind, token_hash, method, second_factor, user_agent, address,
+                              authenticated_at, created_at, last_seen_at, expires_at)
+         VALUES ($1, $2, 'base', $3, $4, $5, $6, $7, $8, $8, $8, $9)",
+    )
+    .bind(id)
+    .bind(proof.account)
+    .bind(&token.hash[..])
+    .bind(&proof.method)
+    .bind(proof.second_factor)
+    .bind(cut(&device.user_agent))
+    .bind(cut(&device.address))
+    .bind(proof.at)
+    .bind(expires_at)
+    .execute(&mut *conn)
+    .await?;
+    oldest_give_way(&mut *conn, proof.account, proof.at).await?;
+    changes::notify(conn, Change::Account(proof.account)).await?;
+    Ok(Started { id, token: token.key, expires_at })
+}
+
+fn cut(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+async fn oldest_give_way(conn: &mut PgConnection, account: AccountId, now: DateTime<Utc>) -> Result<()> {
+    let old: Vec<SessionId> = sqlx::query_scalar(
+        "SELECT id FROM session
+          WHERE account = $1 AND kind <> 'tenant' AND revoked_at IS NULL AND expires_at > $2
+          ORDER BY created_at DESC, id DESC OFFSET $3",
+    )
+    .bind(account)
+    .bind(now)
+    .bind(MOST)
+    .fetch_all(&mut *conn)
+    .await?;
+    for id in old {
+        end(&mut *conn, id, now).await?;
+    }
+    Ok(())
+}
+
+/// A session with what it began.
+async fn end(conn: &mut PgConnection, id: SessionId, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query("UPDATE session SET revoked_at = $2 WHERE (id = $1 OR parent = $1) AND revoked_at IS NULL")
+        .bind(id)
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// An account's live sessions, newest first; a browser counts once, however many tenants it visits.
+pub async fn session_list(
+    conn: &mut PgConnection,
+    account: AccountId,
+    now: DateTime<Utc>,
+) -> Result<Vec<Session>> {
+    Ok(sqlx::query_as(
+        "SELECT s.id, s.kind, s.method, s.user_agent, s.address, s.created_at, s.expires_at,
+                greatest(s.last_seen_at, (SELECT max(c.last_seen_at) FROM session c WHERE c.parent = s.id))
+                    AS last_seen_at
+           FROM session s
+          WHERE s.account = $1 AND s.kind <> 'tenant' AND s.revoked_at IS NULL AND s.expires_at > $2
+          ORDER BY s.created_at DESC, s.id DESC",
+    )
+    .bind(account)
+    .bind(now)
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Ends a session and what it began; every server refuses it within a second. Ending twice changes nothing.
+///
+/// # Errors
+/// `not_found` when the account has no such session.
+pub async fn session_revoke(
+    conn: &mut PgConnection,
+    account: AccountId,
+    id: SessionId,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let known: Option<SessionId> =
+        sqlx::query_scalar("SELECT id FROM session WHERE id = $1 AND account = $2")
+            .bind(id)
+            .bind(account)
+            .fetch_optional(&mut *conn)
+            .await?;
+    known.ok_or_else(|| Error::new(&codes::NOT_FOUND))?;
+    end(&mut *conn, id, now).await?;
+    Ok(changes::notify(conn, Change::Account(account)).await?)
+}
+
+/// Ends all of an account's sessions, but for the one it speaks from, if given.
+pub async fn session_revoke_others(
+    conn: &mut PgConnection,
+    account: AccountId,
+    keep: Option<SessionId>,
+    now: DateTime<Utc>,
+) -> Result<u64> {
+    let ended = sqlx::query(
+        "UPDATE session SET revoked_at = $3
+          WHERE account = $1 AND revoked_at IS NULL
+            AND ($2::uuid IS NULL OR (id <> $2 AND parent IS DISTINCT FROM $2))",
+    )
+    .bind(account)
+    .bind(keep)
+    .bind(now)
+    .execute(&mut *conn)
+    .await?;
+    changes::notify(conn, Change::Account(account)).await?;
+    Ok(ended.rows_affected())
+}
+
+/// A code that lets this browser into a tenant's host once, within half a minute. Who may enter is checked when it is
+/// redeemed and at each request; the code only carries the session over.
+pub async fn hand_off(
+    conn: &mut PgConnection,
+    entropy: &Entropy,
+    session: SessionId,
+    tenant: TenantId,
+    return_to: &str,
+    now: DateTime<Utc>,
+) -> Result<SecretString> {
+    let code = credentials::make(KeyKind::HandOff, entropy);
+    sqlx::query(
+        "INSERT INTO hand_off (code_hash, session, tenant, return_to, expires_at) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(&code.hash[..])
+    .bind(session)
+    .bind(tenant)
+    .bind(return_to)
+    .bind(now + HAND_OFF)
+    .execute(conn)
+    .await?;
+    Ok(code.key)
+}
+
+/// Redeems a code at the host of `tenant`: a session of its own for that host, and where to go.
+///
+/// # Errors
+/// `unauthenticated` for a code that is used, over, of another tenant, or whose session has ended.
+pub async fn hand_off_redeem(
+    conn: &mut PgConnection,
+    entropy: &Entropy,
+    code: &KeyHash,
+    tenant: TenantId,
+    device: &Device,
+    now: DateTime<Utc>,
+) -> Result<(Started, String)> {
+    let refused = || Error::new(&codes::UNAUTHENTICATED).detail("this link was used or is too old");
+    let (parent, return_to): (SessionId, String) = sqlx::query_as(
+        "UPDATE hand_off SET used_at = $3 WHERE code_hash = $1 AND tenant = $2 AND used_at IS NULL AND expires_at > $3
+         RETURNING session, return_to",
+    )
+    .bind(&code[..])
+    .bind(tenant)
+    .bind(now)
+    .fetch_optional(&mut *conn)
+    .await?
+    .ok_or_else(refused)?;
+    let (id, token) = (SessionId::new(), credentials::make(KeyKind::Session, entropy));
+    let begun: Option<(AccountId, DateTime<Utc>)> = sqlx::query_as(
+        "INSERT INTO session (id, account, kind, parent, tenant, token_hash, method, second_factor, user_agent,
+                              address, authenticated_at, created_at, last_seen_at, expires_at)
+         SELECT $2, account, 'tenant', id, $3, $4, method, second_factor, $5, $6, authenticated_at, $7, $7, expires_at
+           FROM session WHERE id = $1 AND kind = 'base' AND revoked_at IS NULL AND expires_at > $7
+         RETURNING account, expires_at",
+    )
+    .bind(parent)
+    .bind(id)
+    .bind(tenant)
+    .bind(&token.hash[..])
+    .bind(cut(&device.user_agent))
+    .bind(cut(&device.address))
+    .bind(now)
+    .fetch_optional(&mut *conn)
+    .await?;
+    let (account, expires_at) = begun.ok_or_else(refused)?;
+    changes::notify(conn, Change::Account(account)).await?;
+    Ok((Started { id, token: token.key, expires_at }, return_to))
+}
+
+/// Removes what has been over for a month.
+pub async fn sweep(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<()> {
+    let before = now - LIFE;
+    for statement in [
+        "DELETE FROM sign_in WHERE expires_at < $1",
+        "DELETE FROM hand_off WHERE expires_at < $1",
+        "DELETE FROM device_code WHERE expires_at < $1",
+        "DELETE FROM refresh_token WHERE expires_at < $1",
+        "DELETE FROM session s WHERE s.expires_at < $1
+            AND NOT EXISTS (SELECT FROM session c WHERE c.parent = s.id AND c.expires_at >= $1)
+            AND NOT EXISTS (SELECT FROM refresh_token r WHERE r.session = s.id)
+            AND NOT EXISTS (SELECT FROM hand_off h WHERE h.session = s.id)",
+    ] {
+        sqlx::query(statement).bind(before).execute(&mut *conn).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! People: accounts, sessions, seats.
+
+mod fixture;
+mod members;
+mod sessions;
