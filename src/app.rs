@@ -9,7 +9,6 @@ use secrecy::ExposeSecret;
 use sqlx::Connection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use utoipa_axum::router::OpenApiRouter;
 
 use crate::adapters::redis;
 use crate::config::{ControlConfig, ServeConfig};
@@ -22,7 +21,8 @@ use crate::db::{control, migrations};
 use crate::http::operator;
 use crate::http::router::{HttpState, router};
 use crate::http::serve::{self, ServeOptions};
-use crate::http::{admin_router, limits};
+use crate::http::{admin_router, limits, workspace};
+use crate::identity::Identity;
 use crate::kernel::{Clock, Entropy, MasterKey, Result};
 use crate::product::{Current, Product};
 
@@ -62,6 +62,7 @@ pub fn server<P: Product>(
         Some(url) => Some(redis::connect(url.expose_secret())?),
         None => None,
     };
+    let identity = Identity { cp: cp.clone(), master: master.clone() };
     let broker =
         Broker::new(BrokerConfig { budget: config.broker_budget, ..BrokerConfig::default() }, master);
     let http = HttpState {
@@ -77,8 +78,9 @@ pub fn server<P: Product>(
         draining: parts.draining,
         request_timeout: limits::WHOLE_REQUEST,
     };
+    let tenant = P::routes().merge(workspace::routes(identity));
     let operator = operator::routes(cp);
-    Ok(Server { router: router(http.clone(), P::routes(), operator), http })
+    Ok(Server { router: router(http.clone(), tenant, operator), http })
 }
 
 /// What the process gives its server.
@@ -123,25 +125,25 @@ pub async fn require_control(config: &ControlConfig) -> Result<()> {
 
 /// The OpenAPI document of everything, for `freehold openapi` and the checked-in file.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    let (_, tenant) = Current::routes().split_for_parts();
-    let (_, operator): (Router, _) = described_operator_routes().split_for_parts();
+    let (cp, master) = (unconnected(), MasterKey::from_bytes([0; 32]));
+    let workspace = workspace::routes(Identity { cp: cp.clone(), master });
+    let (_, tenant) = Current::routes().merge(workspace).split_for_parts();
+    let (_, operator): (Router, _) = operator::routes(cp).split_for_parts();
     crate::http::openapi::describe(tenant, operator)
 }
 
-/// The operator's routes, for their description only: nothing is connected.
-fn described_operator_routes() -> OpenApiRouter {
-    let db = sqlx::PgPool::connect_lazy_with(sqlx::postgres::PgConnectOptions::new_without_pgpass());
+/// For the description of routes only: nothing is connected.
+fn unconnected() -> ControlPlane {
     let addresses = crate::control_plane::Addresses {
         scheme: "https".to_owned(),
         base_domain: "example.com".to_owned(),
         port: None,
     };
-    let cp = ControlPlane {
-        db,
+    ControlPlane {
+        db: sqlx::PgPool::connect_lazy_with(sqlx::postgres::PgConnectOptions::new_without_pgpass()),
         clock: Clock::System,
         entropy: Entropy::default(),
         addresses,
         tables: Current::migrations(),
-    };
-    operator::routes(cp)
+    }
 }

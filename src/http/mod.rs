@@ -14,5 +14,6 @@ pub mod request_id;
 pub mod router;
 pub mod serve;
 pub mod vocabulary;
+pub mod workspace;
 
 pub use router::{HttpState, admin_router, router};

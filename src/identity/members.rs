@@ -21,10 +21,10 @@ pub struct Member {
     pub joined_at: DateTime<Utc>,
 }
 
-/// Who asks for a change among members: their seat decides what they may do.
+/// Who asks for a change among members: the role decides what they may do. A key has no account.
 #[derive(Clone, Copy, Debug)]
 pub struct By {
-    pub account: AccountId,
+    pub account: Option<AccountId>,
     pub role: Role,
 }
 
@@ -167,7 +167,7 @@ pub async fn member_remove(
 ) -> Result<()> {
     let owners = owners_locked(&mut *conn, tenant).await?;
     let before = member_get(&mut *conn, tenant, account).await?;
-    if by.account != account {
+    if by.account != Some(account) {
         may_touch(by, before.role)?;
         if by.role < Role::Admin {
             return Err(Error::new(&codes::FORBIDDEN));
@@ -181,7 +181,7 @@ pub async fn member_remove(
         .bind(account)
         .execute(&mut *conn)
         .await?;
-    let action = if by.account == account { "member.leave" } else { "member.remove" };
+    let action = if by.account == Some(account) { "member.leave" } else { "member.remove" };
     let detail = json!({ "role": before.role });
     audit_add(&mut *conn, caller, now, action, Some(tenant), &account.to_string(), detail).await?;
     Ok(changes::notify(conn, Change::Account(account)).await?)

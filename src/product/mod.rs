@@ -9,7 +9,6 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::data_plane::TenantContext;
 use crate::kernel::Result;
 
-pub mod operation;
 pub mod opsflow;
 
 /// What the platform asks of a product.

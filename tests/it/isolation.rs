@@ -8,6 +8,7 @@ use freehold::testkit::{AppOptions, TestApp};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
+use crate::identity::fixture::{person, seat};
 use crate::openapi_walk::{Operation, ids_in, operations, random_like};
 
 const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
@@ -29,6 +30,8 @@ async fn scene() -> Scene {
         let http = &app.replicas[0].http;
         let entry = http.directory.tenant(tenant).await.unwrap().expect("the tenant is known");
         Current::demo(&http.context_for(entry)).await.unwrap();
+        let member = person(&app.world, &format!("{slug}-ada")).await;
+        seat(&app.world, &app.world.show(slug).await, member, Role::Member).await;
     }
     let document = serde_json::to_value(freehold::app::openapi()).unwrap();
     let operations = operations(&document, "/api/");

@@ -68,14 +68,13 @@ pub async fn enter(world: &World, base: SessionId, tenant: &TenantDetail) -> Bro
     assert_eq!(to, "/");
     tx.commit().await.unwrap();
     let token = started.token.expose_secret().to_owned();
-    Browser { slug: tenant.tenant.slug.to_string(), token, session: started.id }
+    Browser { slug: tenant.tenant.slug.to_string(), token }
 }
 
 /// A browser that is signed in at one tenant's host.
 pub struct Browser {
     pub slug: String,
     pub token: String,
-    pub session: SessionId,
 }
 
 impl Browser {

@@ -1,5 +1,5 @@
 //! People: accounts, sessions, seats.
 
-mod fixture;
+pub mod fixture;
 mod members;
 mod sessions;

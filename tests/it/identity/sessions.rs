@@ -53,7 +53,7 @@ async fn a_browser_works_until_its_session_or_its_seat_ends() {
     let colleague = enter(world, sign_in(world, grace).await.id, &acme).await;
     assert_eq!(app.send(colleague.ask(&app, Method::GET, NEW)).await.0, 200);
     assert_eq!(app.send(colleague.ask(&app, Method::POST, NEW).json(&new)).await.0, 403, "a member");
-    let by = By { account: ada, role: Role::Owner };
+    let by = By { account: Some(ada), role: Role::Owner };
     let mut tx = world.db().begin().await.unwrap();
     member_change(&mut tx, &tester(), by, acme.tenant.id, grace, Role::Manager, cp.clock.now())
         .await

@@ -12,6 +12,8 @@ use serde::de::DeserializeOwned;
 
 use crate::kernel::{Error, FieldError, Result, codes};
 
+pub mod operation;
+
 pub use super::problem::Problem;
 
 /// A JSON body: read, then validated. As an answer, plain JSON.

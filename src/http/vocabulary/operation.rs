@@ -7,9 +7,9 @@ use utoipa::openapi::{Content, Ref, RefOr, Response};
 use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::UtoipaMethodRouter;
 
+use super::Problem;
 use crate::data_plane::As;
 use crate::data_plane::context::MinRole;
-use crate::http::vocabulary::Problem;
 use crate::kernel::Role;
 
 /// A handler whose first argument is [`As<R>`]. A function that asks for no role is not one, and does not register.
@@ -43,15 +43,21 @@ pub fn role<F: Guarded<Args>, Args>(_: F) -> Role {
 #[macro_export]
 macro_rules! operations {
     ($router:expr, $($handler:path),+ $(,)?) => {
-        $router$(.routes($crate::product::operation::documented(
+        $router$(.routes($crate::http::vocabulary::operation::documented(
             utoipa_axum::routes!($handler),
-            $crate::product::operation::role($handler),
+            $crate::http::vocabulary::operation::role($handler),
         )))+
     };
 }
 
 /// Completes one handler's document.
-pub fn documented((mut schemas, mut paths, router): UtoipaMethodRouter, role: Role) -> UtoipaMethodRouter {
+pub fn documented<S>(
+    (mut schemas, mut paths, router): UtoipaMethodRouter<S>,
+    role: Role,
+) -> UtoipaMethodRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
     for item in paths.paths.values_mut() {
         let posts = item.post.is_some();
         let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];

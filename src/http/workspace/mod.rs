@@ -1,0 +1,31 @@
+//! The platform's own operations at a tenant's host, beside the product's: who is here, and who may be. They pass the
+//! same door (`data_plane::tenancy`), so that a key, a token and a browser's session open them alike, and the same
+//! generated tests.
+//!
+//! To add an operation: a handler that takes `As<Role>` and `State<Identity>`, in the file of its noun, registered with
+//! [`crate::operations!`].
+
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::control_plane::audit::Caller;
+use crate::data_plane::TenantContext;
+use crate::identity::Identity;
+use crate::identity::members::By;
+
+mod me;
+mod members;
+
+/// Every route, with its state.
+pub fn routes(identity: Identity) -> OpenApiRouter {
+    OpenApiRouter::new().merge(me::routes()).merge(members::routes()).with_state(identity)
+}
+
+/// Who asks for a change among members.
+fn by(context: &TenantContext) -> By {
+    By { account: context.actor.person.map(|person| person.account), role: context.actor.role }
+}
+
+/// Who acts, for the audit log.
+fn caller(context: &TenantContext) -> Caller {
+    Caller { actor: context.actor.id.clone(), request_id: Some(context.request_id.clone()) }
+}
