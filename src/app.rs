@@ -23,6 +23,9 @@ use crate::http::router::{HttpState, router};
 use crate::http::serve::{self, ServeOptions};
 use crate::http::{admin_router, limits, workspace};
 use crate::identity::Identity;
+use crate::identity::oidc::web::Web;
+use crate::identity::settings::Settings;
+use crate::identity::sign_in::Providers;
 use crate::kernel::{Clock, Entropy, MasterKey, Result};
 use crate::product::{Current, Product};
 
@@ -62,7 +65,7 @@ pub fn server<P: Product>(
         Some(url) => Some(redis::connect(url.expose_secret())?),
         None => None,
     };
-    let identity = Identity { cp: cp.clone(), master: master.clone() };
+    let identity = identity(&cp, &master, &parts.identity)?;
     let broker =
         Broker::new(BrokerConfig { budget: config.broker_budget, ..BrokerConfig::default() }, master);
     let http = HttpState {
@@ -83,11 +86,20 @@ pub fn server<P: Product>(
     Ok(Server { router: router(http.clone(), tenant, operator), http })
 }
 
+/// Plain HTTP to this machine's own providers is for a site that is itself served so: in development.
+fn identity(cp: &ControlPlane, master: &MasterKey, settings: &Settings) -> Result<Identity> {
+    let web = Web::new(cp.addresses.scheme == "http");
+    let providers = Providers::new(&settings.providers, &web)?;
+    Ok(Identity { cp: cp.clone(), master: master.clone(), providers })
+}
+
 /// What the process gives its server.
 #[derive(Clone, Default)]
 pub struct Parts {
     /// Cancelled when the process is asked to stop.
     pub draining: CancellationToken,
+    /// How people get in.
+    pub identity: Settings,
     /// Given, `/metrics` is answered beside everything else: for development.
     pub metrics: Option<PrometheusHandle>,
 }
@@ -126,7 +138,7 @@ pub async fn require_control(config: &ControlConfig) -> Result<()> {
 /// The OpenAPI document of everything, for `freehold openapi` and the checked-in file.
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let (cp, master) = (unconnected(), MasterKey::from_bytes([0; 32]));
-    let workspace = workspace::routes(Identity { cp: cp.clone(), master });
+    let workspace = workspace::routes(Identity { cp: cp.clone(), master, providers: Providers::default() });
     let (_, tenant) = Current::routes().merge(workspace).split_for_parts();
     let (_, operator): (Router, _) = operator::routes(cp).split_for_parts();
     crate::http::openapi::describe(tenant, operator)

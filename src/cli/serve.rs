@@ -28,8 +28,9 @@ pub async fn run(control: &ControlConfig, args: &ServeArgs) -> Result<()> {
     let metrics = numbers::install();
     let cp = app::control_plane::<Current>(control, "freehold-serve")?;
     app::require_control(control).await?;
+    let identity = args.serve.identity()?;
     let draining = stop_signal()?;
-    let parts = Parts { draining, metrics: None };
+    let parts = Parts { draining, metrics: None, identity };
     let server = app::server::<Current>(cp, control.master_key()?, &args.serve, parts)?;
     let listener = serve::bind(args.serve.http_addr).await?;
     if let (Some(addr), Some(metrics)) = (args.serve.metrics_addr, metrics) {

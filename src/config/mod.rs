@@ -8,6 +8,7 @@ use clap::Args;
 use secrecy::SecretString;
 
 use crate::control_plane::Addresses;
+use crate::identity::settings::Settings;
 use crate::kernel::{Error, MasterKey, Result, codes};
 
 pub mod home;
@@ -114,6 +115,10 @@ pub struct ServeConfig {
     #[arg(long, env = "FREEHOLD_METRICS_ADDR", value_name = "ADDR")]
     pub metrics_addr: Option<SocketAddr>,
 
+    /// How people sign in: a TOML file with the providers. Without it only keys get in
+    #[arg(long, env = "FREEHOLD_IDENTITY", value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+
     /// Requests in flight get this long to finish after a stop signal
     #[arg(long, env = "FREEHOLD_DRAIN_SECONDS", default_value_t = 20, value_name = "SECONDS")]
     pub drain_seconds: u64,
@@ -125,6 +130,10 @@ pub struct ServeConfig {
 }
 
 impl ServeConfig {
+    pub fn identity(&self) -> Result<Settings> {
+        self.identity.as_deref().map_or_else(|| Ok(Settings::default()), Settings::read)
+    }
+
     pub fn drain(&self) -> Duration {
         Duration::from_secs(self.drain_seconds)
     }

@@ -42,8 +42,16 @@ pub struct Addresses {
 
 impl Addresses {
     pub fn tenant_url(&self, slug: &str) -> String {
-        let port = self.port.map(|port| format!(":{port}")).unwrap_or_default();
-        format!("{}://{slug}.{}{port}", self.scheme, self.base_domain)
+        format!("{}://{slug}.{}{}", self.scheme, self.base_domain, self.port())
+    }
+
+    /// Where people sign in: the base domain itself.
+    pub fn base_url(&self) -> String {
+        format!("{}://{}{}", self.scheme, self.base_domain, self.port())
+    }
+
+    fn port(&self) -> String {
+        self.port.map(|port| format!(":{port}")).unwrap_or_default()
     }
 }
 

@@ -4,7 +4,10 @@
 //! |---|---|
 //! | `keys` | API keys of tenants, keys of operators |
 //! | `accounts` | people, and the providers that vouch for them |
+//! | `oidc` | the providers: where a browser is sent, and what is believed of what it brings back |
 //! | `sessions` | signed-in devices, and the hand-off from the sign-in host to a tenant's host |
+//! | `settings` | which ways in there are |
+//! | `sign_in`, `return_to` | a sign-in on its way to a provider and back; where the person goes then |
 //! | `members` | seats in tenants: roles, removal, the last owner |
 //!
 //! Two rules run through all of it. An account is the pair (issuer, subject): an e-mail address that somebody claims
@@ -13,14 +16,20 @@
 pub mod accounts;
 pub mod keys;
 pub mod members;
+pub mod oidc;
+pub mod return_to;
 pub mod sessions;
+pub mod settings;
+pub mod sign_in;
 
 use crate::control_plane::ControlPlane;
 use crate::kernel::MasterKey;
+use sign_in::Providers;
 
 /// What identity works with.
 #[derive(Clone)]
 pub struct Identity {
     pub cp: ControlPlane,
     pub master: MasterKey,
+    pub providers: Providers,
 }

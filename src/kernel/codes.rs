@@ -24,6 +24,7 @@ codes! {
     BAD_JSON 400 "bad_json" "The body is not valid JSON.";
     BAD_CURSOR 400 "bad_cursor" "The cursor is not one of this list; start again without it.";
     TENANT_REQUIRED 400 "tenant_required" "Say which tenant: use its host, or the X-Freehold-Tenant header.";
+    SIGN_IN_FAILED 400 "sign_in_failed" "The sign-in did not work; please try again.";
     UNAUTHENTICATED 401 "unauthenticated" "Send a valid key: Authorization: Bearer <key>.";
     PAYMENT_REQUIRED 402 "payment_required" "The workspace's plan does not allow this.";
     FORBIDDEN 403 "forbidden" "Your role does not allow this.";
@@ -49,6 +50,7 @@ codes! {
     SHARD_UNAVAILABLE 503 "shard_unavailable" "This workspace's database is not reachable; try again shortly.";
     SHARD_BUSY 503 "shard_busy" "This workspace's database is busy; try again shortly.";
     NO_CAPACITY 503 "no_capacity" "No shard has room for another tenant.";
+    PROVIDER_UNAVAILABLE 503 "provider_unavailable" "The sign-in provider does not answer; please try again.";
     CONTROL_UNAVAILABLE 503 "control_unavailable" "The control database is not reachable; try again shortly.";
     TIMEOUT 503 "timeout" "The request took too long.";
     DRAINING 503 "draining" "This server is shutting down; try again.";

@@ -19,6 +19,7 @@ use crate::db::control;
 use crate::http::router::HttpState;
 use crate::http::serve::{self, ServeOptions};
 use crate::identity::keys::{NewApiKey, api_key_create, operator_key_create};
+use crate::identity::settings::Settings;
 use crate::kernel::Role;
 use crate::product::Product;
 
@@ -169,9 +170,10 @@ impl Replica {
             metrics_addr: None,
             drain_seconds: 5,
             grace_seconds: 0,
+            identity: None,
         };
         let stop = CancellationToken::new();
-        let parts = Parts { draining: stop.clone(), metrics: None };
+        let parts = Parts { draining: stop.clone(), metrics: None, identity: Settings::default() };
         let hands = &world.hands;
         let server =
             app::server::<P>(hands.cp.clone(), hands.master.clone(), &config, parts).expect("the server");

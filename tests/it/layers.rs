@@ -14,8 +14,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("control_plane", &["kernel", "db", "jobs"]),
     // Keys are made and revoked in the control database, with its audit log and its notifications. Never the other way.
     ("identity", &["kernel", "db", "jobs", "control_plane"]),
-    // For `Addresses`, which settings are turned into.
-    ("config", &["kernel", "control_plane"]),
+    // For `Addresses` and the providers, which settings are turned into.
+    ("config", &["kernel", "control_plane", "identity"]),
     ("data_plane", &["kernel", "db", "jobs", "control_plane", "identity"]),
     // Of `http`, the vocabulary only: see PARTS.
     ("product", &["kernel", "data_plane", "http"]),

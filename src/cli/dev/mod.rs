@@ -13,6 +13,7 @@ use crate::config::home::{self, HomeSettings};
 use crate::config::{ControlConfig, ServeConfig};
 use crate::control_plane::{slots, worker};
 use crate::http::serve;
+use crate::identity::settings::Settings;
 use crate::kernel::{Entropy, Error, Result};
 use crate::local::{Stack, StackOptions, write_private};
 use crate::product::Current;
@@ -87,7 +88,7 @@ async fn on_stack(
     let metrics = numbers::install();
     let mut config = args.serve.clone();
     config.redis_url = Some(SecretString::from(settings.redis_url.clone()));
-    let parts = Parts { draining: stop.clone(), metrics };
+    let parts = Parts { draining: stop.clone(), metrics, identity: Settings::default() };
     let server = app::server::<Current>(hands.cp.clone(), hands.master.clone(), &config, parts)?;
     demo::data(&server.http, &tenants).await?;
     let working = tokio::spawn(worker::work(hands.clone(), stop.clone()));

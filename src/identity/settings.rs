@@ -1,0 +1,79 @@
+//! How people get in: one TOML file.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::oidc::settings::ProviderSettings;
+use crate::kernel::{Error, Result, codes};
+
+/// The file's content. Without a file there is no way in for people; keys work as ever.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Whether people who are invited by nobody may make a workspace of their own.
+    pub sign_up: bool,
+    /// `[[provider]]`, in the order of the buttons.
+    #[serde(rename = "provider")]
+    pub providers: Vec<ProviderSettings>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { sign_up: true, providers: Vec::new() }
+    }
+}
+
+impl Settings {
+    /// # Errors
+    /// `bad_request` with the line that is wrong.
+    pub fn parse(text: &str) -> Result<Self> {
+        toml::from_str(text).map_err(|error| {
+            Error::new(&codes::BAD_REQUEST).detail(format!("the identity settings cannot be read: {error}"))
+        })
+    }
+
+    /// # Errors
+    /// As [`Settings::parse`], and when the file cannot be read.
+    pub fn read(file: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            Error::new(&codes::BAD_REQUEST)
+                .detail(format!("the identity settings {} cannot be read", file.display()))
+                .source(error)
+        })?;
+        Self::parse(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_names_providers_and_nothing_unknown() {
+        let text = r#"
+            sign_up = false
+            [[provider]]
+            id = "google"
+            name = "Google"
+            issuer = "https://accounts.google.com"
+            client_id = "abc"
+            client_secret = "env:GOOGLE_SECRET"
+            [[provider]]
+            id = "github"
+            name = "GitHub"
+            kind = "github"
+            client_id = "def"
+            client_secret = "file:/run/secrets/github"
+        "#;
+        let settings = Settings::parse(text).unwrap();
+        assert!(!settings.sign_up);
+        assert_eq!(settings.providers.len(), 2);
+        assert!(Settings::parse("").unwrap().sign_up);
+        for bad in ["sign_up = 1", "unknown = 1", "[[provider]]\nid = \"x\""] {
+            assert!(Settings::parse(bad).is_err(), "{bad}");
+        }
+        let secret_in_the_open = text.replace("env:GOOGLE_SECRET", "GOCSPX-abc");
+        assert!(Settings::parse(&secret_in_the_open).is_err(), "a secret is given by reference");
+    }
+}
