@@ -9,6 +9,7 @@ pub mod limits;
 pub mod observe;
 pub mod openapi;
 pub mod operator;
+pub mod pages;
 pub mod problem;
 pub mod request_id;
 pub mod router;

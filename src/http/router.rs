@@ -19,6 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::cors::{self, Cors};
 use super::health::{self, Health};
+use super::pages::assets;
 use super::{docs, headers, limits, observe, openapi};
 use crate::data_plane::TenantContext;
 use crate::data_plane::broker::Broker;
@@ -62,6 +63,7 @@ pub fn router(state: HttpState, tenant: OpenApiRouter, operator: OpenApiRouter) 
         .merge(tenant)
         .merge(operator)
         .merge(docs::routes(&api))
+        .merge(assets::routes())
         .merge(health_routes(&state))
         .merge(state.metrics.clone().map(metrics_routes).unwrap_or_default());
     dress(routes, &state)
