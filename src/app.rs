@@ -90,7 +90,7 @@ pub fn server<P: Product>(
 fn identity(cp: &ControlPlane, master: &MasterKey, settings: &Settings) -> Result<Identity> {
     let web = Web::new(cp.addresses.scheme == "http");
     let providers = Providers::new(&settings.providers, &web)?;
-    Ok(Identity { cp: cp.clone(), master: master.clone(), providers })
+    Ok(Identity { cp: cp.clone(), master: master.clone(), providers, settings: Arc::new(settings.clone()) })
 }
 
 /// What the process gives its server.
@@ -138,7 +138,12 @@ pub async fn require_control(config: &ControlConfig) -> Result<()> {
 /// The OpenAPI document of everything, for `freehold openapi` and the checked-in file.
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let (cp, master) = (unconnected(), MasterKey::from_bytes([0; 32]));
-    let workspace = workspace::routes(Identity { cp: cp.clone(), master, providers: Providers::default() });
+    let workspace = workspace::routes(Identity {
+        cp: cp.clone(),
+        master,
+        providers: Providers::default(),
+        settings: Arc::default(),
+    });
     let (_, tenant) = Current::routes().merge(workspace).split_for_parts();
     let (_, operator): (Router, _) = operator::routes(cp).split_for_parts();
     crate::http::openapi::describe(tenant, operator)

@@ -8,6 +8,7 @@
 //! | `sessions` | signed-in devices, and the hand-off from the sign-in host to a tenant's host |
 //! | `settings` | which ways in there are |
 //! | `sign_in`, `return_to` | a sign-in on its way to a provider and back; where the person goes then |
+//! | `sign_up` | a workspace of one's own |
 //! | `members` | seats in tenants: roles, removal, the last owner |
 //!
 //! Two rules run through all of it. An account is the pair (issuer, subject): an e-mail address that somebody claims
@@ -21,9 +22,13 @@ pub mod return_to;
 pub mod sessions;
 pub mod settings;
 pub mod sign_in;
+pub mod sign_up;
+
+use std::sync::Arc;
 
 use crate::control_plane::ControlPlane;
 use crate::kernel::MasterKey;
+use settings::Settings;
 use sign_in::Providers;
 
 /// What identity works with.
@@ -32,4 +37,5 @@ pub struct Identity {
     pub cp: ControlPlane,
     pub master: MasterKey,
     pub providers: Providers,
+    pub settings: Arc<Settings>,
 }
