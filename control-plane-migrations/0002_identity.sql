@@ -115,6 +115,8 @@ CREATE TABLE hand_off (
     code_hash  bytea PRIMARY KEY CHECK (octet_length(code_hash) = 32),
     session    uuid NOT NULL REFERENCES session (id),
     tenant     uuid NOT NULL REFERENCES tenant (id),
+    -- SHA-256 of the mark that the browser has at the tenant's host: the code is of no use in another.
+    browser_hash bytea NOT NULL CHECK (octet_length(browser_hash) = 32),
     return_to  text NOT NULL CHECK (return_to LIKE '/%' AND return_to NOT LIKE '//%'),
     expires_at timestamptz NOT NULL,
     used_at    timestamptz

@@ -18,10 +18,11 @@ use crate::data_plane::directory::{Capacity, Directory};
 use crate::data_plane::limits::Limiter;
 use crate::db::admin::ShardAdmins;
 use crate::db::{control, migrations};
+use crate::http::browser::Site;
 use crate::http::operator;
 use crate::http::router::{HttpState, router};
 use crate::http::serve::{self, ServeOptions};
-use crate::http::{admin_router, limits, workspace};
+use crate::http::{admin_router, limits, sign_in, workspace};
 use crate::identity::Identity;
 use crate::identity::oidc::web::Web;
 use crate::identity::settings::Settings;
@@ -81,9 +82,14 @@ pub fn server<P: Product>(
         draining: parts.draining,
         request_timeout: limits::WHOLE_REQUEST,
     };
+    let site = Site {
+        identity: identity.clone(),
+        directory: http.directory.clone(),
+        base_domain: http.base_domain.clone(),
+    };
     let tenant = P::routes().merge(workspace::routes(identity));
     let operator = operator::routes(cp);
-    Ok(Server { router: router(http.clone(), tenant, operator), http })
+    Ok(Server { router: router(http.clone(), tenant, operator, sign_in::routes(site)), http })
 }
 
 /// Plain HTTP to this machine's own providers is for a site that is itself served so: in development.

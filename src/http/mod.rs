@@ -1,6 +1,8 @@
 //! HTTP: router, middleware, problem+json, documentation. No SQL.
 
 pub mod arrival;
+pub mod browser;
+pub mod client;
 pub mod cors;
 pub mod docs;
 pub mod headers;
@@ -14,6 +16,7 @@ pub mod problem;
 pub mod request_id;
 pub mod router;
 pub mod serve;
+pub mod sign_in;
 pub mod vocabulary;
 pub mod workspace;
 

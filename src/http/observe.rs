@@ -38,7 +38,11 @@ pub async fn observe(State(entropy): State<Entropy>, mut request: Request, next:
         } else {
             tracing::debug!(code = error.code().name, error = ?error, "request refused");
         }
-        finish_problem(&mut response, &error, &id);
+        // A page says it in its own way.
+        if response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/problem+json")
+        {
+            finish_problem(&mut response, &error, &id);
+        }
     }
     let tenant = response.extensions().get::<Served>();
     // No query string, header or body: they may hold what must not be kept.

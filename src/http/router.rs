@@ -51,7 +51,8 @@ pub struct HttpState {
 }
 
 /// The whole application. The routers bring their own state; tenants' routes find a `TenantContext` in each request.
-pub fn router(state: HttpState, tenant: OpenApiRouter, operator: OpenApiRouter) -> Router {
+/// `pages` are for browsers and outside the API.
+pub fn router(state: HttpState, tenant: OpenApiRouter, operator: OpenApiRouter, pages: Router) -> Router {
     let (mut tenant, tenant_api) = tenant.split_for_parts();
     let (operator, operator_api) = operator.split_for_parts();
     let api = openapi::describe(tenant_api, operator_api);
@@ -62,6 +63,7 @@ pub fn router(state: HttpState, tenant: OpenApiRouter, operator: OpenApiRouter) 
     let routes = Router::new()
         .merge(tenant)
         .merge(operator)
+        .merge(pages)
         .merge(docs::routes(&api))
         .merge(assets::routes())
         .merge(health_routes(&state))

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -19,7 +20,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
 
+use super::client::Peer;
 use crate::kernel::{Error, Result, codes};
 
 /// How a server stops, and how much it takes on.
@@ -98,8 +101,8 @@ pub async fn serve(
             accepted = accept(&listener, &room, options.untaken) => accepted,
         };
         match accepted {
-            Ok((stream, permit)) => {
-                let one = connection(stream, app.clone(), closing.clone(), cut.clone());
+            Ok((stream, peer, permit)) => {
+                let one = connection(stream, peer, app.clone(), closing.clone(), cut.clone());
                 connections.spawn(async move {
                     one.await;
                     drop(permit);
@@ -130,19 +133,28 @@ async fn accept(
     listener: &TcpListener,
     room: &Arc<Semaphore>,
     untaken: Duration,
-) -> io::Result<(TcpStream, Permit)> {
+) -> io::Result<(TcpStream, Peer, Permit)> {
     let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
+    let (stream, peer) = listener.accept().await?;
     // Answers are written whole: waiting for more to send only delays them.
     stream.set_nodelay(true)?;
     // The kernel keeps this time for us: a timer around each write would cost every answer.
     #[cfg(target_os = "linux")]
     setsockopt(&stream, TcpUserTimeout, &(untaken.as_millis() as u32))?;
-    Ok((stream, permit))
+    Ok((stream, Peer(peer.ip().to_canonical()), permit))
 }
 
-async fn connection(stream: TcpStream, app: Router, closing: CancellationToken, cut: CancellationToken) {
-    let service = TowerToHyperService::new(app);
+async fn connection(
+    stream: TcpStream,
+    peer: Peer,
+    app: Router,
+    closing: CancellationToken,
+    cut: CancellationToken,
+) {
+    let service = TowerToHyperService::new(app.map_request(move |mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        request
+    }));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)

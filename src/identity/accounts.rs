@@ -2,8 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
 use sqlx::PgConnection;
 
+use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
 use crate::db::error::violated;
 use crate::kernel::ids::AccountId;
@@ -37,6 +39,7 @@ pub struct Vouched {
 #[derive(Clone, Debug, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct Link {
     pub issuer: String,
+    pub subject: String,
     pub provider: String,
     pub email: Option<String>,
     pub linked_at: DateTime<Utc>,
@@ -184,27 +187,43 @@ pub async fn link_add(
 /// An account's providers, first linked first.
 pub async fn link_list(conn: &mut PgConnection, account: AccountId) -> Result<Vec<Link>> {
     Ok(sqlx::query_as(
-        "SELECT issuer, provider, email, linked_at, last_used_at
-           FROM account_identity WHERE account = $1 ORDER BY linked_at, issuer",
+        "SELECT issuer, subject, provider, email, linked_at, last_used_at
+           FROM account_identity WHERE account = $1 ORDER BY linked_at, issuer, subject",
     )
     .bind(account)
     .fetch_all(conn)
     .await?)
 }
 
-/// Takes a provider from an account.
+/// Takes a provider's word from an account.
 ///
 /// # Errors
-/// `not_found`; `state_conflict` when it is the last way in.
-pub async fn link_remove(conn: &mut PgConnection, account: AccountId, issuer: &str) -> Result<()> {
+/// `not_found`; `state_conflict` when it is the last way in. The caller rolls back.
+pub async fn link_remove(
+    conn: &mut PgConnection,
+    caller: &Caller,
+    account: AccountId,
+    issuer: &str,
+    subject: &str,
+    now: DateTime<Utc>,
+) -> Result<()> {
     // The account's row is the lock: two removals at once must not both see the other's link.
     sqlx::query("SELECT id FROM account WHERE id = $1 FOR UPDATE").bind(account).execute(&mut *conn).await?;
+    let removed =
+        sqlx::query("DELETE FROM account_identity WHERE account = $1 AND issuer = $2 AND subject = $3")
+            .bind(account)
+            .bind(issuer)
+            .bind(subject)
+            .execute(&mut *conn)
+            .await?;
+    if removed.rows_affected() == 0 {
+        return Err(Error::new(&codes::NOT_FOUND));
+    }
     let left: i64 = sqlx::query_scalar(
-        "SELECT (SELECT count(*) FROM account_identity WHERE account = $1 AND issuer <> $2)
+        "SELECT (SELECT count(*) FROM account_identity WHERE account = $1)
               + (SELECT count(*) FROM account_password WHERE account = $1)",
     )
     .bind(account)
-    .bind(issuer)
     .fetch_one(&mut *conn)
     .await?;
     if left == 0 {
@@ -212,15 +231,8 @@ pub async fn link_remove(conn: &mut PgConnection, account: AccountId, issuer: &s
             .detail("this is the only way into your account")
             .hint("link another sign-in first"));
     }
-    let removed = sqlx::query("DELETE FROM account_identity WHERE account = $1 AND issuer = $2")
-        .bind(account)
-        .bind(issuer)
-        .execute(conn)
-        .await?;
-    if removed.rows_affected() == 0 {
-        return Err(Error::new(&codes::NOT_FOUND));
-    }
-    Ok(())
+    let detail = json!({ "issuer": issuer });
+    audit_add(conn, caller, now, "account.unlink", None, &account.to_string(), detail).await
 }
 
 /// Gives an account another name.

@@ -9,12 +9,14 @@
 //! | `settings` | which ways in there are |
 //! | `sign_in`, `return_to` | a sign-in on its way to a provider and back; where the person goes then |
 //! | `sign_up` | a workspace of one's own |
+//! | `arrive` | what becomes of a browser that came back: a session, a link, or a refusal |
 //! | `members` | seats in tenants: roles, removal, the last owner |
 //!
 //! Two rules run through all of it. An account is the pair (issuer, subject): an e-mail address that somebody claims
 //! never leads to an account. And whatever lets its bearer in is stored as a hash, or derived and not stored at all.
 
 pub mod accounts;
+pub mod arrive;
 pub mod keys;
 pub mod members;
 pub mod oidc;

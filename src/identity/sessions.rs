@@ -5,8 +5,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use serde::Serialize;
+use serde_json::json;
 use sqlx::PgConnection;
 
+use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
 use crate::kernel::credentials::{self, KeyHash, KeyKind};
 use crate::kernel::ids::{AccountId, SessionId, TenantId};
@@ -16,6 +18,8 @@ use crate::kernel::{Entropy, Error, Result, codes};
 pub const LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Live sessions of one account; the oldest give way.
 const MOST: i64 = 50;
+/// How long after proving who they are a person may do what is grave.
+pub const FRESH: Duration = Duration::from_secs(300);
 /// How long a hand-off to a tenant's host may take.
 const HAND_OFF: Duration = Duration::from_secs(30);
 
@@ -37,6 +41,14 @@ pub enum SessionKind {
 pub struct Device {
     pub user_agent: String,
     pub address: String,
+}
+
+/// What a sign-in notes of the request that brings it.
+#[derive(Clone, Debug, Default)]
+pub struct Asking {
+    pub device: Device,
+    /// For the audit log.
+    pub request_id: Option<String>,
 }
 
 /// How a person proved who they are.
@@ -193,23 +205,130 @@ pub async fn session_revoke_others(
     Ok(ended.rows_affected())
 }
 
+/// Whether a session of this account is neither revoked nor over. Asks the database: for what must not rest on a cache.
+pub async fn session_is_live(
+    conn: &mut PgConnection,
+    account: AccountId,
+    id: SessionId,
+    now: DateTime<Utc>,
+) -> Result<bool> {
+    Ok(authenticated_at(conn, account, id, now).await?.is_some())
+}
+
+/// Refuses what is grave unless the person of this session proved a moment ago who they are.
+///
+/// # Errors
+/// `sign_in_required` when the session has ended; `confirm_required`.
+pub async fn session_is_fresh(
+    conn: &mut PgConnection,
+    account: AccountId,
+    id: SessionId,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let proven = authenticated_at(conn, account, id, now).await?;
+    let proven = proven.ok_or_else(|| Error::new(&codes::SIGN_IN_REQUIRED))?;
+    if now <= proven + FRESH { Ok(()) } else { Err(Error::new(&codes::CONFIRM_REQUIRED)) }
+}
+
+async fn authenticated_at(
+    conn: &mut PgConnection,
+    account: AccountId,
+    id: SessionId,
+    now: DateTime<Utc>,
+) -> Result<Option<DateTime<Utc>>> {
+    Ok(sqlx::query_scalar(
+        "SELECT s.authenticated_at FROM session s LEFT JOIN session p ON p.id = s.parent
+          WHERE s.id = $1 AND s.account = $2 AND s.revoked_at IS NULL AND p.revoked_at IS NULL
+            AND least(s.expires_at, p.expires_at) > $3",
+    )
+    .bind(id)
+    .bind(account)
+    .bind(now)
+    .fetch_optional(conn)
+    .await?)
+}
+
+/// Ends the session that a browser had before it signed in again. The same person's stays at tenants' hosts go on, under
+/// the new session; another person's end.
+pub async fn session_succeed(
+    conn: &mut PgConnection,
+    (old_account, old): (AccountId, SessionId),
+    (account, new): (AccountId, SessionId),
+    now: DateTime<Utc>,
+) -> Result<()> {
+    if old_account == account {
+        sqlx::query(
+            "UPDATE session SET parent = $2 WHERE parent = $1 AND account = $3 AND revoked_at IS NULL",
+        )
+        .bind(old)
+        .bind(new)
+        .bind(account)
+        .execute(&mut *conn)
+        .await?;
+    }
+    session_revoke(conn, old_account, old, now).await
+}
+
+/// Ends the session of a browser at one tenant's host, which it gave up for a new one.
+pub async fn session_end_by_token(
+    conn: &mut PgConnection,
+    token: &KeyHash,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let ended: Option<AccountId> = sqlx::query_scalar(
+        "UPDATE session SET revoked_at = $2
+          WHERE token_hash = $1 AND kind = 'tenant' AND revoked_at IS NULL RETURNING account",
+    )
+    .bind(&token[..])
+    .bind(now)
+    .fetch_optional(&mut *conn)
+    .await?;
+    if let Some(account) = ended {
+        changes::notify(conn, Change::Account(account)).await?;
+    }
+    Ok(())
+}
+
+/// Signs a browser out: the session of this token, the one that began it, and all that that one began.
+pub async fn session_sign_out(
+    conn: &mut PgConnection,
+    token: &KeyHash,
+    caller: impl FnOnce(String) -> Caller,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let found: Option<(SessionId, AccountId)> = sqlx::query_as(
+        "SELECT coalesce(parent, id), account FROM session WHERE token_hash = $1 AND revoked_at IS NULL",
+    )
+    .bind(&token[..])
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some((session, account)) = found else { return Ok(()) };
+    session_revoke(&mut *conn, account, session, now).await?;
+    let caller = caller(account.to_string());
+    audit_add(conn, &caller, now, "session.end", None, &session.to_string(), json!({})).await
+}
+
 /// A code that lets this browser into a tenant's host once, within half a minute. Who may enter is checked when it is
-/// redeemed and at each request; the code only carries the session over.
+/// redeemed and at each request; the code only carries the session over. `browser` is the SHA-256 of the mark that this
+/// browser has at the tenant's host: the code is of no use in another.
 pub async fn hand_off(
     conn: &mut PgConnection,
     entropy: &Entropy,
     session: SessionId,
     tenant: TenantId,
+    browser: &[u8; 32],
     return_to: &str,
     now: DateTime<Utc>,
 ) -> Result<SecretString> {
     let code = credentials::make(KeyKind::HandOff, entropy);
     sqlx::query(
-        "INSERT INTO hand_off (code_hash, session, tenant, return_to, expires_at) VALUES ($1, $2, $3, $4, $5)",
+        "INSERT INTO hand_off (code_hash, session, tenant, browser_hash, return_to, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6)",
     )
     .bind(&code.hash[..])
     .bind(session)
     .bind(tenant)
+    .bind(&browser[..])
     .bind(return_to)
     .bind(now + HAND_OFF)
     .execute(conn)
@@ -220,23 +339,28 @@ pub async fn hand_off(
 /// Redeems a code at the host of `tenant`: a session of its own for that host, and where to go.
 ///
 /// # Errors
-/// `unauthenticated` for a code that is used, over, of another tenant, or whose session has ended.
+/// `sign_in_failed` for a code that is used, over, of another tenant or browser, or whose session has ended.
 pub async fn hand_off_redeem(
     conn: &mut PgConnection,
     entropy: &Entropy,
     code: &KeyHash,
     tenant: TenantId,
+    browser: &[u8; 32],
     device: &Device,
     now: DateTime<Utc>,
 ) -> Result<(Started, String)> {
-    let refused = || Error::new(&codes::UNAUTHENTICATED).detail("this link was used or is too old");
+    let refused = || {
+        Error::new(&codes::SIGN_IN_FAILED).detail("this link was used, is too old, or is another browser's")
+    };
     let (parent, return_to): (SessionId, String) = sqlx::query_as(
-        "UPDATE hand_off SET used_at = $3 WHERE code_hash = $1 AND tenant = $2 AND used_at IS NULL AND expires_at > $3
+        "UPDATE hand_off SET used_at = $3
+          WHERE code_hash = $1 AND tenant = $2 AND browser_hash = $4 AND used_at IS NULL AND expires_at > $3
          RETURNING session, return_to",
     )
     .bind(&code[..])
     .bind(tenant)
     .bind(now)
+    .bind(&browser[..])
     .fetch_optional(&mut *conn)
     .await?
     .ok_or_else(refused)?;

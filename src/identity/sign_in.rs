@@ -86,7 +86,7 @@ pub struct Begun {
 }
 
 /// A browser that came back with its provider's word.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Returned {
     pub vouched: Vouched,
     pub purpose: Purpose,

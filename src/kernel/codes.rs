@@ -26,8 +26,10 @@ codes! {
     TENANT_REQUIRED 400 "tenant_required" "Say which tenant: use its host, or the X-Freehold-Tenant header.";
     SIGN_IN_FAILED 400 "sign_in_failed" "The sign-in did not work; please try again.";
     UNAUTHENTICATED 401 "unauthenticated" "Send a valid key: Authorization: Bearer <key>.";
+    SIGN_IN_REQUIRED 401 "sign_in_required" "Sign in first.";
     PAYMENT_REQUIRED 402 "payment_required" "The workspace's plan does not allow this.";
     FORBIDDEN 403 "forbidden" "Your role does not allow this.";
+    CONFIRM_REQUIRED 403 "confirm_required" "Confirm that it is you: sign in again, then repeat this within five minutes.";
     TENANT_SUSPENDED 403 "tenant_suspended" "This workspace is suspended.";
     NOT_FOUND 404 "not_found" "There is nothing here.";
     TENANT_NOT_FOUND 404 "tenant_not_found" "There is no such tenant.";

@@ -122,13 +122,15 @@ impl Provider {
         let exchange = client
             .exchange_code(AuthorizationCode::new(code.to_owned()))
             .set_pkce_verifier(PkceCodeVerifier::new(flow.verifier.clone()));
-        let carry = |request| self.web.carry(request);
-        let tokens = exchange.request_async(&carry).await.map_err(|error| match error {
+        let tokens = exchange.request_async(&self.web).await.map_err(|error| match error {
             RequestTokenError::Request(error) => away(error),
             // An HTML page, or nothing at all.
-            RequestTokenError::Parse(error, _) => away_because(error.into_inner()),
-            RequestTokenError::ServerResponse(said) => failed().source(said.to_string()),
-            RequestTokenError::Other(why) => away_because(why),
+            // Its text is not logged: it may quote what it could not read.
+            RequestTokenError::Parse(..) => {
+                away_because("the token endpoint's answer is not what it should be")
+            }
+            RequestTokenError::ServerResponse(said) => failed().source(refusal(said.error())),
+            RequestTokenError::Other(_) => away_because("the token endpoint answered nothing"),
         })?;
         match self.registration.kind {
             ProviderKind::Oidc => self.believe(&tokens, &found, flow, clock).await,
@@ -208,6 +210,17 @@ pub fn plausible(email: &str) -> bool {
         && !email.chars().any(|c| c.is_control() || c.is_whitespace())
         && parts
             .is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty() && !domain.contains('@'))
+}
+
+/// What the token endpoint says, for the log. Words of its own are not repeated.
+fn refusal(said: &BasicErrorResponseType) -> &'static str {
+    match said {
+        BasicErrorResponseType::InvalidClient | BasicErrorResponseType::UnauthorizedClient => {
+            "the token endpoint does not know this client: are client_id and client_secret right?"
+        }
+        BasicErrorResponseType::InvalidGrant => "the token endpoint does not take the code",
+        _ => "the token endpoint refused",
+    }
 }
 
 fn failed() -> Error {

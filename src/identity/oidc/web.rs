@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Request, Response, Url};
 use serde::de::DeserializeOwned;
@@ -24,8 +25,9 @@ pub enum WebError {
     TooLong,
     #[error("the answer has status {0}")]
     Status(u16),
-    #[error("the answer is not what it should be: {0}")]
-    Nonsense(#[from] serde_json::Error),
+    /// Where, not what: serde's words quote the answer.
+    #[error("the answer is not what it should be, at line {} column {}", .0.line(), .0.column())]
+    Nonsense(serde_json::Error),
     #[error("the answer makes no HTTP response: {0}")]
     Http(#[from] http::Error),
 }
@@ -79,11 +81,11 @@ impl Web {
         if !status.is_success() {
             return Err(WebError::Status(status.as_u16()));
         }
-        Ok(serde_json::from_slice(&body)?)
+        serde_json::from_slice(&body).map_err(WebError::Nonsense)
     }
 
     /// Carries one request of the `oauth2` crate.
-    pub async fn carry(&self, request: oauth2::HttpRequest) -> Result<oauth2::HttpResponse, WebError> {
+    async fn carry(self, request: oauth2::HttpRequest) -> Result<oauth2::HttpResponse, WebError> {
         self.address(&request.uri().to_string())?;
         let request: Request = request.try_into()?;
         let response = self.client.execute(request).await?;
@@ -92,6 +94,16 @@ impl Web {
             answer = answer.header(name, value);
         }
         Ok(answer.body(read(response).await?.into())?)
+    }
+}
+
+/// Not a closure, which the crate takes as well: a future that holds one is `Send` for one lifetime only, and no handler.
+impl<'c> oauth2::AsyncHttpClient<'c> for Web {
+    type Error = WebError;
+    type Future = BoxFuture<'c, Result<oauth2::HttpResponse, WebError>>;
+
+    fn call(&'c self, request: oauth2::HttpRequest) -> Self::Future {
+        Box::pin(self.clone().carry(request))
     }
 }
 

@@ -61,10 +61,13 @@ pub fn device() -> Device {
 pub async fn enter(world: &World, base: SessionId, tenant: &TenantDetail) -> Browser {
     let now = world.hands.cp.clock.now();
     let mut tx = world.db().begin().await.unwrap();
-    let code = hand_off(&mut tx, &Entropy::default(), base, tenant.tenant.id, "/", now).await.unwrap();
+    let code =
+        hand_off(&mut tx, &Entropy::default(), base, tenant.tenant.id, &[1; 32], "/", now).await.unwrap();
     let code = parse(KeyKind::HandOff, code.expose_secret()).unwrap();
     let (started, to) =
-        hand_off_redeem(&mut tx, &Entropy::default(), &code, tenant.tenant.id, &device(), now).await.unwrap();
+        hand_off_redeem(&mut tx, &Entropy::default(), &code, tenant.tenant.id, &[1; 32], &device(), now)
+            .await
+            .unwrap();
     assert_eq!(to, "/");
     tx.commit().await.unwrap();
     let token = started.token.expose_secret().to_owned();

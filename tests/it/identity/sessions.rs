@@ -94,23 +94,26 @@ async fn a_hand_off_is_for_once() {
     let mut conn = world.db().acquire().await.unwrap();
     let entropy = Entropy::default();
     let code = async |conn: &mut sqlx::PgConnection| {
-        let code = hand_off(conn, &entropy, base.id, acme.tenant.id, "/tasks", cp.clock.now()).await.unwrap();
+        let code = hand_off(conn, &entropy, base.id, acme.tenant.id, &[1; 32], "/tasks", cp.clock.now())
+            .await
+            .unwrap();
         parse(KeyKind::HandOff, code.expose_secret()).unwrap()
     };
     let first = code(&mut conn).await;
-    let redeem = async |conn: &mut sqlx::PgConnection, code, tenant, now| {
-        hand_off_redeem(conn, &entropy, &code, tenant, &device(), now).await.is_ok()
+    let redeem = async |conn: &mut sqlx::PgConnection, code, tenant, browser: &[u8; 32], now| {
+        hand_off_redeem(conn, &entropy, &code, tenant, browser, &device(), now).await.is_ok()
     };
     let now = cp.clock.now();
-    assert!(!redeem(&mut conn, first, globex.tenant.id, now).await, "another tenant's host");
-    assert!(redeem(&mut conn, first, acme.tenant.id, now).await);
-    assert!(!redeem(&mut conn, first, acme.tenant.id, now).await, "twice");
+    assert!(!redeem(&mut conn, first, globex.tenant.id, &[1; 32], now).await, "another tenant's host");
+    assert!(!redeem(&mut conn, first, acme.tenant.id, &[2; 32], now).await, "another browser");
+    assert!(redeem(&mut conn, first, acme.tenant.id, &[1; 32], now).await);
+    assert!(!redeem(&mut conn, first, acme.tenant.id, &[1; 32], now).await, "twice");
     let late = code(&mut conn).await;
     let later = now + chrono::TimeDelta::seconds(60);
-    assert!(!redeem(&mut conn, late, acme.tenant.id, later).await, "too late");
+    assert!(!redeem(&mut conn, late, acme.tenant.id, &[1; 32], later).await, "too late");
     let dead = code(&mut conn).await;
     session_revoke(&mut conn, ada, base.id, now).await.unwrap();
-    assert!(!redeem(&mut conn, dead, acme.tenant.id, now).await, "its session has ended");
+    assert!(!redeem(&mut conn, dead, acme.tenant.id, &[1; 32], now).await, "its session has ended");
 }
 
 /// The pair (issuer, subject) is the account; the address is not.

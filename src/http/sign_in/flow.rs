@@ -1,0 +1,73 @@
+//! To a provider and back.
+
+use axum::extract::{Query, State};
+use axum::response::Response;
+use http::HeaderMap;
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+
+use super::FLOW_COOKIE;
+use crate::data_plane::tenancy::cookie;
+use crate::http::browser::{Answer, Site, Visitor, see_other, session_cookie, set_cookie, with_cookies};
+use crate::http::vocabulary::Path;
+use crate::identity::arrive::Here;
+use crate::identity::oidc::{CallbackQuery, Provider};
+use crate::identity::sessions::Asking;
+use crate::identity::sign_in::{Begun, PATIENCE, Purpose, Wish};
+use crate::kernel::{Error, codes};
+
+#[derive(Deserialize)]
+pub(super) struct Start {
+    return_to: Option<String>,
+}
+
+/// `GET /sign-in/{provider}`
+pub(super) async fn start(
+    State(site): State<Site>,
+    Path(provider): Path<String>,
+    query: Result<Query<Start>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+) -> Answer {
+    let provider = site.identity.providers.get(&provider)?;
+    let return_to = query.ok().and_then(|Query(query)| query.return_to);
+    let wish =
+        Wish { purpose: Purpose::SignIn, account: None, tenant: None, return_to: return_to.as_deref() };
+    let begun = begin(&site, &provider, &wish, &headers).await?;
+    Ok(with_flow_cookie(&site, &begun, see_other(&begun.url)))
+}
+
+/// Begins a sign-in in this browser.
+pub(super) async fn begin(
+    site: &Site,
+    provider: &Provider,
+    wish: &Wish<'_>,
+    headers: &HeaderMap,
+) -> Answer<Begun> {
+    Ok(site.identity.begin(provider, wish, cookie::value_of(headers, FLOW_COOKIE)).await?)
+}
+
+/// Marks the browser, for as long as the sign-in may take.
+pub(super) fn with_flow_cookie(site: &Site, begun: &Begun, response: Response) -> Response {
+    let now = site.identity.cp.clock.now();
+    with_cookies(response, [set_cookie(FLOW_COOKIE, begun.browser.expose_secret(), now + PATIENCE, now)])
+}
+
+/// `GET /sign-in/{provider}/callback`
+pub(super) async fn callback(
+    State(site): State<Site>,
+    Path(provider): Path<String>,
+    query: Result<Query<CallbackQuery>, axum::extract::rejection::QueryRejection>,
+    visitor: Option<Visitor>,
+    asking: Asking,
+    headers: HeaderMap,
+) -> Answer {
+    let provider = site.identity.providers.get(&provider)?;
+    // A parameter that is there twice, or is no text: nothing of ours.
+    let Query(query) = query.map_err(|error| Error::new(&codes::SIGN_IN_FAILED).source(error))?;
+    let returned = site.identity.returned(&provider, &query, cookie::value_of(&headers, FLOW_COOKIE)).await?;
+    let here = visitor.map(|visitor| Here { account: visitor.person.id, session: visitor.session });
+    let arrived = site.identity.arrive(&returned, here, &asking).await?;
+    let now = site.identity.cp.clock.now();
+    let cookie = arrived.started.as_ref().map(|started| session_cookie(started, now));
+    Ok(with_cookies(see_other(&returned.return_to), cookie))
+}

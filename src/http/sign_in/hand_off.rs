@@ -1,0 +1,123 @@
+//! From the sign-in host to a tenant's host, whose cookie the sign-in host cannot set.
+//!
+//! ```text
+//! sign-in host  /go/acme                → acme's host
+//! acme's host   /enter                  marks the browser with a cookie of its own → sign-in host
+//! sign-in host  /go/acme?browser=…      a member: a code, good once, for half a minute, for that cookie → acme's host
+//! acme's host   /enter?code=…           the code with the cookie: the session of this host → return_to
+//! ```
+//!
+//! Without the mark, anyone could send another person's browser a code of their own and have it work in their name.
+
+use axum::extract::{Query, State};
+use axum::response::Response;
+use data_encoding::BASE64URL_NOPAD;
+use http::{HeaderMap, Uri};
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+
+use super::ENTER_COOKIE;
+use crate::data_plane::tenancy::host::{self, Host};
+use crate::data_plane::tenancy::{self, cookie, decide};
+use crate::http::browser::{
+    Answer, Site, Visitor, drop_cookie, see_other, session_cookie, set_cookie, with_cookies, with_query,
+};
+use crate::http::vocabulary::Path;
+use crate::identity::return_to::path_of;
+use crate::identity::sessions::{Asking, hand_off, hand_off_redeem, session_end_by_token};
+use crate::identity::sign_in::PATIENCE;
+use crate::kernel::credentials::{self, KeyKind};
+use crate::kernel::secret::sha256;
+use crate::kernel::{Error, Slug, codes};
+
+#[derive(Default, Deserialize)]
+pub(super) struct Go {
+    return_to: Option<String>,
+    /// The SHA-256 of the mark at the tenant's host.
+    browser: Option<String>,
+}
+
+/// `GET /go/{slug}`
+pub(super) async fn go(
+    State(site): State<Site>,
+    Path(slug): Path<String>,
+    query: Result<Query<Go>, axum::extract::rejection::QueryRejection>,
+    visitor: Visitor,
+) -> Answer {
+    // One answer for a workspace that is not there and one that is not theirs.
+    let none = || {
+        Error::new(&codes::TENANT_NOT_FOUND).detail("there is no such workspace, or it is not one of yours")
+    };
+    let Query(query) = query.unwrap_or_default();
+    let slug = Slug::parse(&slug).map_err(|_| none())?;
+    let tenant = site.directory.tenant_by_slug(&slug).await?.ok_or_else(none)?;
+    visitor.person.role_in(tenant.id).ok_or_else(none)?;
+    decide::served(tenant.state)?;
+    let (cp, return_to) = (&site.identity.cp, path_of(query.return_to.as_deref()));
+    let enter = format!("{}/enter", cp.addresses.tenant_url(slug.as_str()));
+    let mark = query.browser.and_then(|mark| BASE64URL_NOPAD.decode(mark.as_bytes()).ok());
+    let Some(mark) = mark.and_then(|mark| <[u8; 32]>::try_from(mark).ok()) else {
+        return Ok(see_other(&with_query(&enter, &[("return_to", return_to)])));
+    };
+    let mut conn = cp.db.acquire().await?;
+    let code = hand_off(&mut conn, &cp.entropy, visitor.session, tenant.id, &mark, return_to, cp.clock.now())
+        .await?;
+    Ok(see_other(&with_query(&enter, &[("code", code.expose_secret())])))
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct Enter {
+    return_to: Option<String>,
+    code: Option<String>,
+}
+
+/// `GET /enter`, at a tenant's host.
+pub(super) async fn enter(
+    State(site): State<Site>,
+    query: Result<Query<Enter>, axum::extract::rejection::QueryRejection>,
+    asking: Asking,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Answer {
+    let Host::Slug(slug) = host::of_request(&headers, &uri, &site.base_domain)? else {
+        return Err(Error::new(&codes::NOT_FOUND).into());
+    };
+    let Query(query) = query.unwrap_or_default();
+    let answer = match query.code {
+        None => mark(&site, &slug, query.return_to.as_deref()),
+        Some(code) => redeem(&site, &slug, &code, &asking, &headers).await?,
+    };
+    Ok(tenancy::private(answer))
+}
+
+/// Marks the browser and sends it for a code. The same for every name, whether there is such a tenant or not.
+fn mark(site: &Site, slug: &Slug, return_to: Option<&str>) -> Response {
+    let (cp, now) = (&site.identity.cp, site.identity.cp.clock.now());
+    let mark = BASE64URL_NOPAD.encode(&cp.entropy.bytes::<32>());
+    let hash = BASE64URL_NOPAD.encode(&sha256(mark.as_bytes()));
+    let go = format!("{}/go/{slug}", cp.addresses.base_url());
+    let to = with_query(&go, &[("browser", &hash), ("return_to", path_of(return_to))]);
+    // As long as a sign-in on the way may take.
+    with_cookies(see_other(&to), [set_cookie(ENTER_COOKIE, &mark, now + PATIENCE, now)])
+}
+
+async fn redeem(site: &Site, slug: &Slug, code: &str, asking: &Asking, headers: &HeaderMap) -> Answer {
+    let refused = || {
+        Error::new(&codes::SIGN_IN_FAILED).detail("this link was used, is too old, or is another browser's")
+    };
+    let code = credentials::parse(KeyKind::HandOff, code).ok_or_else(refused)?;
+    let mark = cookie::value_of(headers, ENTER_COOKIE).ok_or_else(refused)?;
+    let tenant = site.directory.tenant_by_slug(slug).await?.ok_or_else(refused)?;
+    let cp = &site.identity.cp;
+    let now = cp.clock.now();
+    let mut tx = cp.db.begin().await?;
+    let mark = sha256(mark.as_bytes());
+    let (started, to) =
+        hand_off_redeem(&mut tx, &cp.entropy, &code, tenant.id, &mark, &asking.device, now).await?;
+    // What this browser had here before is of no more use.
+    if let Some((_, old)) = cookie::session_of(headers) {
+        session_end_by_token(&mut tx, &old, now).await?;
+    }
+    tx.commit().await?;
+    Ok(with_cookies(see_other(&to), [session_cookie(&started, now), drop_cookie(ENTER_COOKIE)]))
+}
