@@ -16,3 +16,52 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-ask]");
   if (button && !window.confirm(button.dataset.ask)) event.preventDefault();
 });
+
+// The address follows the name until it is touched, and says whether it is free.
+const slug = document.querySelector("[data-slug]");
+if (slug) {
+  const name = document.querySelector("[data-slug-from]");
+  const hint = document.querySelector("[data-slug-hint]");
+  let touched = slug.value !== "";
+  let last = 0;
+  const ask = async (query) => {
+    const mine = ++last;
+    try {
+      const answer = await fetch("/new/slug?" + new URLSearchParams(query));
+      const said = await answer.json();
+      if (mine !== last) return;
+      if (!touched) slug.value = said.slug;
+      hint.textContent = said.hint;
+      slug.setAttribute("aria-invalid", String(!said.free));
+    } catch {
+      // Without an answer the form says it when it is sent.
+    }
+  };
+  let wait;
+  const later = (query) => {
+    clearTimeout(wait);
+    wait = setTimeout(ask, 250, query);
+  };
+  name.addEventListener("input", () => touched || later({ name: name.value }));
+  slug.addEventListener("input", () => {
+    touched = slug.value !== "";
+    later({ slug: slug.value });
+  });
+}
+
+// A run's progress, step by step; at its end the page is loaded anew and says what came of it.
+const follow = document.querySelector("[data-follow]");
+if (follow) {
+  const events = new EventSource(follow.dataset.follow);
+  events.onmessage = (event) => {
+    const run = JSON.parse(event.data);
+    for (const step of run.steps) {
+      const item = follow.querySelector(`[data-step="${CSS.escape(step.name)}"]`);
+      if (item) item.className = step.class;
+    }
+    if (run.over) {
+      events.close();
+      location.reload();
+    }
+  };
+}

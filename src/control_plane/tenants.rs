@@ -192,6 +192,14 @@ pub async fn tenant_find(conn: &mut PgConnection, tenant: &TenantRef) -> Result<
     })
 }
 
+/// Whether no living tenant has this slug at the moment. Only the insert decides.
+pub async fn slug_is_free(conn: &mut PgConnection, slug: &Slug) -> Result<bool> {
+    Ok(sqlx::query_scalar("SELECT NOT EXISTS (SELECT FROM tenant WHERE slug = $1 AND state <> 'deleted')")
+        .bind(slug.as_str())
+        .fetch_one(conn)
+        .await?)
+}
+
 /// The same, locked until the transaction ends: a change of state starts here.
 pub async fn tenant_lock(conn: &mut PgConnection, tenant: &TenantRef) -> Result<TenantRow> {
     let found = tenant_find(&mut *conn, tenant).await?;

@@ -78,6 +78,11 @@ impl TenantContext {
         }
     }
 
+    /// The tenant's name for people.
+    pub fn workspace_name(&self) -> &str {
+        &self.tenant.name
+    }
+
     /// Runs a reading closure on the tenant's own connection. It may run twice when a connection turns out to be dead,
     /// so it only reads.
     ///

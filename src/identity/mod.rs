@@ -8,6 +8,7 @@
 //! | `sessions` | signed-in devices, and the hand-off from the sign-in host to a tenant's host |
 //! | `settings` | which ways in there are |
 //! | `sign_in`, `return_to` | a sign-in on its way to a provider and back; where the person goes then |
+//! | `invitations`, `letters` | a seat for somebody who is not here yet; the mail that says so |
 //! | `sign_up` | a workspace of one's own |
 //! | `arrive` | what becomes of a browser that came back: a session, a link, or a refusal |
 //! | `members` | seats in tenants: roles, removal, the last owner |
@@ -17,7 +18,9 @@
 
 pub mod accounts;
 pub mod arrive;
+pub mod invitations;
 pub mod keys;
+pub mod letters;
 pub mod members;
 pub mod oidc;
 pub mod return_to;

@@ -1,11 +1,11 @@
 //! How people get in: one TOML file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::oidc::settings::ProviderSettings;
-use crate::kernel::{Error, Result, codes};
+use crate::kernel::{Error, Result, SecretRef, codes};
 
 /// The file's content. Without a file there is no way in for people; keys work as ever.
 #[derive(Clone, Debug, Deserialize)]
@@ -16,11 +16,32 @@ pub struct Settings {
     /// `[[provider]]`, in the order of the buttons.
     #[serde(rename = "provider")]
     pub providers: Vec<ProviderSettings>,
+    /// `[mail]`. Without it nobody can be invited by mail.
+    pub mail: Option<MailSettings>,
+}
+
+/// How mail leaves.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MailSettings {
+    /// `OpsFlow <no-reply@example.com>`
+    pub from: String,
+    pub transport: MailTransport,
+}
+
+/// `transport = { smtp = { host = "…" } }`, or `{ folder = { path = "…" } }` for development.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum MailTransport {
+    /// SMTP with STARTTLS, which is required.
+    Smtp { host: String, port: Option<u16>, user: Option<String>, password: Option<SecretRef> },
+    /// One file per mail.
+    Folder { path: PathBuf },
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { sign_up: true, providers: Vec::new() }
+        Self { sign_up: true, providers: Vec::new(), mail: None }
     }
 }
 

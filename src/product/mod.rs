@@ -1,8 +1,10 @@
 //! The product that runs on the platform: OpsFlow here, yours in its place. Everything the platform needs of a product
-//! is the trait below; everything a product may use is `kernel`, `data_plane` and `http::vocabulary`.
+//! is the trait below; everything a product may use is `kernel`, `data_plane`,
+//! `http::vocabulary` and `http::pages`.
 
 use std::future::Future;
 
+use axum::Router;
 use sqlx::migrate::Migrator;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -23,6 +25,12 @@ pub trait Product {
     /// Its operations, with their whole paths, to be mounted at the root behind the tenancy middleware. Register them
     /// with [`crate::operations!`], so that each states the role its handler demands.
     fn routes() -> OpenApiRouter;
+
+    /// Its pages at a tenant's host, behind the same door. The workspace begins at `/projects`; the platform has
+    /// `/members`, `/settings/…` and `/audit`. None when it has no pages.
+    fn pages() -> Router {
+        Router::new()
+    }
 
     /// Gives a new tenant something to look at. Running it again changes nothing.
     fn demo(tenant: &TenantContext) -> impl Future<Output = Result<()>> + Send;

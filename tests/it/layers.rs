@@ -78,7 +78,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// Edges of which only a part is open: the importer, the imported module, the only parts of it.
-const PARTS: &[(&str, &str, &[&str])] = &[("product", "http", &["vocabulary"])];
+const PARTS: &[(&str, &str, &[&str])] = &[("product", "http", &["vocabulary", "pages"])];
 
 /// Where a statement may be written. Elsewhere a query is a function of one of these modules.
 const SPEAKS_SQL: &[&str] =

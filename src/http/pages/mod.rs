@@ -3,13 +3,68 @@
 //! To add a page: a template in `templates/pages` that extends `base.html`, a struct beside it with a `frame` and what it
 //! shows, and [`page`] in the handler.
 
+mod account;
 pub mod assets;
+mod home;
+mod invitation;
+mod members;
+mod new;
+pub mod workspace;
+
+use std::sync::Arc;
 
 use askama::Template;
+use axum::Router;
+use axum::extract::FromRef;
+use axum::middleware::from_fn_with_state;
 use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
 use http::{HeaderValue, StatusCode, header};
 
+pub use super::browser::see_other;
+use super::browser::{Site, at_base};
+use crate::identity::Identity;
+use crate::jobs::feed::RunFeed;
 use crate::kernel::Error;
+
+/// Where a tenant's host begins.
+const TENANT_HOME: &str = "/projects";
+
+/// The platform's own pages at a tenant's host, to be put [behind the door](workspace::behind_the_door).
+pub fn workspace_routes(identity: Identity) -> Router {
+    members::routes(identity)
+}
+
+/// What the pages work with.
+#[derive(Clone)]
+pub struct Pages {
+    pub site: Site,
+    pub feed: RunFeed,
+}
+
+impl FromRef<Pages> for Site {
+    fn from_ref(pages: &Pages) -> Self {
+        pages.site.clone()
+    }
+}
+
+/// The pages of the sign-in host.
+pub fn routes(pages: Pages) -> Router {
+    Router::new()
+        .route("/sign-in", get(home::sign_in))
+        .route("/new", get(new::form).post(new::make))
+        .route("/new/slug", get(new::slug))
+        .route("/new/{tenant}", get(new::progress))
+        .route("/new/{tenant}/events", get(new::events))
+        .route("/invitations/{id}", get(invitation::show).post(invitation::accept))
+        .route("/account", get(account::show))
+        .route("/account/name", post(account::rename))
+        .route("/account/sessions/revoke", post(account::revoke))
+        .route("/account/sessions/revoke-others", post(account::revoke_others))
+        .route_layer(from_fn_with_state(pages.site.clone(), at_base))
+        .route("/", get(home::root))
+        .with_state(pages)
+}
 
 /// Own files only, no inline script or style, forms to ourselves only, framed by nobody.
 const CSP: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; \
@@ -44,6 +99,8 @@ fn dress(mut response: Response) -> Response {
     // Not `no-referrer`, which all other answers have: a browser would then send `Origin: null` with our own forms.
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    // Not `no-referrer`: a browser would then send `Origin: null` with our own forms.
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     headers.append(header::VARY, HeaderValue::from_static("cookie"));
     response
 }
@@ -60,7 +117,8 @@ struct Failure<'a> {
 }
 
 /// An error as a page: the words of its problem, and no more.
-pub fn failure(error: Error) -> Response {
+pub fn failure(error: impl Into<Arc<Error>>) -> Response {
+    let error = error.into();
     let code = error.code();
     let ours = code.status >= 500;
     let template = Failure {
@@ -77,21 +135,6 @@ pub fn failure(error: Error) -> Response {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     // The outermost layer logs it once, with the request id.
-    response.extensions_mut().insert(std::sync::Arc::new(error));
+    response.extensions_mut().insert(error);
     response
-}
-
-/// A page handler's error: shown as a page.
-pub struct Shown(pub Error);
-
-impl<E: Into<Error>> From<E> for Shown {
-    fn from(error: E) -> Self {
-        Self(error.into())
-    }
-}
-
-impl IntoResponse for Shown {
-    fn into_response(self) -> Response {
-        failure(self.0)
-    }
 }

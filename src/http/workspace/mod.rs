@@ -12,20 +12,21 @@ use crate::data_plane::TenantContext;
 use crate::identity::Identity;
 use crate::identity::members::By;
 
+mod invitations;
 mod me;
 mod members;
 
 /// Every route, with its state.
 pub fn routes(identity: Identity) -> OpenApiRouter {
-    OpenApiRouter::new().merge(me::routes()).merge(members::routes()).with_state(identity)
+    OpenApiRouter::new().merge(me::routes()).merge(members::routes()).merge(invitations::routes()).with_state(identity)
 }
 
 /// Who asks for a change among members.
-fn by(context: &TenantContext) -> By {
+pub(super) fn by(context: &TenantContext) -> By {
     By { account: context.actor.person.map(|person| person.account), role: context.actor.role }
 }
 
 /// Who acts, for the audit log.
-fn caller(context: &TenantContext) -> Caller {
+pub(super) fn caller(context: &TenantContext) -> Caller {
     Caller { actor: context.actor.id.clone(), request_id: Some(context.request_id.clone()) }
 }

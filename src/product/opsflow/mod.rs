@@ -6,6 +6,7 @@
 //! | `words`, `fields` | ids and closed vocabularies; what texts and times are accepted |
 //! | `list` | sort, cursor, keyset pages |
 //! | `answer` | the shapes of answers |
+//! | `pages` | projects and tasks in a browser |
 //! | `demo` | sample data |
 //!
 //! Who may do what: everyone reads. Members create and change tasks and comments, delete the tasks they created and
@@ -13,6 +14,7 @@
 //!
 //! To add a noun: a migration, a folder with these four files, and its handlers in [`OpsFlow::routes`].
 
+use axum::Router;
 use sqlx::migrate::Migrator;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -27,6 +29,7 @@ pub mod comments;
 pub mod demo;
 pub mod fields;
 pub mod list;
+mod pages;
 pub mod projects;
 pub mod tasks;
 pub mod words;
@@ -63,6 +66,10 @@ impl Product for OpsFlow {
             comments::delete,
             activity::list,
         )
+    }
+
+    fn pages() -> Router {
+        pages::routes()
     }
 
     async fn demo(tenant: &TenantContext) -> Result<()> {

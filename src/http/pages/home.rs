@@ -1,0 +1,83 @@
+//! The first page: the way in for a stranger, the workspaces of a person; at a tenant's host, on to its work.
+
+use askama::Template;
+use axum::extract::{Query, State};
+use axum::response::Response;
+use http::{HeaderMap, Uri};
+use serde::Deserialize;
+
+use super::{Frame, Pages, page};
+use crate::http::browser::{Answer, Visitor, is_base, see_other};
+use crate::identity::oidc::settings::Registration;
+use crate::identity::return_to;
+use crate::identity::sign_up::{Workspace, workspace_list};
+
+#[derive(Template)]
+#[template(path = "pages/landing.html")]
+struct Landing {
+    frame: Frame,
+    may_make: bool,
+}
+
+#[derive(Template)]
+#[template(path = "pages/home.html")]
+struct Home {
+    frame: Frame,
+    who: String,
+    csrf: String,
+    may_make: bool,
+    base_domain: String,
+    workspaces: Vec<Workspace>,
+}
+
+/// `GET /`
+pub async fn root(
+    visitor: Option<Visitor>,
+    State(pages): State<Pages>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Answer {
+    if !is_base(&headers, &uri, &pages.site.base_domain) {
+        return Ok(see_other(super::TENANT_HOME));
+    }
+    let identity = &pages.site.identity;
+    let (frame, may_make) = (Frame::default(), identity.settings.sign_up);
+    let Some(visitor) = visitor else { return Ok(page(&Landing { frame, may_make })) };
+    let mut conn = identity.cp.db.acquire().await?;
+    let workspaces = workspace_list(&mut conn, visitor.person.id).await?;
+    Ok(page(&Home {
+        frame,
+        who: visitor.person.name.to_string(),
+        csrf: visitor.csrf(),
+        may_make,
+        base_domain: identity.cp.addresses.base_domain.clone(),
+        workspaces,
+    }))
+}
+
+#[derive(Template)]
+#[template(path = "pages/sign_in.html")]
+struct SignIn<'a> {
+    frame: Frame,
+    providers: Vec<&'a Registration>,
+    return_to: &'a str,
+}
+
+#[derive(Deserialize)]
+pub struct Wanted {
+    return_to: Option<String>,
+}
+
+/// `GET /sign-in`
+pub async fn sign_in(
+    visitor: Option<Visitor>,
+    State(pages): State<Pages>,
+    Query(wanted): Query<Wanted>,
+) -> Response {
+    let return_to = return_to::path_of(wanted.return_to.as_deref());
+    if visitor.is_some() {
+        return see_other(return_to);
+    }
+    let providers = pages.site.identity.providers.registrations().collect();
+    page(&SignIn { frame: Frame::default(), providers, return_to })
+}

@@ -1,0 +1,60 @@
+//! Somebody with an invitation's link: what it is, and the seat.
+
+use askama::Template;
+use axum::extract::{Path, Query, State};
+use serde::Deserialize;
+
+use super::{Frame, Pages, page};
+use crate::http::browser::{Answer, Meant, Visitor, see_other, with_query};
+use crate::identity::invitations::{Invited, invitation_accept, invitation_look};
+use crate::kernel::ids::InvitationId;
+
+#[derive(Template)]
+#[template(path = "pages/invitation.html")]
+struct Page {
+    frame: Frame,
+    /// Signed in as; none for a stranger, who signs in first.
+    who: Option<String>,
+    csrf: String,
+    id: InvitationId,
+    secret: String,
+    sign_in: String,
+    invited: Invited,
+}
+
+#[derive(Deserialize)]
+pub struct Link {
+    secret: String,
+}
+
+/// `GET /invitations/{id}?secret=`
+pub async fn show(
+    visitor: Option<Visitor>,
+    State(pages): State<Pages>,
+    Path(id): Path<InvitationId>,
+    Query(link): Query<Link>,
+) -> Answer {
+    let invited = invitation_look(&pages.site.identity, id, &link.secret).await?;
+    let back = with_query(&format!("/invitations/{id}"), &[("secret", &link.secret)]);
+    Ok(page(&Page {
+        frame: Frame::default(),
+        csrf: visitor.as_ref().map(Visitor::csrf).unwrap_or_default(),
+        who: visitor.map(|visitor| visitor.person.name.to_string()),
+        id,
+        secret: link.secret,
+        sign_in: with_query("/sign-in", &[("return_to", &back)]),
+        invited,
+    }))
+}
+
+/// `POST /invitations/{id}`
+pub async fn accept(
+    State(pages): State<Pages>,
+    Path(id): Path<InvitationId>,
+    Meant(visitor, link): Meant<Link>,
+) -> Answer {
+    let identity = &pages.site.identity;
+    let invited =
+        invitation_accept(identity, &visitor.caller(), visitor.person.id, id, &link.secret).await?;
+    Ok(see_other(&format!("/new/{}", invited.tenant)))
+}
