@@ -20,13 +20,15 @@ use crate::db::admin::ShardAdmins;
 use crate::db::{control, migrations};
 use crate::http::browser::Site;
 use crate::http::operator;
-use crate::http::router::{HttpState, router};
+use crate::http::pages::{self, Pages};
+use crate::http::router::{AllPages, HttpState, router};
 use crate::http::serve::{self, ServeOptions};
 use crate::http::{admin_router, limits, sign_in, workspace};
 use crate::identity::Identity;
 use crate::identity::oidc::web::Web;
 use crate::identity::settings::Settings;
 use crate::identity::sign_in::Providers;
+use crate::jobs::feed::RunFeed;
 use crate::kernel::{Clock, Entropy, MasterKey, Result};
 use crate::product::{Current, Product};
 
@@ -87,9 +89,15 @@ pub fn server<P: Product>(
         directory: http.directory.clone(),
         base_domain: http.base_domain.clone(),
     };
+    let all = Pages { site: site.clone(), feed: RunFeed::new(cp.db.clone()) };
+    let pages = AllPages {
+        base: sign_in::routes(site.clone()).merge(pages::routes(all)),
+        workspace: P::pages().merge(pages::workspace_routes(identity.clone())),
+        site,
+    };
     let tenant = P::routes().merge(workspace::routes(identity));
     let operator = operator::routes(cp);
-    Ok(Server { router: router(http.clone(), tenant, operator, sign_in::routes(site)), http })
+    Ok(Server { router: router(http.clone(), tenant, operator, pages), http })
 }
 
 /// Plain HTTP to this machine's own providers is for a site that is itself served so: in development.

@@ -17,9 +17,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use utoipa_axum::router::OpenApiRouter;
 
+use super::browser::Site;
 use super::cors::{self, Cors};
 use super::health::{self, Health};
-use super::pages::assets;
+use super::pages::{self, assets};
 use super::{docs, headers, limits, observe, openapi};
 use crate::data_plane::TenantContext;
 use crate::data_plane::broker::Broker;
@@ -50,9 +51,16 @@ pub struct HttpState {
     pub request_timeout: Duration,
 }
 
+/// What is for browsers: the pages of the sign-in host, and those at tenants' hosts.
+pub struct AllPages {
+    pub site: Site,
+    pub base: Router,
+    pub workspace: Router,
+}
+
 /// The whole application. The routers bring their own state; tenants' routes find a `TenantContext` in each request.
 /// `pages` are for browsers and outside the API.
-pub fn router(state: HttpState, tenant: OpenApiRouter, operator: OpenApiRouter, pages: Router) -> Router {
+pub fn router(state: HttpState, tenant: OpenApiRouter, operator: OpenApiRouter, pages: AllPages) -> Router {
     let (mut tenant, tenant_api) = tenant.split_for_parts();
     let (operator, operator_api) = operator.split_for_parts();
     let api = openapi::describe(tenant_api, operator_api);
@@ -63,7 +71,8 @@ pub fn router(state: HttpState, tenant: OpenApiRouter, operator: OpenApiRouter, 
     let routes = Router::new()
         .merge(tenant)
         .merge(operator)
-        .merge(pages)
+        .merge(pages.base)
+        .merge(pages::workspace::behind_the_door(pages.workspace, state.tenancy(), pages.site))
         .merge(docs::routes(&api))
         .merge(assets::routes())
         .merge(health_routes(&state))

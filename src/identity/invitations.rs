@@ -17,7 +17,7 @@ use super::members::{By, member_add};
 use super::oidc::plausible;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::plans::Entitlements;
-use crate::control_plane::tenants::{TenantState, TenantRef, tenant_find};
+use crate::control_plane::tenants::{TenantRef, TenantState, tenant_find};
 use crate::db::on_constraint;
 use crate::kernel::ids::{AccountId, InvitationId, TenantId};
 use crate::kernel::page::{self, Page};
@@ -242,7 +242,8 @@ pub async fn invitation_revoke(
     .execute(&mut *tx)
     .await?;
     if revoked.rows_affected() == 1 {
-        audit_add(&mut tx, caller, now, "invitation.revoke", Some(tenant), &id.to_string(), json!({})).await?;
+        audit_add(&mut tx, caller, now, "invitation.revoke", Some(tenant), &id.to_string(), json!({}))
+            .await?;
     }
     tx.commit().await?;
     Ok(())

@@ -74,11 +74,7 @@ pub async fn write(identity: &Identity, tenant: TenantId, letter: &Letter) -> Re
     }
 }
 
-async fn write_invitation(
-    identity: &Identity,
-    tenant: TenantId,
-    id: InvitationId,
-) -> Result<Option<Mail>> {
+async fn write_invitation(identity: &Identity, tenant: TenantId, id: InvitationId) -> Result<Option<Mail>> {
     let found: Option<(String, String, i32, String, String)> = sqlx::query_as(
         "SELECT i.email, i.role, i.version, t.name, a.name
            FROM invitation i JOIN tenant t ON t.id = i.tenant JOIN account a ON a.id = i.invited_by

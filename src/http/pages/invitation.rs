@@ -54,7 +54,6 @@ pub async fn accept(
     Meant(visitor, link): Meant<Link>,
 ) -> Answer {
     let identity = &pages.site.identity;
-    let invited =
-        invitation_accept(identity, &visitor.caller(), visitor.person.id, id, &link.secret).await?;
+    let invited = invitation_accept(identity, &visitor.caller(), visitor.person.id, id, &link.secret).await?;
     Ok(see_other(&format!("/new/{}", invited.tenant)))
 }

@@ -1,10 +1,10 @@
 //! Who is in a workspace, and who is asked in.
 
 use askama::Template;
+use axum::Router;
 use axum::extract::{Form, State};
 use axum::response::Response;
 use axum::routing::{get, post};
-use axum::Router;
 use serde::Deserialize;
 
 use super::account::day;
@@ -41,8 +41,10 @@ pub fn routes(identity: Identity) -> Router {
 struct Page {
     frame: Frame,
     chrome: Chrome,
-    me: Option<AccountId>,
-    members: Vec<Member>,
+    /// Whether the visitor is a person, and not a key.
+    person: bool,
+    /// Each with whether it is the visitor.
+    members: Vec<(Member, bool)>,
     invitations: Vec<Asked>,
     /// Roles that the visitor may give.
     roles: Vec<Role>,
@@ -64,16 +66,22 @@ async fn show(here: Here<Viewer>, State(identity): State<Identity>) -> Result<Re
     if here.chrome.runs() {
         let (filter, now) = (InvitationFilter { limit: Some(MOST), cursor: None }, identity.cp.clock.now());
         let all = invitation_list(&mut conn, here.tenant_id, &filter).await?.items;
-        let open = all.into_iter().filter(|one| {
-            one.accepted_at.is_none() && one.revoked_at.is_none() && one.expires_at > now
-        });
+        let open = all
+            .into_iter()
+            .filter(|one| one.accepted_at.is_none() && one.revoked_at.is_none() && one.expires_at > now);
         invitations = open
             .map(|one| Asked { id: one.id, email: one.email, role: one.role, until: day(one.expires_at) })
             .collect();
     }
     let roles = Role::ALL.into_iter().filter(|role| *role <= here.actor.role).collect();
     let me = here.actor.person.map(|person| person.account);
-    Ok(page(&Page { frame: here.chrome.frame, chrome: here.chrome, me, members, invitations, roles }))
+    let mark = |member: Member| {
+        let mine = me == Some(member.account);
+        (member, mine)
+    };
+    let members = members.into_iter().map(mark).collect();
+    let frame = here.chrome.frame;
+    Ok(page(&Page { frame, chrome: here.chrome, person: me.is_some(), members, invitations, roles }))
 }
 
 async fn ask_in(

@@ -138,3 +138,18 @@ pub fn failure(error: impl Into<Arc<Error>>) -> Response {
     response.extensions_mut().insert(error);
     response
 }
+
+/// A page handler's error: shown as a page.
+pub struct Shown(pub Error);
+
+impl<E: Into<Error>> From<E> for Shown {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for Shown {
+    fn into_response(self) -> Response {
+        failure(self.0)
+    }
+}

@@ -73,7 +73,8 @@ async fn as_pages(State(site): State<Site>, mut request: Request, next: Next) ->
     request.extensions_mut().insert(Home(site.identity.cp.addresses.base_url()));
     let (safe, uri, headers) = (request.method().is_safe(), request.uri().clone(), request.headers().clone());
     let response = next.run(request).await;
-    let problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|k| k == "application/problem+json");
+    let problem =
+        response.headers().get(header::CONTENT_TYPE).is_some_and(|k| k == "application/problem+json");
     if !problem {
         return response;
     }
@@ -91,7 +92,9 @@ fn to_sign_in(site: &Site, headers: &HeaderMap, uri: &Uri) -> Response {
     let base = site.identity.cp.addresses.base_url();
     let wanted = return_to::path_of(uri.path_and_query().map(|path| path.as_str()));
     match host::of_request(headers, uri, &site.base_domain) {
-        Ok(Host::Slug(slug)) => see_other(&with_query(&format!("{base}/go/{slug}"), &[("return_to", wanted)])),
+        Ok(Host::Slug(slug)) => {
+            see_other(&with_query(&format!("{base}/go/{slug}"), &[("return_to", wanted)]))
+        }
         _ => see_other(&base),
     }
 }

@@ -10,7 +10,8 @@ use crate::data_plane::context::Admin;
 use crate::http::vocabulary::{Json, Path, Query};
 use crate::identity::Identity;
 use crate::identity::invitations::{
-    Invitation, InvitationFilter, NewInvitation, invitation_list, invitation_resend, invitation_revoke, invite,
+    Invitation, InvitationFilter, NewInvitation, invitation_list, invitation_resend, invitation_revoke,
+    invite,
 };
 use crate::kernel::Result;
 use crate::kernel::ids::InvitationId;

@@ -18,7 +18,11 @@ mod members;
 
 /// Every route, with its state.
 pub fn routes(identity: Identity) -> OpenApiRouter {
-    OpenApiRouter::new().merge(me::routes()).merge(members::routes()).merge(invitations::routes()).with_state(identity)
+    OpenApiRouter::new()
+        .merge(me::routes())
+        .merge(members::routes())
+        .merge(invitations::routes())
+        .with_state(identity)
 }
 
 /// Who asks for a change among members.
