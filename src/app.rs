@@ -97,7 +97,7 @@ pub fn server<P: Product>(
     };
     let tenant = P::routes().merge(workspace::routes(identity));
     let operator = operator::routes(cp);
-    Ok(Server { router: router(http.clone(), tenant, operator, pages), http })
+    Ok(Server { router: router(http.clone(), tenant, operator, Some(pages)), http })
 }
 
 /// Plain HTTP to this machine's own providers is for a site that is itself served so: in development.

@@ -58,9 +58,20 @@ pub struct AllPages {
     pub workspace: Router,
 }
 
+impl AllPages {
+    fn merged(self, tenancy: Tenancy) -> Router {
+        self.base.merge(pages::workspace::behind_the_door(self.workspace, tenancy, self.site))
+    }
+}
+
 /// The whole application. The routers bring their own state; tenants' routes find a `TenantContext` in each request.
-/// `pages` are for browsers and outside the API.
-pub fn router(state: HttpState, tenant: OpenApiRouter, operator: OpenApiRouter, pages: AllPages) -> Router {
+/// `pages` are for browsers and outside the API; a test may have none.
+pub fn router(
+    state: HttpState,
+    tenant: OpenApiRouter,
+    operator: OpenApiRouter,
+    pages: Option<AllPages>,
+) -> Router {
     let (mut tenant, tenant_api) = tenant.split_for_parts();
     let (operator, operator_api) = operator.split_for_parts();
     let api = openapi::describe(tenant_api, operator_api);
@@ -71,8 +82,7 @@ pub fn router(state: HttpState, tenant: OpenApiRouter, operator: OpenApiRouter, 
     let routes = Router::new()
         .merge(tenant)
         .merge(operator)
-        .merge(pages.base)
-        .merge(pages::workspace::behind_the_door(pages.workspace, state.tenancy(), pages.site))
+        .merge(pages.map(|pages| pages.merged(state.tenancy())).unwrap_or_default())
         .merge(docs::routes(&api))
         .merge(assets::routes())
         .merge(health_routes(&state))

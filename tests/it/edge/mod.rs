@@ -90,7 +90,7 @@ impl Site {
             draining: draining.clone(),
             request_timeout,
         };
-        let app = router(state, product(), OpenApiRouter::new(), axum::Router::new());
+        let app = router(state, product(), OpenApiRouter::new(), None);
         let site = Self { world, directory, clock, app, draining, _stop: stop.drop_guard() };
         site.heard().await;
         site

@@ -58,7 +58,7 @@ impl Workspace {
         let find =
             async move |context: As<Viewer>| drop(finder.lock().replace(TenantContext::clone(&context)));
         let routes = Current::routes().route("/context", get(find));
-        let server = router(state(&world), routes, OpenApiRouter::new(), axum::Router::new());
+        let server = router(state(&world), routes, OpenApiRouter::new(), None);
         let asked =
             server.clone().oneshot(request(Method::GET, "/context", &key).body(Body::empty()).unwrap()).await;
         assert_eq!(asked.unwrap().status(), StatusCode::OK);
