@@ -150,6 +150,14 @@ CREATE TABLE refresh_token (
 CREATE INDEX refresh_token_session ON refresh_token (session);
 CREATE INDEX refresh_token_expires ON refresh_token (expires_at);
 
+-- What a person or a stranger may try only so often, as the theoretical arrival time of the generic cell rate algorithm:
+-- one count for all servers.
+CREATE TABLE throttle (
+    subject text PRIMARY KEY CHECK (char_length(subject) BETWEEN 1 AND 200),
+    tat     timestamptz NOT NULL
+);
+CREATE INDEX throttle_tat ON throttle (tat);
+
 -- Keys that access tokens are signed with. A new one is published before it signs; an old one stays published until all
 -- it signed has expired.
 CREATE TABLE signing_key (

@@ -10,8 +10,9 @@ use sqlx::Connection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::redis;
+use crate::adapters::{mail, redis};
 use crate::config::{ControlConfig, ServeConfig};
+use crate::control_plane::errands::Errands;
 use crate::control_plane::{ControlPlane, Hands};
 use crate::data_plane::broker::{Broker, BrokerConfig};
 use crate::data_plane::directory::{Capacity, Directory};
@@ -24,10 +25,10 @@ use crate::http::pages::{self, Pages};
 use crate::http::router::{AllPages, HttpState, router};
 use crate::http::serve::{self, ServeOptions};
 use crate::http::{admin_router, limits, sign_in, workspace};
-use crate::identity::Identity;
 use crate::identity::oidc::web::Web;
 use crate::identity::settings::Settings;
 use crate::identity::sign_in::Providers;
+use crate::identity::{Identity, letters};
 use crate::jobs::feed::RunFeed;
 use crate::kernel::{Clock, Entropy, MasterKey, Result};
 use crate::product::{Current, Product};
@@ -47,7 +48,21 @@ pub fn control_plane<P: Product>(config: &ControlConfig, application: &str) -> R
 pub fn hands(config: &ControlConfig, application: &str) -> Result<Hands> {
     let cp = control_plane::<Current>(config, application)?;
     let worker = format!("{application}:{}:{}", std::process::id(), cp.entropy.base32::<5>());
-    Ok(Hands { cp, admins: ShardAdmins::default(), master: config.master_key()?, worker })
+    let (admins, master, errands) = (ShardAdmins::default(), config.master_key()?, Errands::default());
+    Ok(Hands { cp, admins, master, worker, errands })
+}
+
+/// What a worker does for identity: it carries letters.
+///
+/// # Errors
+/// `bad_request` for settings that are wrong.
+pub fn errands(hands: &Hands, settings: &Settings) -> Result<Errands> {
+    let identity = identity(&hands.cp, &hands.master, settings)?;
+    let carrier = settings.mail.as_ref().map(mail::carrier).transpose()?;
+    Ok(Errands::default().with(letters::JOB, move |tenant, payload| {
+        let (identity, carrier) = (identity.clone(), carrier.clone());
+        Box::pin(async move { letters::letter_send(&identity, carrier.as_ref(), tenant, payload).await })
+    }))
 }
 
 /// A server that is put together and not yet listening.

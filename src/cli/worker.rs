@@ -1,11 +1,14 @@
 //! `freehold worker`: carries out runs and jobs, and repairs what has drifted.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::serve::{start_logs, stop_signal};
 use crate::app;
 use crate::config::ControlConfig;
 use crate::control_plane::worker;
+use crate::identity::settings::Settings;
 use crate::kernel::Result;
 use crate::telemetry::logs::LogFormat;
 
@@ -16,12 +19,17 @@ use crate::telemetry::logs::LogFormat;
 
 Any number of workers may run: each run and job is held by one at a time, and taken over 10 seconds after its worker
 falls silent. The worker reads the shards' admin DSNs from where each shard's reference says (env:NAME, file:/path).")]
-pub struct WorkerArgs {}
+pub struct WorkerArgs {
+    /// How mail is sent: the servers' TOML file. Without it invitations are not delivered
+    #[arg(long, env = "FREEHOLD_IDENTITY", value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+}
 
 /// Works until a stop signal.
-pub async fn run(control: &ControlConfig, _: &WorkerArgs) -> Result<()> {
+pub async fn run(control: &ControlConfig, args: &WorkerArgs) -> Result<()> {
     start_logs(LogFormat::Json)?;
-    let hands = app::hands(control, "freehold-worker")?;
+    let mut hands = app::hands(control, "freehold-worker")?;
+    hands.errands = app::errands(&hands, &Settings::of(args.identity.as_deref())?)?;
     app::require_control(control).await?;
     let stop = stop_signal()?;
     tracing::info!(worker = hands.worker, "working");

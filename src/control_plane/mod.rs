@@ -9,11 +9,13 @@ use sqlx::migrate::Migrator;
 use crate::db::admin::ShardAdmins;
 use crate::db::migrations;
 use crate::kernel::{Clock, Entropy, MasterKey};
+use errands::Errands;
 
 pub mod access;
 pub mod audit;
 pub mod changes;
 pub mod doctor;
+pub mod errands;
 pub mod fleet;
 pub mod idempotency;
 pub mod placement;
@@ -81,6 +83,8 @@ pub struct Hands {
     pub master: MasterKey,
     /// This process, in the records of runs it holds.
     pub worker: String,
+    /// Jobs of modules above this one.
+    pub errands: Errands,
 }
 
 impl Hands {

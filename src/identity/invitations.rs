@@ -12,12 +12,12 @@ use sqlx::PgConnection;
 
 use super::Identity;
 use super::accounts::account_by_id;
-use super::letters::{Letter, letter_post};
+use super::letters::{Letter, letter_post, mail_is_set_up};
 use super::members::{By, member_add};
 use super::oidc::plausible;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::plans::Entitlements;
-use crate::control_plane::tenants::{TenantRef, TenantState, tenant_find};
+use crate::control_plane::tenants::TenantState;
 use crate::db::on_constraint;
 use crate::kernel::ids::{AccountId, InvitationId, TenantId};
 use crate::kernel::page::{self, Page};
@@ -103,7 +103,8 @@ pub async fn invitation_list(
 ///
 /// # Errors
 /// `forbidden` for a role above one's own, or for a key (an invitation names a person); `conflict` when the address has an
-/// open invitation or a seat; `payment_required` when the plan has no seat left.
+/// open invitation or a seat; `payment_required` when the plan has no seat left; `state_conflict` where no mail is sent;
+/// `rate_limited` for too many letters.
 pub async fn invite(
     identity: &Identity,
     caller: &Caller,
@@ -117,9 +118,14 @@ pub async fn invite(
     if by.role < Role::Admin || new.role > by.role {
         return Err(Error::new(&codes::FORBIDDEN).detail("nobody invites to a role above their own"));
     }
+    mail_is_set_up(identity)?;
     let (email, now) = (new.email.trim().to_lowercase(), identity.cp.clock.now());
     let mut tx = identity.cp.db.begin().await?;
-    seats_left(&mut tx, tenant, 1).await?;
+    let seats = seats_locked(&mut tx, tenant, now).await?;
+    if seats.open >= MOST_OPEN {
+        return Err(Error::new(&codes::RATE_LIMITED).detail(format!("{} invitations are open", seats.open)));
+    }
+    seats.need(seats.taken + seats.open + 1)?;
     let member: bool = sqlx::query_scalar(
         "SELECT EXISTS (SELECT FROM membership m JOIN account a ON a.id = m.account
                          WHERE m.tenant = $1 AND lower(a.email) = $2 AND a.email_verified)",
@@ -159,14 +165,32 @@ pub async fn invite(
     let detail = json!({ "email": email, "role": new.role });
     audit_add(&mut tx, caller, now, "invitation.create", Some(tenant), &invitation.id.to_string(), detail)
         .await?;
-    letter_post(&mut tx, tenant, &Letter::Invitation { invitation: invitation.id }, now).await?;
+    letter_post(&mut tx, tenant, &email, &Letter::Invitation { invitation: invitation.id }, now).await?;
     tx.commit().await?;
     Ok(invitation)
 }
 
-/// Whether the plan has this many more seats; the tenant's row is locked, so that two who ask at once are counted one
-/// after the other.
-async fn seats_left(conn: &mut PgConnection, tenant: TenantId, more: i64) -> Result<()> {
+/// The seats of a tenant's plan, and what has become of them.
+struct Seats {
+    all: i64,
+    taken: i64,
+    open: i64,
+}
+
+impl Seats {
+    fn need(&self, wanted: i64) -> Result<()> {
+        if wanted <= self.all {
+            return Ok(());
+        }
+        let Self { all, taken, open } = self;
+        Err(Error::new(&codes::PAYMENT_REQUIRED)
+            .detail(format!("the plan has {all} seats: {taken} are taken and {open} are invited to"))
+            .hint("revoke an invitation, remove a member, or choose a larger plan"))
+    }
+}
+
+/// Counts seats with the tenant's row locked, so that two who ask at once are counted one after the other.
+async fn seats_locked(conn: &mut PgConnection, tenant: TenantId, now: DateTime<Utc>) -> Result<Seats> {
     let limits: sqlx::types::Json<Entitlements> = sqlx::query_scalar(
         "SELECT plan.entitlements FROM tenant JOIN plan ON plan.id = tenant.plan
           WHERE tenant.id = $1 FOR NO KEY UPDATE OF tenant",
@@ -177,21 +201,13 @@ async fn seats_left(conn: &mut PgConnection, tenant: TenantId, more: i64) -> Res
     let (taken, open): (i64, i64) = sqlx::query_as(
         "SELECT (SELECT count(*) FROM membership WHERE tenant = $1),
                 (SELECT count(*) FROM invitation
-                  WHERE tenant = $1 AND accepted_at IS NULL AND revoked_at IS NULL AND expires_at > now())",
+                  WHERE tenant = $1 AND accepted_at IS NULL AND revoked_at IS NULL AND expires_at > $2)",
     )
     .bind(tenant)
+    .bind(now)
     .fetch_one(conn)
     .await?;
-    if open >= MOST_OPEN {
-        return Err(Error::new(&codes::RATE_LIMITED).detail(format!("{open} invitations are open")));
-    }
-    let seats = i64::from(limits.seats);
-    if taken + open + more > seats {
-        return Err(Error::new(&codes::PAYMENT_REQUIRED)
-            .detail(format!("the plan has {seats} seats: {taken} are taken and {open} are invited to"))
-            .hint("revoke an invitation, remove a member, or choose a larger plan"));
-    }
-    Ok(())
+    Ok(Seats { all: i64::from(limits.seats), taken, open })
 }
 
 /// Sends the mail again, with a new link: the old one is dead, and the week begins anew.
@@ -210,6 +226,7 @@ pub async fn invitation_resend(
     if found.accepted_at.is_some() || found.revoked_at.is_some() {
         return Err(Error::new(&codes::STATE_CONFLICT).detail("this invitation is no longer open"));
     }
+    mail_is_set_up(identity)?;
     let invitation: Invitation = sqlx::query_as(
         "UPDATE invitation SET version = version + 1, expires_at = $2 WHERE id = $1
          RETURNING id, email, role, invited_by, created_at, expires_at, accepted_at, revoked_at",
@@ -219,7 +236,7 @@ pub async fn invitation_resend(
     .fetch_one(&mut *tx)
     .await?;
     audit_add(&mut tx, caller, now, "invitation.resend", Some(tenant), &id.to_string(), json!({})).await?;
-    letter_post(&mut tx, tenant, &Letter::Invitation { invitation: id }, now).await?;
+    letter_post(&mut tx, tenant, &invitation.email, &Letter::Invitation { invitation: id }, now).await?;
     tx.commit().await?;
     Ok(invitation)
 }
@@ -366,9 +383,17 @@ pub async fn invitation_accept(
             .detail(format!("this invitation is for {}", invited.email))
             .hint("sign in with an account whose verified address that is, or ask for another invitation"));
     }
-    let tenant = tenant_find(&mut tx, &TenantRef::Id(invited.tenant)).await?;
-    // The invitation itself is among the open ones that are counted.
-    seats_left(&mut tx, tenant.id, 0).await?;
+    let seats = seats_locked(&mut tx, invited.tenant, now).await?;
+    let seated: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM membership WHERE tenant = $1 AND account = $2)")
+            .bind(invited.tenant)
+            .bind(account)
+            .fetch_one(&mut *tx)
+            .await?;
+    // Seats that others are invited to are not kept for them: who comes first sits, up to what the plan has now.
+    if !seated {
+        seats.need(seats.taken + 1)?;
+    }
     sqlx::query("UPDATE invitation SET accepted_at = $2, accepted_by = $3 WHERE id = $1")
         .bind(id)
         .bind(now)

@@ -11,6 +11,7 @@
 //! | `invitations`, `letters` | a seat for somebody who is not here yet; the mail that says so |
 //! | `sign_up` | a workspace of one's own |
 //! | `arrive` | what becomes of a browser that came back: a session, a link, or a refusal |
+//! | `throttle` | how often something may be tried |
 //! | `members` | seats in tenants: roles, removal, the last owner |
 //!
 //! Two rules run through all of it. An account is the pair (issuer, subject): an e-mail address that somebody claims
@@ -28,6 +29,7 @@ pub mod sessions;
 pub mod settings;
 pub mod sign_in;
 pub mod sign_up;
+pub mod throttle;
 
 use std::sync::Arc;
 

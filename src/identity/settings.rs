@@ -54,6 +54,14 @@ impl Settings {
         })
     }
 
+    /// What the file says; without a file, the defaults.
+    ///
+    /// # Errors
+    /// As [`Settings::read`].
+    pub fn of(file: Option<&Path>) -> Result<Self> {
+        file.map_or_else(|| Ok(Self::default()), Self::read)
+    }
+
     /// # Errors
     /// As [`Settings::parse`], and when the file cannot be read.
     pub fn read(file: &Path) -> Result<Self> {

@@ -19,7 +19,7 @@ use crate::db::control;
 use crate::http::router::HttpState;
 use crate::http::serve::{self, ServeOptions};
 use crate::identity::keys::{NewApiKey, api_key_create, operator_key_create};
-use crate::identity::settings::Settings;
+use crate::identity::settings::{MailSettings, MailTransport, Settings};
 use crate::kernel::Role;
 use crate::product::Product;
 
@@ -77,6 +77,8 @@ impl TestApp {
             world.hands.cp.db = control::pool(&url, "bench-server").expect("a DSN");
             worker_hands.cp.db = control::pool(&url, "bench-worker").expect("a DSN");
         }
+        worker_hands.errands =
+            app::errands(&worker_hands, &settings(&world)).expect("what a worker does for identity");
         let mut replicas = Vec::new();
         let redis = Cluster::shared().await.redis_url();
         for _ in 0..options.replicas {
@@ -138,6 +140,14 @@ impl TestApp {
         self.client.request(method, self.replicas[0].url(path)).bearer_auth(&self.operator_key)
     }
 
+    /// The mails that were sent, as they would travel.
+    pub fn mails(&self) -> Vec<String> {
+        let files = std::fs::read_dir(self.world.folder.path().join("mail")).into_iter().flatten().flatten();
+        let eml =
+            files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|ext| ext == "eml"));
+        eml.filter_map(|path| std::fs::read_to_string(path).ok()).collect()
+    }
+
     /// Sends a request and gives status and JSON body (null when there is none).
     pub async fn send(&self, request: RequestBuilder) -> (u16, Value) {
         let answer = request.send().await.expect("an answer");
@@ -145,6 +155,13 @@ impl TestApp {
         let text = answer.text().await.expect("a body");
         (status, serde_json::from_str(&text).unwrap_or(Value::Null))
     }
+}
+
+/// Mail goes into a folder.
+fn settings(world: &World) -> Settings {
+    let transport = MailTransport::Folder { path: world.folder.path().join("mail") };
+    let mail = Some(MailSettings { from: "Freehold <no-reply@example.com>".to_owned(), transport });
+    Settings { mail, ..Settings::default() }
 }
 
 impl Drop for TestApp {
@@ -173,7 +190,7 @@ impl Replica {
             identity: None,
         };
         let stop = CancellationToken::new();
-        let parts = Parts { draining: stop.clone(), metrics: None, identity: Settings::default() };
+        let parts = Parts { draining: stop.clone(), metrics: None, identity: settings(world) };
         let hands = &world.hands;
         let server =
             app::server::<P>(hands.cp.clone(), hands.master.clone(), &config, parts).expect("the server");

@@ -11,6 +11,7 @@ use tokio::sync::OnceCell;
 
 use super::Cluster;
 use crate::control_plane::audit::Caller;
+use crate::control_plane::errands::Errands;
 use crate::control_plane::plans::{self, Tier};
 use crate::control_plane::provisioning::{NewTenant, tenant_create};
 use crate::control_plane::shards::{NewPool, NewShard, Shard, pool_add, shard_add, shard_by_id};
@@ -89,6 +90,7 @@ impl World {
             admins: ShardAdmins::default(),
             master: MasterKey::from_bytes(master),
             worker: "test".to_owned(),
+            errands: Errands::default(),
         };
         let mut world = Self {
             hands,

@@ -13,7 +13,7 @@ use crate::config::home::{self, HomeSettings};
 use crate::config::{ControlConfig, ServeConfig};
 use crate::control_plane::{slots, worker};
 use crate::http::serve;
-use crate::identity::settings::Settings;
+use crate::identity::settings::{MailSettings, MailTransport, Settings};
 use crate::kernel::{Entropy, Error, Result};
 use crate::local::{Stack, StackOptions, write_private};
 use crate::product::Current;
@@ -73,7 +73,9 @@ async fn on_stack(
 ) -> Result<()> {
     let settings = settings(&control.home, stack, addr)?;
     let control = with_settings(control, &settings);
-    let hands = app::hands(&control, "freehold-dev")?;
+    let mut hands = app::hands(&control, "freehold-dev")?;
+    let identity = identity(&control.home, &args.serve)?;
+    hands.errands = app::errands(&hands, &identity)?;
     let ready = stop
         .run_until_cancelled(async {
             fleet::prepare(&hands, &control.home, stack).await?;
@@ -88,7 +90,7 @@ async fn on_stack(
     let metrics = numbers::install();
     let mut config = args.serve.clone();
     config.redis_url = Some(SecretString::from(settings.redis_url.clone()));
-    let parts = Parts { draining: stop.clone(), metrics, identity: Settings::default() };
+    let parts = Parts { draining: stop.clone(), metrics, identity };
     let server = app::server::<Current>(hands.cp.clone(), hands.master.clone(), &config, parts)?;
     demo::data(&server.http, &tenants).await?;
     let working = tokio::spawn(worker::work(hands.clone(), stop.clone()));
@@ -114,6 +116,17 @@ fn settings(folder: &Path, stack: &Stack, addr: SocketAddr) -> Result<HomeSettin
     };
     let text = serde_json::to_string_pretty(&settings).map_err(Error::internal)?;
     write_private(&home::settings_file(folder), &text)?;
+    Ok(settings)
+}
+
+/// What FREEHOLD_IDENTITY says. Mail goes into a folder unless it says otherwise.
+fn identity(home: &Path, serve: &ServeConfig) -> Result<Settings> {
+    let mut settings = serve.identity()?;
+    let folder = || MailSettings {
+        from: "Freehold <no-reply@localhost.localdomain>".to_owned(),
+        transport: MailTransport::Folder { path: home.join("mail") },
+    };
+    settings.mail = Some(settings.mail.take().unwrap_or_else(folder));
     Ok(settings)
 }
 

@@ -1,5 +1,6 @@
 //! People: accounts, sessions, seats.
 
 pub mod fixture;
+mod invitations;
 mod members;
 mod sessions;

@@ -1,0 +1,41 @@
+//! Jobs of modules above this one. The queue is the control plane's; what such a job does, `app` brings along.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::jobs::queue::HeldJob;
+use crate::kernel::ids::TenantId;
+use crate::kernel::{Error, Result};
+
+/// An errand on its way.
+pub type Running = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+type Run = Arc<dyn Fn(TenantId, Value) -> Running + Send + Sync>;
+
+/// What is done for a job of each kind. None by default: every kind is then unknown.
+#[derive(Clone, Default)]
+pub struct Errands(HashMap<&'static str, Run>);
+
+impl Errands {
+    /// Adds a kind: what to do with a job's tenant and payload.
+    pub fn with(
+        mut self,
+        kind: &'static str,
+        run: impl Fn(TenantId, Value) -> Running + Send + Sync + 'static,
+    ) -> Self {
+        self.0.insert(kind, Arc::new(run));
+        self
+    }
+
+    /// # Errors
+    /// `internal` for a kind that nobody brought, or a job without a tenant; else what the errand says.
+    pub async fn run(&self, job: &HeldJob) -> Result<()> {
+        let Some(run) = self.0.get(job.kind.as_str()) else {
+            return Err(Error::internal(format!("this build knows no job of kind {}", job.kind)));
+        };
+        run(job.require_tenant()?, job.payload.clone()).await
+    }
+}
