@@ -6,10 +6,14 @@ mod eventually;
 pub mod figures;
 pub mod load;
 pub mod program;
+mod proxies;
+pub mod proxy;
 pub mod wire;
 mod world;
 
 pub use app::{AppOptions, Replica, TestApp};
 pub use cluster::{Cluster, Server, extra_postgres, extra_redis};
 pub use eventually::eventually;
+pub use proxies::{Proxies, Through};
+pub use proxy::{Mode, Proxy};
 pub use world::{World, WorldOptions, small_pool, tester};

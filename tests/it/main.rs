@@ -5,6 +5,7 @@ mod broker;
 mod cli;
 mod docs;
 mod edge;
+mod faults;
 mod http_habits;
 mod idempotency;
 mod injection;
