@@ -1,6 +1,8 @@
 //! What Freehold costs, side by side with what it is measured against. `make bench`; `ARGS=--list` shows the sections.
 
 mod bulk;
+mod gate;
+mod hot;
 mod provision;
 
 use std::process::ExitCode;
@@ -22,8 +24,16 @@ const SECTIONS: &[Section] = &[
         about: "a thousand tenants at once, beside the bare SQL script",
         run: |args| Box::pin(bulk::measure(args)),
     },
+    Section {
+        name: "gate",
+        about: "instructions of the hot path, compared with what was recorded",
+        run: |args| Box::pin(gate::measure(args)),
+    },
 ];
 
 fn main() -> ExitCode {
+    if let Some(done) = gate::asked() {
+        return done;
+    }
     program::main("bench", LIMIT, SECTIONS)
 }

@@ -4,6 +4,7 @@ mod app;
 mod cluster;
 mod eventually;
 pub mod figures;
+pub mod floors;
 pub mod load;
 pub mod program;
 mod proxies;
