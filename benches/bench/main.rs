@@ -1,6 +1,7 @@
 //! What Freehold costs, side by side with what it is measured against. `make bench`; `ARGS=--list` shows the sections.
 
 mod bulk;
+mod directory;
 mod gate;
 mod hot;
 mod provision;
@@ -23,6 +24,11 @@ const SECTIONS: &[Section] = &[
         name: "bulk",
         about: "a thousand tenants at once, beside the bare SQL script",
         run: |args| Box::pin(bulk::measure(args)),
+    },
+    Section {
+        name: "directory",
+        about: "50, 1,000 and 10,000 tenants in the directory: latency, memory, start",
+        run: |args| Box::pin(directory::measure(args)),
     },
     Section {
         name: "gate",
