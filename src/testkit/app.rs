@@ -187,7 +187,8 @@ impl Drop for TestApp {
 }
 
 impl Replica {
-    async fn start<P: Product>(cp: ControlPlane, master: &MasterKey, config: ServeConfig) -> Self {
+    /// Starts one more server process's worth on the same databases.
+    pub async fn start<P: Product>(cp: ControlPlane, master: &MasterKey, config: ServeConfig) -> Self {
         let listener = serve::bind(config.http_addr).await.expect("a free port");
         let addr = listener.local_addr().expect("the port");
         let stop = CancellationToken::new();

@@ -2,15 +2,16 @@
 
 mod app;
 mod cluster;
+pub mod cpu;
 mod eventually;
 pub mod figures;
-pub mod floors;
 pub mod load;
 pub mod program;
 mod proxies;
 pub mod proxy;
 pub mod wire;
 mod world;
+pub mod zipf;
 
 pub use app::{AppOptions, Replica, TestApp};
 pub use cluster::{Cluster, Server, extra_postgres, extra_redis};
