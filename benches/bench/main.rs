@@ -2,6 +2,9 @@
 
 mod broker;
 mod bulk;
+mod directory;
+mod gate;
+mod hot;
 mod provision;
 mod zipf;
 
@@ -25,6 +28,16 @@ const SECTIONS: &[Section] = &[
         run: |args| Box::pin(bulk::measure(args)),
     },
     Section {
+        name: "directory",
+        about: "50, 1,000 and 10,000 tenants in the directory: latency, memory, start",
+        run: |args| Box::pin(directory::measure(args)),
+    },
+    Section {
+        name: "gate",
+        about: "instructions of the hot path, compared with what was recorded",
+        run: |args| Box::pin(gate::measure(args)),
+    },
+    Section {
         name: "broker",
         about: "the connection broker alone, 16 warm tenants, beside sqlx's own pool; what a login costs",
         run: |args| Box::pin(broker::measure(args)),
@@ -37,5 +50,8 @@ const SECTIONS: &[Section] = &[
 ];
 
 fn main() -> ExitCode {
+    if let Some(done) = gate::asked() {
+        return done;
+    }
     program::main("bench", LIMIT, SECTIONS)
 }

@@ -257,8 +257,14 @@ pub async fn refill(hands: &Hands) -> Result<usize> {
 }
 
 impl Hands {
-    /// An admin session on a shard.
+    /// An admin session on a shard, unless the worker's last look found it away.
     pub async fn admin(&self, shard: &Shard) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>> {
+        self.admins.expect_answer(shard.id)?;
+        self.try_admin(shard).await
+    }
+
+    /// An admin session on a shard, whatever the last look found.
+    pub async fn try_admin(&self, shard: &Shard) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>> {
         let conn = self.admins.pool(shard.id, &shard.dsn_ref()?)?.acquire().await;
         conn.inspect_err(|error| {
             // A refused login may mean that the secret was changed: the next attempt reads it again.
