@@ -136,6 +136,7 @@ fn ledger(times: usize) {
     let rules = Rules {
         quantum: Duration::from_millis(50),
         quiet_after: Duration::from_millis(250),
+        grow_after: Duration::from_millis(5),
         queue_limit: 64,
     };
     let mut ledger: Ledger<(), ()> = Ledger::new(TENANTS, rules);

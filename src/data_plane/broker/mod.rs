@@ -16,7 +16,7 @@
 mod breaker;
 pub mod faults;
 mod guard;
-mod ledger;
+pub mod ledger;
 mod login;
 mod meters;
 mod pool;
