@@ -1,6 +1,8 @@
 //! Many tenants under load for minutes, and not one row, connection or key of another's. `make soak`; `ARGS=--list`
 //! shows the sections. Ends with an error when one answer is wrong.
 
+mod crowd;
+mod jobs;
 mod mixed;
 
 use std::process::ExitCode;
@@ -11,11 +13,23 @@ use freehold::testkit::program::{self, Section};
 /// All sections together take no longer than this, or something hangs.
 const LIMIT: Duration = Duration::from_secs(14 * 60);
 
-const SECTIONS: &[Section] = &[Section {
-    name: "mixed",
-    about: "1,000 tenants on three shards, 100,000 mixed requests over 40 connections a shard",
-    run: |args| Box::pin(mixed::run(args)),
-}];
+const SECTIONS: &[Section] = &[
+    Section {
+        name: "mixed",
+        about: "1,000 tenants on three shards, 100,000 mixed requests over 40 connections a shard",
+        run: |args| Box::pin(mixed::run(args)),
+    },
+    Section {
+        name: "crowd",
+        about: "200 tenants × 50 requests at once over 30 connections, a million reads (A5)",
+        run: |args| Box::pin(crowd::run(args)),
+    },
+    Section {
+        name: "jobs",
+        about: "jobs of sixteen tenants on workers that are killed at every moment (A9)",
+        run: |args| Box::pin(jobs::run(args)),
+    },
+];
 
 fn main() -> ExitCode {
     program::main("soak", LIMIT, SECTIONS)

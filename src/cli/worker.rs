@@ -7,6 +7,7 @@ use crate::app;
 use crate::config::ControlConfig;
 use crate::control_plane::worker;
 use crate::kernel::Result;
+use crate::product::Current;
 use crate::telemetry::logs::LogFormat;
 
 /// Carry out runs and jobs, keep spare slots ready, repair what has drifted
@@ -21,7 +22,8 @@ pub struct WorkerArgs {}
 /// Works until a stop signal.
 pub async fn run(control: &ControlConfig, _: &WorkerArgs) -> Result<()> {
     start_logs(LogFormat::Json)?;
-    let hands = app::hands(control, "freehold-worker")?;
+    let mut hands = app::hands(control, "freehold-worker")?;
+    hands.tenant_jobs = app::tenant_jobs::<Current>(&hands);
     app::require_control(control).await?;
     let stop = stop_signal()?;
     tracing::info!(worker = hands.worker, "working");

@@ -9,6 +9,7 @@ use sqlx::migrate::Migrator;
 use crate::db::admin::ShardAdmins;
 use crate::db::migrations;
 use crate::kernel::{Clock, Entropy, MasterKey};
+use tenant_jobs::TenantJobs;
 
 pub mod access;
 pub mod audit;
@@ -25,6 +26,7 @@ pub mod runs;
 pub mod shards;
 pub mod signup;
 pub mod slots;
+pub mod tenant_jobs;
 pub mod tenants;
 pub mod work;
 pub mod worker;
@@ -73,6 +75,8 @@ pub struct Hands {
     pub master: MasterKey,
     /// This process, in the records of runs it holds.
     pub worker: String,
+    /// What the product does in tenants' schemas. Only a worker needs it.
+    pub tenant_jobs: TenantJobs,
 }
 
 impl Hands {

@@ -112,6 +112,7 @@ impl TestApp {
         }
         let worker = options.worker.then(|| {
             let stop = CancellationToken::new();
+            worker_hands.tenant_jobs = app::tenant_jobs::<P>(&worker_hands);
             tokio::spawn(worker::work(worker_hands, stop.clone()));
             stop
         });

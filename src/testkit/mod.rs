@@ -5,6 +5,7 @@ mod cluster;
 pub mod cpu;
 mod eventually;
 pub mod figures;
+pub mod fire;
 pub mod floors;
 pub mod load;
 pub mod program;

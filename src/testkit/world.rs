@@ -14,6 +14,7 @@ use crate::control_plane::audit::Caller;
 use crate::control_plane::plans::{self, Tier};
 use crate::control_plane::provisioning::{NewTenant, tenant_create};
 use crate::control_plane::shards::{NewPool, NewShard, Shard, pool_add, shard_add, shard_by_id};
+use crate::control_plane::tenant_jobs::TenantJobs;
 use crate::control_plane::tenants::{TenantDetail, TenantRef, tenant_show};
 use crate::control_plane::{Addresses, ControlPlane, Hands, probe, runs, slots};
 use crate::db::admin::ShardAdmins;
@@ -89,6 +90,7 @@ impl World {
             admins: ShardAdmins::default(),
             master: MasterKey::from_bytes(master),
             worker: "test".to_owned(),
+            tenant_jobs: TenantJobs::default(),
         };
         let mut world = Self {
             hands,

@@ -72,7 +72,8 @@ async fn on_stack(
 ) -> Result<()> {
     let settings = settings(&control.home, stack, addr)?;
     let control = with_settings(control, &settings);
-    let hands = app::hands(&control, "freehold-dev")?;
+    let mut hands = app::hands(&control, "freehold-dev")?;
+    hands.tenant_jobs = app::tenant_jobs::<Current>(&hands);
     let ready = stop
         .run_until_cancelled(async {
             fleet::prepare(&hands, &control.home, stack).await?;

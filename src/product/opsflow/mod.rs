@@ -7,18 +7,20 @@
 //! | `list` | sort, cursor, keyset pages |
 //! | `answer` | the shapes of answers |
 //! | `demo` | sample data |
+//! | `trim` | the daily job that removes what is past its time |
 //!
 //! Who may do what: everyone reads. Members create and change tasks and comments, delete the tasks they created and
 //! edit or delete their own comments. Admins create, change and delete projects and delete anyone's work.
 //!
 //! To add a noun: a migration, a folder with these four files, and its handlers in [`OpsFlow::routes`].
 
+use serde_json::Value;
 use sqlx::migrate::Migrator;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::Product;
-use crate::data_plane::TenantContext;
-use crate::kernel::Result;
+use crate::data_plane::{RegularJob, TenantContext};
+use crate::kernel::{Error, Result};
 use crate::operations;
 
 pub mod activity;
@@ -29,6 +31,7 @@ pub mod fields;
 pub mod list;
 pub mod projects;
 pub mod tasks;
+pub mod trim;
 pub mod words;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./tenant-migrations");
@@ -38,6 +41,7 @@ pub struct OpsFlow;
 
 impl Product for OpsFlow {
     const NAME: &'static str = "OpsFlow";
+    const REGULAR_JOBS: &'static [RegularJob] = &[trim::DAILY];
 
     fn migrations() -> &'static Migrator {
         &MIGRATIONS
@@ -67,6 +71,13 @@ impl Product for OpsFlow {
 
     async fn demo(tenant: &TenantContext) -> Result<()> {
         demo::load(tenant).await
+    }
+
+    async fn job(tenant: &TenantContext, kind: &str, payload: &Value) -> Result<()> {
+        match kind {
+            trim::KIND => trim::trim(tenant, payload).await,
+            other => Err(Error::internal(format!("OpsFlow knows no job of kind {other}"))),
+        }
     }
 }
 

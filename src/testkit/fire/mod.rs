@@ -1,0 +1,12 @@
+//! Isolation under fire: each module is one attack on the walls between tenants, at a size that its caller chooses. The
+//! soak runs them at full size and `cargo test` small.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `resident` | a tenant with rows that bear its stamp, and the context its requests would have |
+//! | `crowd` | many tenants, many requests of each at once, few connections (A5) |
+//! | `jobs` | jobs of many tenants on workers that are killed (A9) |
+
+pub mod crowd;
+pub mod jobs;
+pub mod resident;
