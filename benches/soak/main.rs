@@ -2,6 +2,7 @@
 //! shows the sections. Ends with an error when one answer is wrong.
 
 mod crowd;
+mod drops;
 mod jobs;
 mod mixed;
 
@@ -23,6 +24,11 @@ const SECTIONS: &[Section] = &[
         name: "crowd",
         about: "200 tenants × 50 requests at once over 30 connections, a million reads (A5)",
         run: |args| Box::pin(crowd::run(args)),
+    },
+    Section {
+        name: "drops",
+        about: "20,000 requests dropped anywhere in their life, through added latency (A6)",
+        run: |args| Box::pin(drops::run(args)),
     },
     Section {
         name: "jobs",

@@ -124,7 +124,7 @@ impl Tenant {
         format!("[{}]", self.slug)
     }
 
-    fn ask(&self, app: &TestApp, request: &Request) -> reqwest::RequestBuilder {
+    pub(super) fn ask(&self, app: &TestApp, request: &Request) -> reqwest::RequestBuilder {
         let builder = app.request(request.method.clone(), &self.slug, &self.key, &request.path);
         match &request.body {
             Some(body) => builder.json(body),
@@ -132,7 +132,7 @@ impl Tenant {
         }
     }
 
-    fn new_task(&self, number: usize) -> Request {
+    pub(super) fn new_task(&self, number: usize) -> Request {
         let title = format!("{} task {number}", self.stamp());
         let priority = ["low", "normal", "high", "urgent"][number % 4];
         let assignee = ["ada", "grace", "edsger"][number % 3];
@@ -142,7 +142,7 @@ impl Tenant {
     }
 
     /// The `number`-th request: of a hundred, 40 read a row, 30 list with filters, 12 create, 10 change, 8 comment.
-    fn request(&self, number: usize, draw: usize) -> Request {
+    pub(super) fn request(&self, number: usize, draw: usize) -> Request {
         let task = {
             let tasks = self.tasks.lock();
             tasks[draw / 100 % tasks.len()].clone()
@@ -181,7 +181,7 @@ impl Tenant {
     }
 }
 
-struct Request {
+pub(super) struct Request {
     method: Method,
     path: String,
     body: Option<Value>,
@@ -316,7 +316,7 @@ impl Tally {
 }
 
 /// Whether a row's own words begin with the stamp.
-fn bears(row: &Value, stamp: &str) -> bool {
+pub(super) fn bears(row: &Value, stamp: &str) -> bool {
     ["title", "name", "body"]
         .iter()
         .any(|field| row[field].as_str().is_some_and(|text| text.starts_with(stamp)))

@@ -2,4 +2,5 @@
 //! A11).
 
 mod crowd;
+mod drops;
 mod jobs;

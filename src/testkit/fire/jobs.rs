@@ -118,9 +118,9 @@ impl Scene<'_> {
         report.without_tenant += 1;
         let moment = Moment::ALL[round % Moment::ALL.len()];
         report.killed_at_a_point += usize::from(self.die_at(moment, round).await);
-        self.end_leases().await;
+        end_leases(self.world, WORKER).await;
         report.killed_anywhere += usize::from(self.die_anywhere(round).await);
-        self.end_leases().await;
+        end_leases(self.world, WORKER).await;
         let mut worker = self.worker(&[]);
         eventually(PATIENCE, "every job is done or dead", async || {
             let open = self.jobs_in("SELECT count(*) FROM job WHERE state IN ('ready', 'running')").await;
@@ -199,15 +199,6 @@ impl Scene<'_> {
         self.jobs_in("SELECT count(*) FROM job WHERE state = 'running'").await > 0
     }
 
-    /// A killed worker's jobs are taken over when its leases run out, in a minute. Nobody holds any now, so they are
-    /// ended by hand.
-    async fn end_leases(&self) {
-        sqlx::query("UPDATE job SET leased_until = clock_timestamp() WHERE state = 'running'")
-            .execute(self.world.db())
-            .await
-            .expect("the control database");
-    }
-
     async fn jobs_in(&self, count: &'static str) -> i64 {
         sqlx::query_scalar(count).fetch_one(self.world.db()).await.expect("the control database")
     }
@@ -241,6 +232,32 @@ impl Scene<'_> {
         let again = self.jobs_in("SELECT count(*) FROM job WHERE tenant IS NOT NULL AND attempts > 1").await;
         report.taken_over = usize::try_from(again).unwrap_or_default();
     }
+}
+
+/// What the real worker calls itself in the control database.
+const WORKER: &str = "freehold-worker";
+
+/// A dead worker's jobs are taken over when its leases run out, in a minute. Here they are ended by hand, once the last of
+/// its sessions is gone: a statement that it sent before it died may still take a job.
+///
+/// # Panics
+/// When its sessions stay.
+pub async fn end_leases(world: &World, worker: &str) {
+    eventually(PATIENCE, "the dead worker's sessions end", async || {
+        let sessions: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1",
+        )
+        .bind(worker)
+        .fetch_one(world.db())
+        .await
+        .expect("the control database");
+        if sessions == 0 { Ok(()) } else { Err(format!("{sessions} sessions")) }
+    })
+    .await;
+    sqlx::query("UPDATE job SET leased_until = clock_timestamp() WHERE state = 'running'")
+        .execute(world.db())
+        .await
+        .expect("the control database");
 }
 
 /// A session of the shard's admin whose unqualified names are one tenant's.

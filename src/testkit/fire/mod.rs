@@ -5,8 +5,10 @@
 //! |---|---|
 //! | `resident` | a tenant with rows that bear its stamp, and the context its requests would have |
 //! | `crowd` | many tenants, many requests of each at once, few connections (A5) |
+//! | `drops` | requests dropped anywhere in their life (A6) |
 //! | `jobs` | jobs of many tenants on workers that are killed (A9) |
 
 pub mod crowd;
+pub mod drops;
 pub mod jobs;
 pub mod resident;

@@ -7,12 +7,14 @@ use freehold::app;
 use freehold::control_plane::{Hands, tenant_jobs, worker};
 use freehold::data_plane::{RegularJob, TenantContext};
 use freehold::db::admin::ShardAdmins;
+use freehold::db::control;
 use freehold::jobs::queue::job_add;
 use freehold::kernel::{Error, Result};
 use freehold::product::opsflow::trim;
 use freehold::product::{Current, Product};
 use freehold::testkit::fire::jobs::{self, Plan, inside};
-use freehold::testkit::{World, eventually, small_pool};
+use freehold::testkit::{World, eventually};
+use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -75,12 +77,15 @@ impl Product for Stamping {
     }
 }
 
+/// What a doomed worker calls itself in the control database.
+const DOOMED: &str = "doomed";
+
 /// A worker in a runtime of its own, which can be ended in the middle of anything.
 fn worker_of(world: &World) -> Runtime {
     let runtime = Runtime::new().unwrap();
     let inside = runtime.enter();
     let mut hands = Hands { admins: ShardAdmins::default(), ..world.hands.clone() };
-    hands.cp.db = small_pool(&world.control_url).unwrap();
+    hands.cp.db = control::pool(&SecretString::from(world.control_url.clone()), DOOMED).unwrap();
     hands.tenant_jobs = app::tenant_jobs::<Stamping>(&hands);
     tokio::spawn(worker::work(hands, CancellationToken::new()));
     drop(inside);
@@ -117,9 +122,7 @@ async fn jobs_write_into_their_own_tenants_schema_only() {
         })
         .await;
         runtime.shutdown_background();
-        // What it had in hand is free at once, not in a minute.
-        let ended = "UPDATE job SET leased_until = clock_timestamp() WHERE state = 'running'";
-        sqlx::query(ended).execute(world.db()).await.unwrap();
+        jobs::end_leases(&world, DOOMED).await;
     }
     for tenant in &tenants {
         let own = tenant.role.as_deref().unwrap();
