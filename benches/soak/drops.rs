@@ -51,7 +51,7 @@ pub async fn run(args: &Args) -> Outcome {
             Goal::never("writes of which a part is there", report.torn),
             Goal::never("acknowledged writes that are not there", report.lost),
             Goal::never("connections and permits not given back", report.not_given_back),
-            Goal::never("failures other than busy", report.errors),
+            Goal::never("failures other than busy", report.errors + report.unavailable),
         ],
         facts: json!({ "plan": plan, "report": report }),
     }

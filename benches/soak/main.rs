@@ -1,10 +1,12 @@
 //! Many tenants under load for minutes, and not one row, connection or key of another's. `make soak`; `ARGS=--list`
 //! shows the sections. Ends with an error when one answer is wrong.
 
+mod caches;
 mod crowd;
 mod drops;
 mod jobs;
 mod mixed;
+mod noisy;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,6 +31,16 @@ const SECTIONS: &[Section] = &[
         name: "drops",
         about: "20,000 requests dropped anywhere in their life, through added latency (A6)",
         run: |args| Box::pin(drops::run(args)),
+    },
+    Section {
+        name: "caches",
+        about: "every route asked by twenty tenants and by nobody, and a look into Redis (A7)",
+        run: |args| Box::pin(caches::run(args)),
+    },
+    Section {
+        name: "noisy",
+        about: "a neighbour at its connection limit with endless statements (A11)",
+        run: |args| Box::pin(noisy::run(args)),
     },
     Section {
         name: "jobs",

@@ -109,6 +109,23 @@ impl Tenant {
         &self.slug
     }
 
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The id of its project.
+    pub fn project(&self) -> String {
+        self.project.clone()
+    }
+
+    /// The id of its first task.
+    ///
+    /// # Panics
+    /// When it was not furnished.
+    pub fn task(&self) -> String {
+        self.tasks.lock()[0].clone()
+    }
+
     async fn furnish(&mut self, app: &TestApp) {
         let new = json!({ "name": format!("{} project", self.stamp()) });
         let (status, project) = app.send(self.ask(app, &Request::post("/api/v1/projects", new))).await;

@@ -8,6 +8,7 @@ pub mod figures;
 pub mod fire;
 pub mod floors;
 pub mod load;
+pub mod openapi_walk;
 pub mod program;
 mod proxies;
 pub mod proxy;

@@ -24,6 +24,8 @@ use crate::testkit::{Mode, TestApp};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Requests of each kind whose whole life is measured before any is dropped.
 const WHOLE_LIVES: usize = 24;
+/// However busy the machine is, nobody is waited for longer.
+const LONGEST_LIFE: Duration = Duration::from_secs(2);
 /// Reads of each tenant at once, at the end, so that each connection that is left is lent.
 const LAST_LOOKS: usize = 16;
 
@@ -55,8 +57,10 @@ pub struct Report {
     pub torn: usize,
     /// Acknowledged writes that are not there.
     pub lost: usize,
-    /// Answers `tenant_busy` and `shard_busy`, and any other failure.
+    /// Answers `tenant_busy` and `shard_busy`; `shard_unavailable`, as when the machine is too busy for the broker to
+    /// believe that the shard answers; any other failure.
     pub busy: usize,
+    pub unavailable: usize,
     pub errors: usize,
     /// Connections neither idle nor closed, requests that wait, permits not back after closing.
     pub not_given_back: usize,
@@ -118,7 +122,7 @@ pub async fn run(app: &TestApp, tenants: &[Tenant], residents: &[Resident], plan
     app.proxies.shards.iter().for_each(|proxy| proxy.set(Mode::Latency(plan.latency)));
     let fire = Fire { app, tenants, residents, tally: Mutex::default(), acknowledged: Mutex::default() };
     let begun = Instant::now();
-    let lives = fire.whole_lives(plan).await;
+    let lives = Mutex::new(fire.whole_lives(plan).await);
     let (next, dropped) = (AtomicUsize::new(0), AtomicUsize::new(0));
     iter(0..plan.at_once)
         .for_each_concurrent(None, async |_| {
@@ -126,8 +130,11 @@ pub async fn run(app: &TestApp, tenants: &[Tenant], residents: &[Resident], plan
                 let number = next.fetch_add(1, Relaxed);
                 let draw = scatter(number);
                 let (kind, percent) = (Kind::ALL[draw % Kind::ALL.len()], draw / 8 % 101);
-                let life = lives[kind as usize].mul_f64(percent as f64 / 100.0);
+                let usual = lives.lock()[kind as usize];
+                let begun = Instant::now();
+                let life = usual.mul_f64(percent as f64 / 100.0);
                 let ended = tokio::time::timeout(life, fire.request(kind, number)).await.is_ok();
+                lives.lock()[kind as usize] = now_usual(usual, percent, ended.then(|| begun.elapsed()));
                 let mut tally = fire.tally.lock();
                 if ended {
                     tally.served += 1;
@@ -143,6 +150,17 @@ pub async fn run(app: &TestApp, tenants: &[Tenant], residents: &[Resident], plan
     let mut report = fire.tally.into_inner();
     report.seconds = begun.elapsed().as_secs_f64();
     report
+}
+
+/// How long a life usually is, after one more that ended by itself after `whole`, or that was dropped after `percent` of
+/// what was usual: the machine may be busier now, and dropped requests are work too.
+fn now_usual(usual: Duration, percent: usize, whole: Option<Duration>) -> Duration {
+    let now = match whole {
+        Some(whole) => usual.mul_f64(0.9) + whole.mul_f64(0.1),
+        None if percent > 90 => usual.mul_f64(1.2),
+        None => usual,
+    };
+    now.min(LONGEST_LIFE)
 }
 
 /// A shard forbids its tenants temporary tables and advisory locks. Here they may, so that what a dropped request could
@@ -214,6 +232,7 @@ impl Fire<'_> {
             Err(error) if error.is(&codes::TENANT_BUSY) || error.is(&codes::SHARD_BUSY) => {
                 self.tally.lock().busy += 1;
             }
+            Err(error) if error.is(&codes::SHARD_UNAVAILABLE) => self.tally.lock().unavailable += 1,
             Err(error) => {
                 self.fails(
                     |tally| &mut tally.errors,
@@ -268,6 +287,7 @@ impl Fire<'_> {
             Ok((_, text)) if text.contains("\"tenant_busy\"") || text.contains("\"shard_busy\"") => {
                 self.tally.lock().busy += 1;
             }
+            Ok((_, text)) if text.contains("\"shard_unavailable\"") => self.tally.lock().unavailable += 1,
             Ok((status, text)) => {
                 let what = format!("{}: {status} {text}", self.tenants[index].slug());
                 self.fails(|tally| &mut tally.errors, what);

@@ -7,7 +7,8 @@ use freehold::testkit::fire::drops::{self, Plan};
 use freehold::testkit::fire::resident::residents;
 use freehold::testkit::{AppOptions, TestApp, Through, WorldOptions, load};
 
-/// Shown to fail: let the drop of `broker::guard::Guard` give the connection back without the rollback.
+/// Shown to fail: let the drop of `broker::guard::Guard` give the connection back without the rollback:
+/// connections are then lent inside a transaction that an earlier request left open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropped_requests_poison_nothing_and_tear_nothing() {
     let app = TestApp::start::<Current>(AppOptions {
@@ -27,6 +28,6 @@ async fn dropped_requests_poison_nothing_and_tear_nothing() {
         (0, 0, 0, 0, 0, 0),
         "{report:#?}"
     );
-    assert!(report.dropped_inside > 200 && report.hung_up > 100 && report.served > 100, "{report:#?}");
+    assert!(report.dropped_inside > 200 && report.hung_up > 100 && report.served > 20, "{report:#?}");
     assert!(report.by_tenth[..10].iter().all(|drops| *drops > 0), "{report:#?}");
 }

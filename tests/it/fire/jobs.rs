@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 
 /// The real worker, killed at each moment of a job and at any. Shown to fail: let `TenantJobs::carry_out` fall back on
-/// some tenant when a job names none, or give every job to the tenant of the one before.
+/// some tenant when a job names none, or do every job in the tenant of the one before: rows of other tenants go.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_of_killed_workers_touch_their_own_tenants_rows_only() {
     let world = World::new(Current::migrations()).await;
