@@ -28,6 +28,6 @@ async fn dropped_requests_poison_nothing_and_tear_nothing() {
         (0, 0, 0, 0, 0, 0),
         "{report:#?}"
     );
-    assert!(report.dropped_inside > 200 && report.hung_up > 100 && report.served > 20, "{report:#?}");
+    assert!(report.dropped_inside > 100 && report.hung_up > 50 && report.served > 20, "{report:#?}");
     assert!(report.by_tenth[..10].iter().all(|drops| *drops > 0), "{report:#?}");
 }
