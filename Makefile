@@ -6,7 +6,7 @@ DEBUG_FLAGS := --locked --features testkit
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help deps dev test lint bench soak openapi clean
+.PHONY: help deps dev test lint bench soak chaos openapi clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ bench: deps ## Measure what Freehold costs (release build, real servers, fsync o
 
 soak: deps ## Run the long mixed-load test at full size (release build)
 	cargo bench --locked --features testkit --bench soak -- $(ARGS)
+
+chaos: deps ## Break what Freehold depends on, under load (release build, under 15 minutes)
+	cargo bench --locked --features testkit --bench chaos -- $(ARGS)
 
 openapi: deps ## Write openapi/v1.json from the code
 	@cargo build $(DEBUG_FLAGS)

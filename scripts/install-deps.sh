@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what Freehold needs to build and run, if it is missing: PostgreSQL's server programs (15 or newer), Redis and
 # a C compiler. Debian and Ubuntu; on other systems it says what to install. Quiet when nothing is missing.
+# With --bench also valgrind, which counts instructions for the regression gate of `make bench`.
 #
 # Only the programs are wanted: `freehold dev` and the tests start servers of their own. So no system service is started
 # or enabled, and no database cluster is created, by what this script installs.
@@ -54,6 +55,7 @@ missing=
 have_postgres || missing="$missing postgres"
 have redis-server || have valkey-server || missing="$missing redis"
 have cc || missing="$missing compiler"
+if [ "${1:-}" = --bench ]; then have valgrind || missing="$missing valgrind"; fi
 [ -n "$missing" ] || exit 0
 
 if ! have apt-get; then
@@ -61,6 +63,7 @@ if ! have apt-get; then
     say "  postgres: the PostgreSQL server, $POSTGRES_MIN or newer (Fedora: postgresql-server, Arch: postgresql)"
     say "  redis:    the Redis or Valkey server, 6.2 or newer (Fedora: valkey, Arch: valkey)"
     say "  compiler: a C compiler and the C library's headers (gcc)"
+    say "  valgrind: for the instruction counts of make bench only"
     fail "initdb, postgres, redis-server (or valkey-server) and cc must be on the PATH."
 fi
 
@@ -106,6 +109,11 @@ choose() {
             package="gcc libc6-dev"
             candidate gcc || return 1
             reason="cargo links with it, and the TLS library is partly C"
+            ;;
+        valgrind)
+            package=valgrind
+            candidate "$package" || return 1
+            reason="make bench counts instructions with it"
             ;;
         esac
         if [ "${1:-}" = explain ]; then say "installing $package: $reason"; fi

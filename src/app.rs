@@ -13,10 +13,13 @@ use tokio_util::sync::CancellationToken;
 use crate::adapters::{mail, redis};
 use crate::config::{ControlConfig, ServeConfig};
 use crate::control_plane::errands::Errands;
-use crate::control_plane::{ControlPlane, Hands};
+use crate::control_plane::tenant_jobs::TenantJobs;
+use crate::control_plane::{ControlPlane, Hands, worker};
+use crate::data_plane::TenantContext;
 use crate::data_plane::broker::{Broker, BrokerConfig};
 use crate::data_plane::directory::{Capacity, Directory};
 use crate::data_plane::limits::Limiter;
+use crate::data_plane::tenancy::decide;
 use crate::db::admin::ShardAdmins;
 use crate::db::{control, migrations};
 use crate::http::browser::Site;
@@ -48,8 +51,9 @@ pub fn control_plane<P: Product>(config: &ControlConfig, application: &str) -> R
 pub fn hands(config: &ControlConfig, application: &str) -> Result<Hands> {
     let cp = control_plane::<Current>(config, application)?;
     let worker = format!("{application}:{}:{}", std::process::id(), cp.entropy.base32::<5>());
-    let (admins, master, errands) = (ShardAdmins::default(), config.master_key()?, Errands::default());
-    Ok(Hands { cp, admins, master, worker, errands })
+    let (admins, master) = (ShardAdmins::default(), config.master_key()?);
+    let (errands, tenant_jobs) = (Errands::default(), TenantJobs::default());
+    Ok(Hands { cp, admins, master, worker, errands, tenant_jobs })
 }
 
 /// What a worker does for identity: it carries letters.
@@ -63,6 +67,28 @@ pub fn errands(hands: &Hands, settings: &Settings) -> Result<Errands> {
         let (identity, carrier) = (identity.clone(), carrier.clone());
         Box::pin(async move { letters::letter_send(&identity, carrier.as_ref(), tenant, payload).await })
     }))
+}
+
+/// What product `P` does in its tenants' schemas when a worker asks: as the tenant's own login, over connections of the
+/// worker's own, in the tenant that the job names and in no other.
+pub fn tenant_jobs<P: Product>(hands: &Hands) -> TenantJobs {
+    let clock = hands.cp.clock.clone();
+    let config = BrokerConfig { budget: worker::JOBS_AT_ONCE, ..BrokerConfig::default() };
+    let broker = Broker::new(config, hands.master.clone());
+    // It does not listen for changes, so nothing in it is believed for longer than a second.
+    let capacity = Capacity { tenants: 1_000, keys: 1, people: 1, unknown: 100 };
+    let directory = Directory::new(hands.cp.db.clone(), clock.clone(), capacity);
+    TenantJobs::new(P::REGULAR_JOBS, move |job| {
+        let (broker, directory, clock) = (broker.clone(), directory.clone(), clock.clone());
+        Box::pin(async move {
+            // Purged meanwhile: nothing is left to do it in.
+            let Some(tenant) = directory.tenant(job.tenant).await? else { return Ok(()) };
+            decide::served(tenant.state)?;
+            let mut context = TenantContext::of_platform(tenant, directory, broker, clock);
+            context.request_id = job.id.to_string();
+            P::job(&context, &job.kind, &job.payload).await
+        })
+    })
 }
 
 /// A server that is put together and not yet listening.

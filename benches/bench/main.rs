@@ -1,6 +1,12 @@
 //! What Freehold costs, side by side with what it is measured against. `make bench`; `ARGS=--list` shows the sections.
 
+mod broker;
+mod bulk;
+mod directory;
+mod gate;
+mod hot;
 mod provision;
+mod zipf;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,12 +16,42 @@ use freehold::testkit::program::{self, Section};
 /// All sections together take no longer than this, or something hangs.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 
-const SECTIONS: &[Section] = &[Section {
-    name: "provision",
-    about: "making a tenant, with and without a spare slot, beside the bare SQL script",
-    run: |args| Box::pin(provision::measure(args)),
-}];
+const SECTIONS: &[Section] = &[
+    Section {
+        name: "provision",
+        about: "making a tenant, with and without a spare slot, beside the bare SQL script",
+        run: |args| Box::pin(provision::measure(args)),
+    },
+    Section {
+        name: "bulk",
+        about: "a thousand tenants at once, beside the bare SQL script",
+        run: |args| Box::pin(bulk::measure(args)),
+    },
+    Section {
+        name: "directory",
+        about: "50, 1,000 and 10,000 tenants in the directory: latency, memory, start",
+        run: |args| Box::pin(directory::measure(args)),
+    },
+    Section {
+        name: "gate",
+        about: "instructions of the hot path, compared with what was recorded",
+        run: |args| Box::pin(gate::measure(args)),
+    },
+    Section {
+        name: "broker",
+        about: "the connection broker alone, 16 warm tenants, beside sqlx's own pool; what a login costs",
+        run: |args| Box::pin(broker::measure(args)),
+    },
+    Section {
+        name: "zipf",
+        about: "1,000 tenants on one shard, asked by Zipf's law, with connections for some of them",
+        run: |args| Box::pin(zipf::measure(args)),
+    },
+];
 
 fn main() -> ExitCode {
+    if let Some(done) = gate::asked() {
+        return done;
+    }
     program::main("bench", LIMIT, SECTIONS)
 }

@@ -40,7 +40,7 @@ struct Samples {
 pub async fn measure(args: &Args) -> Outcome {
     let rounds = args.count(ROUNDS);
     let app = start().await;
-    let mut bare = Bare::connect(&app).await;
+    let mut bare = Bare::connect(&app, 1).await;
     let mut samples = Samples::default();
     for round in 0..WARM_UP + rounds {
         if round == WARM_UP {
@@ -69,7 +69,7 @@ pub async fn measure(args: &Args) -> Outcome {
 }
 
 /// A pool with spare slots and one without, both shards on the server that does not hold the control database.
-async fn start() -> TestApp {
+pub async fn start() -> TestApp {
     Cluster::durable().await;
     let mut app = TestApp::start::<Current>(AppOptions {
         world: WorldOptions { shards: 0, tenant_cap: 1, slots: 0, tables: Current::migrations() },
@@ -92,7 +92,7 @@ async fn start() -> TestApp {
 }
 
 /// The call until its answer: 201, and the tenant is active.
-async fn create(app: &TestApp, slug: &str, plan: &str) -> Duration {
+pub async fn create(app: &TestApp, slug: &str, plan: &str) -> Duration {
     let new = json!({ "slug": slug, "plan": plan });
     let request = app.operator(Method::POST, "/operator/v1/tenants").json(&new);
     let begun = Instant::now();
@@ -125,6 +125,12 @@ async fn with_slot(app: &TestApp, round: usize, samples: &mut Samples) {
 /// Waits until the worker has made the spare slot anew and has nothing left to do: what it does then belongs to the
 /// tenant before, and people do not sign up back to back.
 async fn settled(app: &TestApp) {
+    worker_idle(app).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
+/// Waits until the spare slots are there and the worker has nothing to do.
+pub async fn worker_idle(app: &TestApp) {
     let idle = "SELECT (SELECT count(*) FROM slot WHERE state = 'making')
                      + (SELECT count(*) FROM job WHERE state IN ('ready', 'running'))
                      + (SELECT count(*) FROM run WHERE state IN ('pending', 'running', 'undoing'))
@@ -134,28 +140,29 @@ async fn settled(app: &TestApp) {
         let left: i64 =
             sqlx::query_scalar(idle).fetch_one(app.world.db()).await.expect("the control database");
         if left == 0 {
-            return tokio::time::sleep(Duration::from_millis(20)).await;
+            return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
 /// The script that makes what a tenant needs on its shard (login, schema, tables, grants, in one transaction) over one
-/// open connection, in the same database as the tenants without slots.
-struct Bare {
+/// open connection, in the same database as the tenants it is compared with.
+pub struct Bare {
     conn: PgConnection,
     database: String,
 }
 
 impl Bare {
-    async fn connect(app: &TestApp) -> Self {
-        let url = SecretString::from(app.world.shard_urls[1].clone());
+    /// To one of the shards.
+    pub async fn connect(app: &TestApp, shard: usize) -> Self {
+        let url = SecretString::from(app.world.shard_urls[shard].clone());
         let options = admin::options(&url).expect("a DSN");
         let database = options.get_database().expect("a database").to_owned();
         Self { conn: PgConnection::connect_with(&options).await.expect("the shard"), database }
     }
 
-    async fn run(&mut self, app: &TestApp) -> Duration {
+    pub async fn run(&mut self, app: &TestApp) -> Duration {
         let hands = &app.world.hands;
         let name = new_schema_name(&hands.cp);
         let schema = Schema { name: &name, database: &self.database, credential_version: 1, fence: Some(1) };

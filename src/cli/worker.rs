@@ -10,6 +10,7 @@ use crate::config::ControlConfig;
 use crate::control_plane::worker;
 use crate::identity::settings::Settings;
 use crate::kernel::Result;
+use crate::product::Current;
 use crate::telemetry::logs::LogFormat;
 
 /// Carry out runs and jobs, keep spare slots ready, repair what has drifted
@@ -30,6 +31,7 @@ pub async fn run(control: &ControlConfig, args: &WorkerArgs) -> Result<()> {
     start_logs(LogFormat::Json)?;
     let mut hands = app::hands(control, "freehold-worker")?;
     hands.errands = app::errands(&hands, &Settings::of(args.identity.as_deref())?)?;
+    hands.tenant_jobs = app::tenant_jobs::<Current>(&hands);
     app::require_control(control).await?;
     let stop = stop_signal()?;
     tracing::info!(worker = hands.worker, "working");

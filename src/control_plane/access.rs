@@ -3,7 +3,7 @@
 //! The control database changes first, so that servers refuse the next request; the fence on the shard follows, so
 //! that a server with a stale cache cannot get in either (D5). Letting in goes the other way round.
 
-use chrono::Duration;
+use chrono::{DateTime, Duration, Utc};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -17,7 +17,7 @@ use super::tenants::{TenantRef, TenantRow, TenantState, tenant_lock};
 use super::{ControlPlane, Hands};
 use crate::db::schema::Schema;
 use crate::jobs::run::{NewRun, run_record};
-use crate::jobs::saga::{Held, Kind, OnFailure, StepDef};
+use crate::jobs::saga::{self, Held, Kind, OnFailure, StepDef, Writes};
 use crate::kernel::ids::{RunId, ShardId, TenantId};
 use crate::kernel::{Error, Result, codes};
 
@@ -202,75 +202,81 @@ pub static PURGE: Kind<Hands> = Kind {
     on_failure: OnFailure::Retry,
 };
 
-fn fence<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+fn fence<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let (input, database, mut conn) = on_shard(hands, held).await?;
-        schema(&input, &database, held).fence(&mut conn).await
+        schema(&input, &database, held).fence(&mut conn).await?;
+        Ok(None)
     })
 }
 
-fn unfence<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+fn unfence<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let (input, database, mut conn) = on_shard(hands, held).await?;
-        schema(&input, &database, held).unfence(&mut conn).await
+        schema(&input, &database, held).unfence(&mut conn).await?;
+        Ok(None)
     })
 }
 
-fn drop_schema<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+fn drop_schema<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let (input, database, mut conn) = on_shard(hands, held).await?;
-        schema(&input, &database, held).drop(&mut conn).await
+        schema(&input, &database, held).drop(&mut conn).await?;
+        Ok(None)
     })
 }
 
-fn activate<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+fn activate<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let input: Input = held.input()?;
-        let mut tx = hands.cp.db.begin().await?;
-        held.confirm(&mut tx).await?;
-        sqlx::query(
-            "UPDATE tenant SET state = 'active', state_reason = NULL, purge_after = NULL, epoch = epoch + 1, updated_at = $2
-              WHERE id = $1 AND state IN ('suspended', 'deleting')",
-        )
-        .bind(input.tenant)
-        .bind(hands.cp.clock.now())
-        .execute(&mut *tx)
-        .await?;
-        changes::notify(&mut tx, Change::Tenant(input.tenant)).await?;
-        Ok(tx.commit().await?)
+        let now = hands.cp.clock.now();
+        saga::write(move |tx| {
+            Box::pin(async move {
+                sqlx::query(
+                    "UPDATE tenant SET state = 'active', state_reason = NULL, purge_after = NULL, epoch = epoch + 1, updated_at = $2
+                      WHERE id = $1 AND state IN ('suspended', 'deleting')",
+                )
+                .bind(input.tenant)
+                .bind(now)
+                .execute(&mut *tx)
+                .await?;
+                Ok(changes::notify(tx, Change::Tenant(input.tenant)).await?)
+            })
+        })
     })
 }
 
 /// What is left of a purged tenant is its row, its runs and its audit lines.
-fn forget<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+fn forget<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let input: Input = held.input()?;
         let now = hands.cp.clock.now();
-        let mut tx = hands.cp.db.begin().await?;
-        held.confirm(&mut tx).await?;
-        let gone = sqlx::query(
-            "UPDATE tenant SET state = 'deleted', purge_after = NULL, epoch = epoch + 1, updated_at = $2
-              WHERE id = $1 AND state = 'deleting'",
-        )
-        .bind(input.tenant)
-        .bind(now)
-        .execute(&mut *tx)
-        .await?;
-        if gone.rows_affected() == 1 {
-            give_place_back(&mut tx, input.shard).await?;
-        }
-        for statement in [
-            "DELETE FROM placement WHERE tenant = $1",
-            "DELETE FROM tenant_domain WHERE tenant = $1",
-            "DELETE FROM api_key WHERE tenant = $1",
-            "DELETE FROM idempotency WHERE tenant = $1",
-        ] {
-            sqlx::query(statement).bind(input.tenant).execute(&mut *tx).await?;
-        }
-        sqlx::query("DELETE FROM slot WHERE schema_name = $1").bind(&input.schema).execute(&mut *tx).await?;
-        changes::notify(&mut tx, Change::Tenant(input.tenant)).await?;
-        Ok(tx.commit().await?)
+        saga::write(move |tx| Box::pin(async move { forget_tenant(tx, &input, now).await }))
     })
+}
+
+async fn forget_tenant(tx: &mut PgConnection, input: &Input, now: DateTime<Utc>) -> Result<()> {
+    let gone = sqlx::query(
+        "UPDATE tenant SET state = 'deleted', purge_after = NULL, epoch = epoch + 1, updated_at = $2
+          WHERE id = $1 AND state = 'deleting'",
+    )
+    .bind(input.tenant)
+    .bind(now)
+    .execute(&mut *tx)
+    .await?;
+    if gone.rows_affected() == 1 {
+        give_place_back(&mut *tx, input.shard).await?;
+    }
+    for statement in [
+        "DELETE FROM placement WHERE tenant = $1",
+        "DELETE FROM tenant_domain WHERE tenant = $1",
+        "DELETE FROM api_key WHERE tenant = $1",
+        "DELETE FROM idempotency WHERE tenant = $1",
+    ] {
+        sqlx::query(statement).bind(input.tenant).execute(&mut *tx).await?;
+    }
+    sqlx::query("DELETE FROM slot WHERE schema_name = $1").bind(&input.schema).execute(&mut *tx).await?;
+    Ok(changes::notify(tx, Change::Tenant(input.tenant)).await?)
 }
 
 type Admin = sqlx::pool::PoolConnection<sqlx::Postgres>;

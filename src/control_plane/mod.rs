@@ -10,6 +10,7 @@ use crate::db::admin::ShardAdmins;
 use crate::db::migrations;
 use crate::kernel::{Clock, Entropy, MasterKey};
 use errands::Errands;
+use tenant_jobs::TenantJobs;
 
 pub mod access;
 pub mod audit;
@@ -27,6 +28,7 @@ pub mod runs;
 pub mod shards;
 pub mod signup;
 pub mod slots;
+pub mod tenant_jobs;
 pub mod tenants;
 pub mod work;
 pub mod worker;
@@ -85,6 +87,8 @@ pub struct Hands {
     pub worker: String,
     /// Jobs of modules above this one.
     pub errands: Errands,
+    /// What the product does in tenants' schemas. Only a worker needs it.
+    pub tenant_jobs: TenantJobs,
 }
 
 impl Hands {

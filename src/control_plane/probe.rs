@@ -37,6 +37,7 @@ async fn probe(hands: &Hands, shard: &Shard) -> Result<()> {
             None => tracing::info!(shard = shard.name, "a shard answers again"),
         }
     }
+    hands.admins.seen(shard.id, failure.is_none());
     let bytes = seen.ok().and_then(Result::ok);
     sqlx::query(
         "UPDATE shard SET last_failure = $2, bytes = coalesce($3, bytes),
@@ -52,7 +53,7 @@ async fn probe(hands: &Hands, shard: &Shard) -> Result<()> {
 }
 
 async fn look(hands: &Hands, shard: &Shard) -> Result<i64> {
-    let mut conn = hands.admin(shard).await?;
+    let mut conn = hands.try_admin(shard).await?;
     sqlx::query_scalar("SELECT pg_database_size(current_database())")
         .fetch_one(&mut *conn)
         .await

@@ -24,7 +24,7 @@ use crate::db::schema::{LoginLimits, Schema};
 use crate::db::{admin, on_constraint, prepare};
 use crate::jobs::queue::job_add;
 use crate::jobs::run::{NewRun, run_record};
-use crate::jobs::saga::{Held, Kind, OnFailure, StepDef};
+use crate::jobs::saga::{self, Held, Kind, OnFailure, StepDef, Writes};
 use crate::jobs::wake;
 use crate::kernel::ids::{RunId, ShardId, TenantId};
 use crate::kernel::{Error, Result, codes};
@@ -205,12 +205,12 @@ pub static PROVISION: Kind<Hands> = Kind {
     on_failure: OnFailure::Undo { attempts: 2 },
 };
 
-fn nothing<'a>(_: &'a Hands, _: &'a Held) -> BoxFuture<'a, Result<()>> {
+fn nothing<'a>(_: &'a Hands, _: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     // Done by the transaction that recorded the run.
-    Box::pin(async { Ok(()) })
+    Box::pin(async { Ok(None) })
 }
 
-fn make_schema<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+fn make_schema<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let input: Input = held.input()?;
         let shard = shard_by_id(&mut *hands.cp.db.acquire().await?, input.shard).await?;
@@ -220,80 +220,90 @@ fn make_schema<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>
             credential_version: 1,
             fence: Some(held.fence),
         };
-        let mut conn = hands.admin(&shard).await?;
         let limits = LoginLimits {
             connections: input.limits.connections,
             statement_timeout_ms: input.limits.statement_timeout_ms,
         };
+        let mut conn = hands.admin(&shard).await?;
         let version = schema.create(&mut conn, &hands.master, hands.cp.tables, limits).await?;
-        let mut tx = hands.cp.db.begin().await?;
-        held.confirm(&mut tx).await?;
-        sqlx::query("UPDATE placement SET version = $2 WHERE schema_name = $1")
-            .bind(&input.schema)
-            .bind(version)
-            .execute(&mut *tx)
-            .await?;
-        sqlx::query("UPDATE slot SET version = $2, ready_at = coalesce(ready_at, $3) WHERE schema_name = $1")
-            .bind(&input.schema)
-            .bind(version)
-            .bind(hands.cp.clock.now())
-            .execute(&mut *tx)
-            .await?;
-        Ok(tx.commit().await?)
+        let now = hands.cp.clock.now();
+        saga::write(move |tx| {
+            Box::pin(async move {
+                sqlx::query(
+                    "WITH placed AS (UPDATE placement SET version = $2 WHERE schema_name = $1)
+                     UPDATE slot SET version = $2, ready_at = coalesce(ready_at, $3) WHERE schema_name = $1",
+                )
+                .bind(&input.schema)
+                .bind(version)
+                .bind(now)
+                .execute(tx)
+                .await?;
+                Ok(())
+            })
+        })
     })
 }
 
 /// Leaves the removal to the reconciler: the shard may be the very thing that does not answer, and the customer's slug
 /// must be free again now.
-fn abandon_schema<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+fn abandon_schema<'a>(_: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let input: Input = held.input()?;
-        let mut tx = hands.cp.db.begin().await?;
-        held.confirm(&mut tx).await?;
-        sqlx::query("DELETE FROM placement WHERE tenant = $1").bind(input.tenant).execute(&mut *tx).await?;
-        sqlx::query("UPDATE slot SET state = 'broken' WHERE schema_name = $1")
-            .bind(&input.schema)
-            .execute(&mut *tx)
-            .await?;
-        Ok(tx.commit().await?)
+        saga::write(move |tx| {
+            Box::pin(async move {
+                sqlx::query("DELETE FROM placement WHERE tenant = $1")
+                    .bind(input.tenant)
+                    .execute(&mut *tx)
+                    .await?;
+                sqlx::query("UPDATE slot SET state = 'broken' WHERE schema_name = $1")
+                    .bind(&input.schema)
+                    .execute(tx)
+                    .await?;
+                Ok(())
+            })
+        })
     })
 }
 
-fn activate<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+fn activate<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let input: Input = held.input()?;
-        let mut tx = hands.cp.db.begin().await?;
-        held.confirm(&mut tx).await?;
-        sqlx::query(
-            "UPDATE tenant SET state = 'active', updated_at = $2 WHERE id = $1 AND state = 'provisioning'",
-        )
-        .bind(input.tenant)
-        .bind(hands.cp.clock.now())
-        .execute(&mut *tx)
-        .await?;
-        changes::notify(&mut tx, Change::Tenant(input.tenant)).await?;
-        Ok(tx.commit().await?)
+        let now = hands.cp.clock.now();
+        saga::write(move |tx| {
+            Box::pin(async move {
+                sqlx::query(
+                    "UPDATE tenant SET state = 'active', updated_at = $2 WHERE id = $1 AND state = 'provisioning'",
+                )
+                .bind(input.tenant)
+                .bind(now)
+                .execute(&mut *tx)
+                .await?;
+                Ok(changes::notify(tx, Change::Tenant(input.tenant)).await?)
+            })
+        })
     })
 }
 
-fn release<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+fn release<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let input: Input = held.input()?;
-        let mut tx = hands.cp.db.begin().await?;
-        held.confirm(&mut tx).await?;
-        let released = sqlx::query(
-            "UPDATE tenant SET state = 'deleted', state_reason = 'provisioning failed', updated_at = $2
-              WHERE id = $1 AND state = 'provisioning'",
-        )
-        .bind(input.tenant)
-        .bind(hands.cp.clock.now())
-        .execute(&mut *tx)
-        .await?;
-        if released.rows_affected() == 1 {
-            placement::give_place_back(&mut tx, input.shard).await?;
-        }
-        changes::notify(&mut tx, Change::Tenant(input.tenant)).await?;
-        Ok(tx.commit().await?)
+        let now = hands.cp.clock.now();
+        saga::write(move |tx| {
+            Box::pin(async move {
+                let released = sqlx::query(
+                    "UPDATE tenant SET state = 'deleted', state_reason = 'provisioning failed', updated_at = $2
+                      WHERE id = $1 AND state = 'provisioning'",
+                )
+                .bind(input.tenant)
+                .bind(now)
+                .execute(&mut *tx)
+                .await?;
+                if released.rows_affected() == 1 {
+                    placement::give_place_back(&mut *tx, input.shard).await?;
+                }
+                Ok(changes::notify(tx, Change::Tenant(input.tenant)).await?)
+            })
+        })
     })
 }
 
@@ -312,7 +322,7 @@ struct ShardInput {
     shard: ShardId,
 }
 
-fn shard_prepare<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+fn shard_prepare<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let input: ShardInput = held.input()?;
         let shard = shard_by_id(&mut *hands.cp.db.acquire().await?, input.shard).await?;
@@ -325,23 +335,21 @@ fn shard_prepare<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<(
                 "not everything could be closed; see doctor"
             );
         }
-        let mut tx = hands.cp.db.begin().await?;
-        held.confirm(&mut tx).await?;
-        shard_set_endpoint(&mut tx, shard.id, &options).await?;
-        Ok(tx.commit().await?)
+        saga::write(move |tx| Box::pin(async move { shard_set_endpoint(tx, input.shard, &options).await }))
     })
 }
 
-fn shard_open<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<()>> {
+fn shard_open<'a>(_: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let input: ShardInput = held.input()?;
-        let mut tx = hands.cp.db.begin().await?;
-        held.confirm(&mut tx).await?;
-        sqlx::query("UPDATE shard SET state = 'active' WHERE id = $1")
-            .bind(input.shard)
-            .execute(&mut *tx)
-            .await?;
-        wake::workers(&mut tx).await?;
-        Ok(tx.commit().await?)
+        saga::write(move |tx| {
+            Box::pin(async move {
+                sqlx::query("UPDATE shard SET state = 'active' WHERE id = $1")
+                    .bind(input.shard)
+                    .execute(&mut *tx)
+                    .await?;
+                wake::workers(tx).await
+            })
+        })
     })
 }

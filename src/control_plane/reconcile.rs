@@ -17,6 +17,7 @@ use super::tenants::TenantRef;
 use super::{ControlPlane, Hands};
 use crate::db::admin;
 use crate::db::schema::{CLIENT_CHECK_MS, IDLE_IN_TRANSACTION_MS, LoginLimits, Schema};
+use crate::jobs::faults::{self, Moment};
 use crate::jobs::queue::{HeldJob, JOB_LIMIT};
 use crate::kernel::ids::{ShardId, TenantId};
 use crate::kernel::{Error, Result, codes};
@@ -38,10 +39,16 @@ pub async fn do_job(hands: &Hands, job: &HeldJob) -> Result<()> {
     let work = async {
         match job.kind.as_str() {
             ALIGN_LOGIN => align_login(hands, job.require_tenant()?).await,
-            _ => hands.errands.run(job).await,
+            _ => match hands.errands.run(job).await {
+                Some(done) => done,
+                None => hands.tenant_jobs.carry_out(job).await,
+            },
         }
     };
-    within(JOB_LIMIT, work).await
+    faults::point("job", &job.kind, Moment::BeforeEffect);
+    let outcome = within(JOB_LIMIT, work).await;
+    faults::point("job", &job.kind, Moment::AfterEffect);
+    outcome
 }
 
 #[derive(sqlx::FromRow)]

@@ -13,6 +13,9 @@ use crate::jobs::saga::{self, Held, Kind};
 use crate::kernel::ids::RunId;
 use crate::kernel::{Error, Result, codes};
 
+/// How long a follower of a run that hears its news waits before it looks for itself.
+const HEARING_PAUSE: Duration = Duration::from_millis(500);
+
 /// Every kind of run. A new kind is added here and nowhere else.
 pub static KINDS: [&Kind<Hands>; 7] =
     [&PROVISION, &SHARD_PREPARE, &SUSPEND, &RESUME, &DELETE, &UNDELETE, &PURGE];
@@ -53,14 +56,17 @@ pub async fn carry_out(
 pub async fn wait(cp: &ControlPlane, feed: &RunFeed, id: RunId, within: Duration) -> Result<Run> {
     let deadline = Instant::now() + within;
     let mut news = feed.subscribe();
-    // The feed may not listen yet, and most runs take some milliseconds: look often at first.
+    // While the feed does not hear yet, look often at first: most runs take some milliseconds. Once it does, a look is
+    // only for what got lost on the way: with many who wait, their looks would be most of the control database's work.
     let mut pause = Duration::from_millis(8);
     loop {
+        let hearing = news.hearing();
         let run = run_by_id(&mut *cp.db.acquire().await?, id).await?;
         if !run.state.is_open() || Instant::now() >= deadline {
             return Ok(run);
         }
-        news.of(id, deadline.min(Instant::now() + pause)).await;
+        let longest = if hearing { HEARING_PAUSE } else { pause };
+        news.of(id, deadline.min(Instant::now() + longest)).await;
         pause = (pause * 3 / 2).min(Duration::from_millis(250));
     }
 }

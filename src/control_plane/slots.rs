@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use super::reconcile::within;
-use super::shards::{Shard, ShardState, shard_by_id, shard_find, shard_list};
+use super::shards::{Shard, shard_by_id, shard_find};
 use super::{ControlPlane, Hands};
 use crate::db::admin;
 use crate::db::schema::{LoginLimits, Schema};
@@ -228,23 +228,43 @@ async fn slot_remove(hands: &Hands, shard: &Shard, name: &str) -> Result<()> {
 
 /// Brings every active shard to its number of spare slots. A shard that is down does not keep the others waiting.
 pub async fn refill(hands: &Hands) -> Result<usize> {
-    let shards = shard_list(&mut *hands.cp.db.acquire().await?).await?;
-    let fills = shards
-        .iter()
-        .filter(|shard| shard.state == ShardState::Active && shard.last_failure.is_none())
-        .map(async |shard| {
-            let fill = slot_fill(hands, shard, i64::from(shard.slot_target), || {});
-            within(FILL_LIMIT, fill).await.unwrap_or_else(|error| {
-                tracing::warn!(shard = shard.name, ?error, "slots could not be made");
-                0
-            })
-        });
+    // Asked at every wake-up of the worker, and most have nothing to do with slots: one question, whatever the number of
+    // shards.
+    let mut control = hands.cp.db.acquire().await?;
+    let lacking: Vec<ShardId> = sqlx::query_scalar(
+        "SELECT id FROM shard
+          WHERE state = 'active' AND last_failure IS NULL
+            AND (SELECT count(*) FROM slot WHERE slot.shard = shard.id
+                    AND (slot.state = 'making' OR (slot.state = 'ready' AND slot.version >= $1)))
+                < least(slot_target, tenant_cap - tenants)",
+    )
+    .bind(hands.cp.schema_version())
+    .fetch_all(&mut *control)
+    .await?;
+    let mut shards = Vec::with_capacity(lacking.len());
+    for shard in lacking {
+        shards.push(shard_by_id(&mut control, shard).await?);
+    }
+    drop(control);
+    let fills = shards.iter().map(async |shard| {
+        let fill = slot_fill(hands, shard, i64::from(shard.slot_target), || {});
+        within(FILL_LIMIT, fill).await.unwrap_or_else(|error| {
+            tracing::warn!(shard = shard.name, ?error, "slots could not be made");
+            0
+        })
+    });
     Ok(join_all(fills).await.into_iter().sum())
 }
 
 impl Hands {
-    /// An admin session on a shard.
+    /// An admin session on a shard, unless the worker's last look found it away.
     pub async fn admin(&self, shard: &Shard) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>> {
+        self.admins.expect_answer(shard.id)?;
+        self.try_admin(shard).await
+    }
+
+    /// An admin session on a shard, whatever the last look found.
+    pub async fn try_admin(&self, shard: &Shard) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>> {
         let conn = self.admins.pool(shard.id, &shard.dsn_ref()?)?.acquire().await;
         conn.inspect_err(|error| {
             // A refused login may mean that the secret was changed: the next attempt reads it again.

@@ -12,14 +12,15 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Hands, idempotency, probe, reconcile, runs, slots};
+use super::{Hands, idempotency, probe, reconcile, runs, slots, tenant_jobs};
+use crate::jobs::faults::{self, Moment};
 use crate::jobs::{queue, saga, wake};
 use crate::kernel::Result;
 
 /// Runs carried out side by side.
 const RUNS_AT_ONCE: usize = 4;
 /// Jobs carried out side by side.
-const JOBS_AT_ONCE: usize = 4;
+pub const JOBS_AT_ONCE: usize = 4;
 /// How often to look for work that no notification told of: expired leases, retries that are due.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -52,6 +53,7 @@ pub async fn work(hands: Hands, stop: CancellationToken) {
     every("watchdog", 3, |hands| Box::pin(async move { reconcile::watchdog(&hands).await.map(drop) }));
     every("logins", 60, |hands| Box::pin(async move { reconcile::repair_logins(&hands).await.map(drop) }));
     every("purge_due", 60, |hands| Box::pin(async move { reconcile::purge_due(&hands.cp).await.map(drop) }));
+    every("regular_jobs", 60, |hands| Box::pin(async move { tenant_jobs::add_due(&hands).await.map(drop) }));
     every("sweep", 600, |hands| {
         Box::pin(async move {
             let mut control = hands.cp.db.acquire().await?;
@@ -145,6 +147,7 @@ async fn take_jobs(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken, ta
                     if let Err(error) = queue::job_close(&hands.cp.db, &job, &outcome).await {
                         tracing::warn!(job = %job.id, ?error, "a job's outcome could not be recorded; it will be done again");
                     }
+                    faults::point("job", &job.kind, Moment::AfterRecord);
                     drop(place);
                 });
             }

@@ -132,6 +132,26 @@ impl TenantContext {
         })
         .await
     }
+
+    /// Forgets kept answers that are past their time, the oldest first and at most so many. How many went.
+    ///
+    /// # Errors
+    /// As for `write`.
+    pub async fn forget_answers(&self, at_most: i64) -> Result<i64> {
+        self.write(async move |conn| {
+            let forgotten = sqlx::query(
+                "DELETE FROM idempotency WHERE (actor, key) IN (
+                     SELECT actor, key FROM idempotency WHERE created_at < now() - make_interval(secs => $1)
+                     ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+            )
+            .bind(KEPT.as_secs_f64())
+            .bind(at_most)
+            .execute(conn)
+            .await?;
+            i64::try_from(forgotten.rows_affected()).map_err(Error::internal)
+        })
+        .await
+    }
 }
 
 #[derive(FromRow)]
@@ -183,8 +203,8 @@ async fn claim(conn: &mut PgConnection, actor: &str, once: &Once) -> Result<Opti
     }
 }
 
-/// Keeps the answer. Each one kept takes up to four that are past their time with it, so the table holds a day's worth
-/// and needs nobody to clean it.
+/// Keeps the answer. Each one kept takes up to four that are past their time with it, so the table of a tenant that
+/// writes holds a day's worth. What a quiet tenant leaves goes by [`TenantContext::forget_answers`].
 async fn keep(conn: &mut PgConnection, actor: &str, once: &Once, answer: &Answer) -> Result<()> {
     sqlx::query(
         "WITH past AS (

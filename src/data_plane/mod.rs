@@ -7,4 +7,5 @@ pub mod idempotency;
 pub mod limits;
 pub mod tenancy;
 
+pub use crate::jobs::regular::RegularJob;
 pub use context::{Actor, As, RequestId, TenantContext};

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use secrecy::SecretString;
@@ -16,14 +16,48 @@ use crate::kernel::{Error, Result, SecretRef, codes};
 /// How long an admin waits for a shard before saying that it is down.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// One small pool per shard, opened on first use.
+/// How long the word of a look that found a shard away is believed. A worker looks every two seconds and waits two for
+/// the answer; should it stop looking, everybody tries for himself again.
+const BELIEVED: Duration = Duration::from_secs(6);
+
+/// One small pool per shard, opened on first use, and which shards were found away.
 #[derive(Clone, Default)]
-pub struct ShardAdmins(Arc<Mutex<HashMap<ShardId, (SecretRef, PgPool)>>>);
+pub struct ShardAdmins(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    pools: Mutex<HashMap<ShardId, (SecretRef, PgPool)>>,
+    away: Mutex<HashMap<ShardId, Instant>>,
+}
 
 impl ShardAdmins {
+    /// Takes note of a look at a shard: whether it answered.
+    pub fn seen(&self, shard: ShardId, answers: bool) {
+        let mut away = self.0.away.lock();
+        if answers {
+            away.remove(&shard);
+        } else {
+            away.insert(shard, Instant::now());
+        }
+    }
+
+    /// Refuses a shard that was found away a moment ago: each attempt would wait its full time, and the few places where
+    /// runs are carried out would all be taken by runs of that shard.
+    ///
+    /// # Errors
+    /// `shard_unavailable`.
+    pub fn expect_answer(&self, shard: ShardId) -> Result<()> {
+        match self.0.away.lock().get(&shard) {
+            Some(at) if at.elapsed() < BELIEVED => {
+                Err(unavailable().detail("the shard did not answer when it was last looked at"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The shard's admin pool. A changed secret reference opens a new one.
     pub fn pool(&self, shard: ShardId, dsn: &SecretRef) -> Result<PgPool> {
-        let mut pools = self.0.lock();
+        let mut pools = self.0.pools.lock();
         if let Some((known, pool)) = pools.get(&shard)
             && known == dsn
         {
@@ -39,7 +73,7 @@ impl ShardAdmins {
 
     /// Ends every admin session; the next use opens new ones.
     pub async fn close(&self) {
-        let pools = std::mem::take(&mut *self.0.lock());
+        let pools = std::mem::take(&mut *self.0.pools.lock());
         for (_, pool) in pools.into_values() {
             pool.close().await;
         }
@@ -47,7 +81,7 @@ impl ShardAdmins {
 
     /// Forgets a shard's pool, so that the next use reads its secret again (after a rotation).
     pub fn forget(&self, shard: ShardId) {
-        self.0.lock().remove(&shard);
+        self.0.pools.lock().remove(&shard);
     }
 }
 
@@ -79,12 +113,15 @@ pub fn shard_error(error: sqlx::Error) -> Error {
         | sqlx::Error::Tls(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
-        | sqlx::Error::Protocol(_) => Error::new(&codes::SHARD_UNAVAILABLE)
-            .retry_after(Duration::from_secs(1))
-            .hint("is the shard's server running, and does its DSN name the right host and port?")
-            .source(error),
+        | sqlx::Error::Protocol(_) => unavailable().source(error),
         _ => Error::internal(error),
     }
+}
+
+fn unavailable() -> Error {
+    Error::new(&codes::SHARD_UNAVAILABLE)
+        .retry_after(Duration::from_secs(1))
+        .hint("is the shard's server running, and does its DSN name the right host and port?")
 }
 
 /// Runs statements inside the caller's transaction, in one round trip.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
 use crate::kernel::{Error, Result, codes};
 
@@ -21,11 +21,29 @@ pub fn options(url: &SecretString, application: &str) -> Result<PgConnectOptions
     }
 }
 
+/// A connection that was idle for longer is asked for a sign of life before it is lent. One that was in use a moment ago
+/// is not: the question would be one more round trip for each statement.
+const TRUSTED: Duration = Duration::from_millis(100);
+
+/// A transaction whose process has stopped in the middle of it keeps its locks no longer than this: the row of a run
+/// among them, which the next worker waits for.
+const FROZEN: &str = "SET idle_in_transaction_session_timeout = '15s'";
+
 /// A pool that connects on first use: a control database that is down is met by the caller who needs it.
 pub fn pool(url: &SecretString, application: &str) -> Result<PgPool> {
     Ok(PgPoolOptions::new()
         .max_connections(16)
         .acquire_timeout(Duration::from_secs(3))
+        .test_before_acquire(false)
+        .before_acquire(|conn, seen| {
+            Box::pin(async move {
+                if seen.idle_for > TRUSTED {
+                    conn.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+        .after_connect(|conn, _| Box::pin(async move { sqlx::raw_sql(FROZEN).execute(conn).await.map(drop) }))
         .connect_lazy_with(options(url, application)?))
 }
 

@@ -5,16 +5,20 @@
 pub enum Moment {
     BeforeEffect,
     AfterEffect,
+    /// With the record, and all that it changes in the control database, written and not committed.
+    BeforeCommit,
     AfterRecord,
 }
 
 impl Moment {
-    pub const ALL: [Moment; 3] = [Moment::BeforeEffect, Moment::AfterEffect, Moment::AfterRecord];
+    pub const ALL: [Moment; 4] =
+        [Moment::BeforeEffect, Moment::AfterEffect, Moment::BeforeCommit, Moment::AfterRecord];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::BeforeEffect => "before_effect",
             Self::AfterEffect => "after_effect",
+            Self::BeforeCommit => "before_commit",
             Self::AfterRecord => "after_record",
         }
     }

@@ -25,16 +25,27 @@ pub struct RunFeed(Arc<Inner>);
 struct Inner {
     db: PgPool,
     moved: broadcast::Sender<RunId>,
+    /// There is a listener, connected or trying to be.
     listening: AtomicBool,
+    /// It hears: what commits from now on is passed on.
+    hearing: AtomicBool,
 }
 
 /// News of every run, from the subscription on.
-pub struct News(broadcast::Receiver<RunId>);
+pub struct News {
+    moved: broadcast::Receiver<RunId>,
+    feed: Arc<Inner>,
+}
 
 impl RunFeed {
     pub fn new(db: PgPool) -> Self {
         // A follower that lags looks at its run anyway: the size decides nothing.
-        Self(Arc::new(Inner { db, moved: broadcast::channel(256).0, listening: AtomicBool::new(false) }))
+        Self(Arc::new(Inner {
+            db,
+            moved: broadcast::channel(256).0,
+            listening: AtomicBool::new(false),
+            hearing: AtomicBool::new(false),
+        }))
     }
 
     /// Starts the listener for the first subscriber.
@@ -43,15 +54,20 @@ impl RunFeed {
         if !self.0.listening.swap(true, Ordering::AcqRel) {
             tokio::spawn(listen(self.0.clone()));
         }
-        News(receiver)
+        News { moved: receiver, feed: self.0.clone() }
     }
 }
 
 impl News {
+    /// Whether news arrive. Ask before looking at the run: what changes after the look is then heard.
+    pub fn hearing(&self) -> bool {
+        self.feed.hearing.load(Ordering::Acquire)
+    }
+
     /// Waits until the run is said to have moved, but not beyond `until`.
     pub async fn of(&mut self, run: RunId, until: Instant) {
         loop {
-            match timeout_at(until, self.0.recv()).await {
+            match timeout_at(until, self.moved.recv()).await {
                 Ok(Ok(moved)) if moved != run => {}
                 Ok(Err(RecvError::Closed)) => return tokio::time::sleep_until(until).await,
                 Ok(Ok(_) | Err(RecvError::Lagged(_))) | Err(_) => return,
@@ -62,7 +78,9 @@ impl News {
 
 async fn listen(feed: Arc<Inner>) {
     loop {
-        if let Err(error) = pass_on(&feed).await {
+        let ended = pass_on(&feed).await;
+        feed.hearing.store(false, Ordering::Release);
+        if let Err(error) = ended {
             // Followers look for themselves meanwhile.
             tracing::debug!(%error, "the listener for runs lost its connection");
             tokio::time::sleep(RECONNECT).await;
@@ -82,6 +100,7 @@ async fn listen(feed: Arc<Inner>) {
 async fn pass_on(feed: &Inner) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(&feed.db).await?;
     listener.listen(wake::RUN).await?;
+    feed.hearing.store(true, Ordering::Release);
     let mut heard = Instant::now();
     while feed.moved.receiver_count() > 0 || heard.elapsed() < LINGER {
         if let Ok(notification) = timeout(LINGER, listener.recv()).await

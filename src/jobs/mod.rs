@@ -4,6 +4,7 @@
 pub mod faults;
 pub mod feed;
 pub mod queue;
+pub mod regular;
 pub mod run;
 pub mod saga;
 pub mod wake;

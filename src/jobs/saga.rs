@@ -1,8 +1,10 @@
 //! Drives runs: lease, do the steps that are left, record each; after a failure retry or undo.
 //!
-//! A step may be executed more than once (killed after its effect and before its record), so each is idempotent. A
-//! worker that lost its lease is stopped in three places: its heartbeat sees the higher fencing number, the record of
-//! its step changes no row, and the shard refuses its statement (`freehold.raise_fence`).
+//! A step works on a shard first. What it changes in the control database is part of the transaction that records it:
+//! either both are true or neither. A step may be executed more than once (killed after its effect and before its
+//! record), so each is idempotent. A worker that lost its lease is stopped in three places: its heartbeat sees the
+//! higher fencing number, the record of its step changes no row, and the shard refuses its statement
+//! (`freehold.raise_fence`).
 
 use std::future::Future;
 use std::time::Duration;
@@ -27,8 +29,19 @@ const GIVE_UP: i32 = 30;
 /// runs of other shards get its place.
 const STEP_LIMIT: Duration = Duration::from_secs(60);
 
-/// One attempt's work on one step.
-pub type Effect<C> = for<'a> fn(&'a C, &'a Held) -> BoxFuture<'a, Result<()>>;
+/// What a step changes in the control database, in the transaction of its record.
+pub type Writes = Box<dyn for<'t> FnOnce(&'t mut PgConnection) -> BoxFuture<'t, Result<()>> + Send>;
+
+/// One attempt's work on one step, outside the control database, and what is left to write there.
+pub type Effect<C> = for<'a> fn(&'a C, &'a Held) -> BoxFuture<'a, Result<Option<Writes>>>;
+
+/// Ends an effect with something to write in the control database.
+pub fn write<F>(writes: F) -> Result<Option<Writes>>
+where
+    F: for<'t> FnOnce(&'t mut PgConnection) -> BoxFuture<'t, Result<()>> + Send + 'static,
+{
+    Ok(Some(Box::new(writes)))
+}
 
 /// One step of a kind of run.
 pub struct StepDef<C: 'static> {
@@ -80,14 +93,16 @@ impl Held {
         serde_json::from_value(self.input.clone()).map_err(Error::internal)
     }
 
-    /// Makes sure, inside a control transaction, that the run is still ours; it stays so until the transaction ends.
+    /// Makes sure, inside a control transaction, that the run is still ours; it stays so until the transaction ends. A
+    /// run that we have ended is ours no more: if the answer to that commit was lost, nothing may follow it.
     pub async fn confirm(&self, conn: &mut PgConnection) -> Result<()> {
-        let held: Option<i32> =
-            sqlx::query_scalar("SELECT 1 FROM run WHERE id = $1 AND fence = $2 FOR UPDATE")
-                .bind(self.id)
-                .bind(self.fence)
-                .fetch_optional(conn)
-                .await?;
+        let held: Option<i32> = sqlx::query_scalar(
+            "SELECT 1 FROM run WHERE id = $1 AND fence = $2 AND leased_until IS NOT NULL FOR UPDATE",
+        )
+        .bind(self.id)
+        .bind(self.fence)
+        .fetch_optional(conn)
+        .await?;
         held.map(|_| ()).ok_or_else(lost)
     }
 }
@@ -156,13 +171,15 @@ async fn forward<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) -> 
         if done.get(index) == Some(&StepState::Done) {
             continue;
         }
-        faults::point(kind.name, step.name, Moment::BeforeEffect);
-        in_time((step.run)(context, held)).await?;
-        faults::point(kind.name, step.name, Moment::AfterEffect);
+        let point = |moment| faults::point(kind.name, step.name, moment);
+        point(Moment::BeforeEffect);
+        let writes = in_time((step.run)(context, held)).await?;
+        point(Moment::AfterEffect);
         // The record of the last step and the end of the run are one commit.
         let ended = (index + 1 == kind.steps.len()).then_some(RunState::Done);
-        record(pool, held, index, StepState::Done, ended).await?;
-        faults::point(kind.name, step.name, Moment::AfterRecord);
+        let before_commit = || point(Moment::BeforeCommit);
+        in_time(record(pool, held, index, StepState::Done, ended, writes, before_commit)).await?;
+        point(Moment::AfterRecord);
     }
     if done.last() == Some(&StepState::Done) {
         // Nothing was left to do.
@@ -179,11 +196,12 @@ async fn backward<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) ->
         if done.get(index) == Some(&StepState::Undone) {
             continue;
         }
-        if let Some(undo) = step.undo {
-            in_time(undo(context, held)).await?;
-        }
+        let writes = match step.undo {
+            Some(undo) => in_time(undo(context, held)).await?,
+            None => None,
+        };
         let ended = (index == 0).then_some(RunState::Undone);
-        record(pool, held, index, StepState::Undone, ended).await?;
+        in_time(record(pool, held, index, StepState::Undone, ended, writes, || {})).await?;
     }
     if done.first() == Some(&StepState::Undone) {
         close(pool, held, RunState::Undone, None, Duration::ZERO).await?;
@@ -191,8 +209,8 @@ async fn backward<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) ->
     Ok(())
 }
 
-async fn in_time(effect: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::time::timeout(STEP_LIMIT, effect)
+async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(STEP_LIMIT, work)
         .await
         .unwrap_or_else(|_| Err(Error::new(&codes::TIMEOUT).detail("the step took too long")))
 }
@@ -204,28 +222,46 @@ async fn states(pool: &PgPool, held: &Held) -> Result<Vec<StepState>> {
         .await?)
 }
 
-/// Records a step, and the end of the run if that was the last one.
+/// Marks a step and, after the last one, the run; tells followers. Changes nothing and returns no row unless the run is
+/// held with this number; a row returned stays locked until the transaction ends.
+const RECORD: &str = "WITH held AS (
+       SELECT id FROM run WHERE id = $1 AND fence = $2 AND leased_until IS NOT NULL FOR UPDATE),
+     step AS (
+       UPDATE run_step SET state = $4, finished_at = clock_timestamp() FROM held
+        WHERE run_step.run = held.id AND position = $3 + 1),
+     ended AS (
+       UPDATE run SET state = $5, leased_until = NULL, leased_by = NULL, undo = undo OR $5 = 'undone',
+              not_before = clock_timestamp(), finished_at = clock_timestamp()
+         FROM held WHERE run.id = held.id AND $5 IS NOT NULL)
+     SELECT 1 FROM held, pg_notify($6, $7)";
+
+/// Records a step with all that it changes in the control database, and the end of the run if that was the last one.
 async fn record(
     pool: &PgPool,
     held: &Held,
     index: usize,
     state: StepState,
     ended: Option<RunState>,
+    writes: Option<Writes>,
+    before_commit: impl FnOnce(),
 ) -> Result<()> {
     let mut tx = pool.begin().await?;
-    held.confirm(&mut tx).await?;
-    sqlx::query(
-        "UPDATE run_step SET state = $3, finished_at = clock_timestamp() WHERE run = $1 AND position = $2 + 1",
-    )
-    .bind(held.id)
-    .bind(i32::try_from(index).unwrap_or(i32::MAX))
-    .bind(state)
-    .execute(&mut *tx)
-    .await?;
-    if let Some(ended) = ended {
-        set_state(&mut tx, held, ended, None, Duration::ZERO).await?;
+    // First the record, which locks the run: a worker that was overtaken gets no further.
+    sqlx::query(RECORD)
+        .bind(held.id)
+        .bind(held.fence)
+        .bind(i32::try_from(index).unwrap_or(i32::MAX))
+        .bind(state)
+        .bind(ended)
+        .bind(wake::RUN)
+        .bind(held.id.to_string())
+        .fetch_optional(&mut *tx)
+        .await?
+        .ok_or_else(lost)?;
+    if let Some(writes) = writes {
+        writes(&mut tx).await?;
     }
-    wake::run_moved(&mut tx, held.id).await?;
+    before_commit();
     Ok(tx.commit().await?)
 }
 

@@ -5,11 +5,12 @@
 use std::future::Future;
 
 use axum::Router;
+use serde_json::Value;
 use sqlx::migrate::Migrator;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::data_plane::TenantContext;
-use crate::kernel::Result;
+use crate::data_plane::{RegularJob, TenantContext};
+use crate::kernel::{Error, Result};
 
 pub mod opsflow;
 
@@ -17,6 +18,9 @@ pub mod opsflow;
 pub trait Product {
     /// Its name, for people.
     const NAME: &'static str;
+
+    /// The jobs that each active tenant is given regularly. None unless a product says so.
+    const REGULAR_JOBS: &'static [RegularJob] = &[];
 
     /// What a tenant schema holds, platform part included, as plain statements with unqualified names: each file is
     /// run in one batch whose `search_path` is the schema.
@@ -34,6 +38,14 @@ pub trait Product {
 
     /// Gives a new tenant something to look at. Running it again changes nothing.
     fn demo(tenant: &TenantContext) -> impl Future<Output = Result<()>> + Send;
+
+    /// Does one job in the one tenant that it names: on a worker, as the tenant's own login. A job whose worker ended
+    /// before it was recorded is done again, so doing it again must change nothing. It has fifty seconds; one that fails
+    /// or takes longer is tried again, eight times in all.
+    fn job(_: &TenantContext, kind: &str, _payload: &Value) -> impl Future<Output = Result<()>> + Send {
+        let unknown = Error::internal(format!("{} knows no job of kind {kind}", Self::NAME));
+        std::future::ready(Err(unknown))
+    }
 }
 
 /// The product this binary serves.

@@ -10,9 +10,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::world::{World, WorldOptions, tester};
-use super::{Cluster, eventually};
+use super::{Cluster, Proxies, Through, eventually};
 use crate::app::{self, Parts};
 use crate::config::ServeConfig;
+use crate::control_plane::ControlPlane;
 use crate::control_plane::tenants::TenantRef;
 use crate::control_plane::worker;
 use crate::db::control;
@@ -20,7 +21,7 @@ use crate::http::router::HttpState;
 use crate::http::serve::{self, ServeOptions};
 use crate::identity::keys::{NewApiKey, api_key_create, operator_key_create};
 use crate::identity::settings::{MailSettings, MailTransport, Settings};
-use crate::kernel::Role;
+use crate::kernel::{MasterKey, Role};
 use crate::product::Product;
 
 /// A running server with the databases behind it. Stops when dropped.
@@ -30,6 +31,8 @@ pub struct TestApp {
     pub client: reqwest::Client,
     /// A key for the operator API.
     pub operator_key: String,
+    /// The proxies that [`AppOptions::through`] asked for.
+    pub proxies: Proxies,
     worker: Option<CancellationToken>,
 }
 
@@ -51,6 +54,12 @@ pub struct AppOptions {
     /// Control pools as large as in production, one for the server and one for the worker. Tests, of which many run at
     /// once, share a small one.
     pub roomy: bool,
+    /// What the server and the worker reach through a fault proxy.
+    pub through: Through,
+    /// Another Redis than the tests' shared one.
+    pub redis_url: Option<String>,
+    /// Server processes that share the limits while Redis is away, as in `FREEHOLD_REPLICAS`.
+    pub shares: u32,
 }
 
 impl AppOptions {
@@ -62,6 +71,9 @@ impl AppOptions {
             worker: true,
             broker_budget: 40,
             roomy: false,
+            through: Through::default(),
+            redis_url: None,
+            shares: 1,
         }
     }
 }
@@ -71,21 +83,41 @@ impl TestApp {
     /// When anything goes wrong: no test can do without.
     pub async fn start<P: Product>(options: AppOptions) -> Self {
         let mut world = World::with(options.world).await;
+        let redis = match options.redis_url {
+            Some(url) => url,
+            None => Cluster::shared().await.redis_url(),
+        };
+        let proxies = Proxies::before(&mut world, options.through, &redis).await;
+        let mut server = world.hands.cp.clone();
         let mut worker_hands = world.hands.clone();
-        if options.roomy {
-            let url = SecretString::from(world.control_url.clone());
-            world.hands.cp.db = control::pool(&url, "bench-server").expect("a DSN");
-            worker_hands.cp.db = control::pool(&url, "bench-worker").expect("a DSN");
+        if options.roomy || options.through.control {
+            let url = SecretString::from(proxies.control_url(&world));
+            server.db = control::pool(&url, "server").expect("a DSN");
+            worker_hands.cp.db = control::pool(&url, "worker").expect("a DSN");
+        }
+        if options.roomy && !options.through.control {
+            world.hands.cp.db = server.db.clone();
         }
         worker_hands.errands =
             app::errands(&worker_hands, &settings(&world)).expect("what a worker does for identity");
         let mut replicas = Vec::new();
-        let redis = Cluster::shared().await.redis_url();
         for _ in 0..options.replicas {
-            replicas.push(Replica::start::<P>(&world, &redis, options.broker_budget).await);
+            let config = ServeConfig {
+                http_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+                redis_url: Some(SecretString::from(proxies.redis_url(&redis))),
+                broker_budget: options.broker_budget,
+                replicas: options.shares,
+                metrics_addr: None,
+                drain_seconds: 5,
+                grace_seconds: 0,
+                identity: None,
+            };
+            let identity = settings(&world);
+            replicas.push(Replica::start::<P>(server.clone(), &world.hands.master, config, identity).await);
         }
         let worker = options.worker.then(|| {
             let stop = CancellationToken::new();
+            worker_hands.tenant_jobs = app::tenant_jobs::<P>(&worker_hands);
             tokio::spawn(worker::work(worker_hands, stop.clone()));
             stop
         });
@@ -96,7 +128,7 @@ impl TestApp {
             .no_proxy()
             .build()
             .expect("an HTTP client");
-        let app = Self { world, replicas, client, operator_key, worker };
+        let app = Self { world, replicas, client, operator_key, proxies, worker };
         app.ready().await;
         app
     }
@@ -176,24 +208,18 @@ impl Drop for TestApp {
 }
 
 impl Replica {
-    async fn start<P: Product>(world: &World, redis: &str, broker_budget: usize) -> Self {
-        let listener = serve::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
+    /// Starts one more server process's worth on the same databases.
+    pub async fn start<P: Product>(
+        cp: ControlPlane,
+        master: &MasterKey,
+        config: ServeConfig,
+        identity: Settings,
+    ) -> Self {
+        let listener = serve::bind(config.http_addr).await.expect("a free port");
         let addr = listener.local_addr().expect("the port");
-        let config = ServeConfig {
-            http_addr: addr,
-            redis_url: Some(SecretString::from(redis.to_owned())),
-            broker_budget,
-            replicas: 1,
-            metrics_addr: None,
-            drain_seconds: 5,
-            grace_seconds: 0,
-            identity: None,
-        };
         let stop = CancellationToken::new();
-        let parts = Parts { draining: stop.clone(), metrics: None, identity: settings(world) };
-        let hands = &world.hands;
-        let server =
-            app::server::<P>(hands.cp.clone(), hands.master.clone(), &config, parts).expect("the server");
+        let parts = Parts { draining: stop.clone(), metrics: None, identity };
+        let server = app::server::<P>(cp, master.clone(), &config, parts).expect("the server");
         let http = server.http.clone();
         let options = ServeOptions { drain: config.drain(), ..ServeOptions::default() };
         let task = tokio::spawn(server.run(listener, options));

@@ -80,22 +80,30 @@ pub struct Goal {
     pub reached: bool,
     /// Whether missing it is a malfunction (a wrong answer, a lost write), and not only slow.
     pub must: bool,
+    /// Why it could not be measured here. Then it is neither reached nor missed.
+    pub unchecked: Option<String>,
 }
 
 impl Goal {
     pub fn at_most(what: impl Into<String>, measured: f64, limit: f64, unit: &'static str) -> Self {
         let (bound, reached) = (Bound::AtMost(limit), measured <= limit);
-        Self { what: what.into(), measured, bound, unit, reached, must: false }
+        Self { what: what.into(), measured, bound, unit, reached, must: false, unchecked: None }
     }
 
     pub fn at_least(what: impl Into<String>, measured: f64, limit: f64, unit: &'static str) -> Self {
         let (bound, reached) = (Bound::AtLeast(limit), measured >= limit);
-        Self { what: what.into(), measured, bound, unit, reached, must: false }
+        Self { what: what.into(), measured, bound, unit, reached, must: false, unchecked: None }
     }
 
     /// Something that may never happen, and how often it did.
     pub fn never(what: impl Into<String>, count: usize) -> Self {
         Self { must: true, ..Self::at_most(what, count as f64, 0.0, "") }
+    }
+
+    /// Something that should have been measured and could not be.
+    pub fn unchecked(what: impl Into<String>, why: impl Into<String>) -> Self {
+        let unchecked = Some(why.into());
+        Self { reached: false, unchecked, ..Self::at_most(what, f64::NAN, f64::NAN, "") }
     }
 
     /// Missing it ends the program with an error.
@@ -104,7 +112,10 @@ impl Goal {
     }
 
     pub fn row(&self) -> String {
-        let Self { what, measured, bound, unit, reached, must } = self;
+        let Self { what, measured, bound, unit, reached, must, unchecked } = self;
+        if let Some(why) = unchecked {
+            return format!("{what:<58} NOT CHECKED <<<<  {why}");
+        }
         let (side, limit) = match bound {
             Bound::AtMost(limit) => ("at most", limit),
             Bound::AtLeast(limit) => ("at least", limit),

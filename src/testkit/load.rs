@@ -14,7 +14,7 @@ use super::TestApp;
 use super::figures::Spread;
 
 /// At most this many failures are kept word for word.
-const SAMPLES: usize = 10;
+pub(super) const SAMPLES: usize = 10;
 
 /// A tenant under load, with the rows it was given.
 pub struct Tenant {
@@ -38,6 +38,8 @@ pub struct Report {
     pub requests: usize,
     /// Answers that were not the success that was asked for.
     pub errors: usize,
+    /// Of the errors, those that say `tenant_busy` or `shard_busy`: no connection in time, and nothing was done.
+    pub busy: usize,
     /// Rows that bear another tenant's stamp, or none.
     pub foreign_rows: usize,
     pub rows: usize,
@@ -65,6 +67,7 @@ pub struct BrokerReport {
 #[derive(Default)]
 struct Tally {
     errors: usize,
+    busy: usize,
     foreign_rows: usize,
     rows: usize,
     latencies: Vec<Duration>,
@@ -106,6 +109,23 @@ impl Tenant {
         &self.slug
     }
 
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The id of its project.
+    pub fn project(&self) -> String {
+        self.project.clone()
+    }
+
+    /// The id of its first task.
+    ///
+    /// # Panics
+    /// When it was not furnished.
+    pub fn task(&self) -> String {
+        self.tasks.lock()[0].clone()
+    }
+
     async fn furnish(&mut self, app: &TestApp) {
         let new = json!({ "name": format!("{} project", self.stamp()) });
         let (status, project) = app.send(self.ask(app, &Request::post("/api/v1/projects", new))).await;
@@ -117,11 +137,11 @@ impl Tenant {
     }
 
     /// What every row of the tenant carries. The brackets keep `load-1` apart from `load-10`.
-    fn stamp(&self) -> String {
+    pub fn stamp(&self) -> String {
         format!("[{}]", self.slug)
     }
 
-    fn ask(&self, app: &TestApp, request: &Request) -> reqwest::RequestBuilder {
+    pub(super) fn ask(&self, app: &TestApp, request: &Request) -> reqwest::RequestBuilder {
         let builder = app.request(request.method.clone(), &self.slug, &self.key, &request.path);
         match &request.body {
             Some(body) => builder.json(body),
@@ -129,7 +149,7 @@ impl Tenant {
         }
     }
 
-    fn new_task(&self, number: usize) -> Request {
+    pub(super) fn new_task(&self, number: usize) -> Request {
         let title = format!("{} task {number}", self.stamp());
         let priority = ["low", "normal", "high", "urgent"][number % 4];
         let assignee = ["ada", "grace", "edsger"][number % 3];
@@ -139,7 +159,7 @@ impl Tenant {
     }
 
     /// The `number`-th request: of a hundred, 40 read a row, 30 list with filters, 12 create, 10 change, 8 comment.
-    fn request(&self, number: usize, draw: usize) -> Request {
+    pub(super) fn request(&self, number: usize, draw: usize) -> Request {
         let task = {
             let tasks = self.tasks.lock();
             tasks[draw / 100 % tasks.len()].clone()
@@ -178,7 +198,7 @@ impl Tenant {
     }
 }
 
-struct Request {
+pub(super) struct Request {
     method: Method,
     path: String,
     body: Option<Value>,
@@ -196,11 +216,21 @@ impl Request {
 
 /// Sends the load to the first replica and checks every answer.
 pub async fn run(app: &TestApp, tenants: &[Tenant], plan: Plan) -> Report {
+    run_while(app, tenants, plan, &|| true).await
+}
+
+/// The same, and no further request once `wanted` says no.
+pub async fn run_while(
+    app: &TestApp,
+    tenants: &[Tenant],
+    plan: Plan,
+    wanted: &(dyn Fn() -> bool + Sync),
+) -> Report {
     let before = logins_and_evictions(app);
     let next = AtomicUsize::new(0);
     let begun = Instant::now();
     let tallies: Vec<Tally> = iter(0..plan.clients)
-        .map(|_| client(app, tenants, plan, &next))
+        .map(|_| client(app, tenants, plan, &next, wanted))
         .buffer_unordered(plan.clients)
         .collect()
         .await;
@@ -208,6 +238,7 @@ pub async fn run(app: &TestApp, tenants: &[Tenant], plan: Plan) -> Report {
     let mut all = Tally::default();
     for tally in tallies {
         all.errors += tally.errors;
+        all.busy += tally.busy;
         all.foreign_rows += tally.foreign_rows;
         all.rows += tally.rows;
         all.latencies.extend(tally.latencies);
@@ -218,6 +249,7 @@ pub async fn run(app: &TestApp, tenants: &[Tenant], plan: Plan) -> Report {
     Report {
         requests,
         errors: all.errors,
+        busy: all.busy,
         foreign_rows: all.foreign_rows,
         rows: all.rows,
         seconds,
@@ -228,11 +260,17 @@ pub async fn run(app: &TestApp, tenants: &[Tenant], plan: Plan) -> Report {
     }
 }
 
-async fn client(app: &TestApp, tenants: &[Tenant], plan: Plan, next: &AtomicUsize) -> Tally {
+async fn client(
+    app: &TestApp,
+    tenants: &[Tenant],
+    plan: Plan,
+    next: &AtomicUsize,
+    wanted: &(dyn Fn() -> bool + Sync),
+) -> Tally {
     let mut tally = Tally::default();
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
-        if number >= plan.requests {
+        if number >= plan.requests || !wanted() {
             return tally;
         }
         let draw = scatter(number);
@@ -265,7 +303,10 @@ impl Tally {
                 Ok(body) => return self.check_rows(tenant, request, &body),
                 Err(error) => format!("not JSON: {error}: {text}"),
             },
-            Ok((status, text)) => format!("{status} {text}"),
+            Ok((status, text)) => {
+                self.busy += usize::from(text.contains("\"tenant_busy\"") || text.contains("\"shard_busy\""));
+                format!("{status} {text}")
+            }
             Err(error) => format!("{error:?}"),
         };
         self.errors += 1;
@@ -292,26 +333,26 @@ impl Tally {
 }
 
 /// Whether a row's own words begin with the stamp.
-fn bears(row: &Value, stamp: &str) -> bool {
+pub(super) fn bears(row: &Value, stamp: &str) -> bool {
     ["title", "name", "body"]
         .iter()
         .any(|field| row[field].as_str().is_some_and(|text| text.starts_with(stamp)))
 }
 
 /// A fixed, even scatter of numbers, so that two runs send the same requests.
-fn scatter(number: usize) -> usize {
+pub(super) fn scatter(number: usize) -> usize {
     let mut mixed = (number as u64).wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     (mixed ^ (mixed >> 31)) as usize >> 1
 }
 
-fn logins_and_evictions(app: &TestApp) -> (u64, u64) {
+pub(super) fn logins_and_evictions(app: &TestApp) -> (u64, u64) {
     let stats = app.world.shards.iter().map(|shard| app.replicas[0].http.broker.stats(shard.id));
     stats.fold((0, 0), |(logins, evictions), stats| (logins + stats.logins, evictions + stats.evictions))
 }
 
-async fn broker_report(app: &TestApp, before: (u64, u64), requests: usize) -> BrokerReport {
+pub(super) async fn broker_report(app: &TestApp, before: (u64, u64), requests: usize) -> BrokerReport {
     // Connections come back a moment after their answers.
     let broker = &app.replicas[0].http.broker;
     let stats = || app.world.shards.iter().map(|shard| broker.stats(shard.id));

@@ -2,13 +2,23 @@
 
 mod app;
 mod cluster;
+pub mod cpu;
 mod eventually;
 pub mod figures;
+pub mod fire;
+pub mod floors;
 pub mod load;
+pub mod openapi_walk;
 pub mod program;
+mod proxies;
+pub mod proxy;
+pub mod wire;
 mod world;
+pub mod zipf;
 
 pub use app::{AppOptions, Replica, TestApp};
 pub use cluster::{Cluster, Server, extra_postgres, extra_redis};
 pub use eventually::eventually;
+pub use proxies::{Proxies, Through};
+pub use proxy::{Mode, Proxy};
 pub use world::{World, WorldOptions, small_pool, tester};

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::figures::{Goal, Spread, load_average};
+use super::floors::{Floors, Verdict};
 use crate::local::binaries::Places;
 
 /// What the caller asked for.
@@ -30,6 +31,9 @@ pub struct Args {
     /// Shrink counts and durations: 0.1 is a tenth. Figures of a small run say little
     #[arg(long, default_value_t = 1.0)]
     pub scale: f64,
+    /// Accept the ratios and instruction counts of this run: the gate compares with them from now on
+    #[arg(long)]
+    pub record: bool,
     /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -113,7 +117,7 @@ fn postgres_version() -> Option<String> {
 }
 
 /// Runs the sections that were asked for, prints, and writes `target/bench/<name>.json`. Fails when a section has a
-/// broken `must`, panics, or when all together do not end within `limit`.
+/// broken `must` or a ratio that is worse than recorded, panics, or when all together do not end within `limit`.
 pub fn main(name: &'static str, limit: Duration, sections: &[Section]) -> ExitCode {
     let args = Args::parse();
     if args.list {
@@ -165,7 +169,37 @@ async fn run(name: &'static str, args: &Args, sections: &[Section]) -> bool {
         goals().for_each(|goal| println!("  {}", goal.row()));
         println!("\n{}", write(&report).display());
     }
-    goals().all(|goal| goal.reached || !goal.must)
+    let whole = goals().all(|goal| goal.reached || !goal.must || goal.unchecked.is_some());
+    whole & gate(name, args, goals())
+}
+
+/// Compares ratios with the recorded ones, or records them. False when one is worse.
+fn gate<'a>(name: &str, args: &Args, goals: impl Iterator<Item = &'a Goal>) -> bool {
+    let mut floors = Floors::load();
+    if args.scale < 1.0 {
+        eprintln!("\nthe regression gate is for whole runs: no ratio was compared at scale {}", args.scale);
+        return true;
+    }
+    if args.record {
+        goals.for_each(|goal| floors.record(name, goal));
+        floors.store();
+        return true;
+    }
+    let mut passed = true;
+    for goal in goals {
+        match floors.judge(name, goal) {
+            Verdict::Ignored | Verdict::Passed => {}
+            Verdict::Unrecorded => eprintln!("NOT GATED <<<<  no floor is recorded for: {}", goal.what),
+            Verdict::Worse(floor) => {
+                passed = false;
+                eprintln!("REGRESSION <<<<  {}: {:.3}, recorded {floor}", goal.what, goal.measured);
+            }
+        }
+    }
+    if !passed {
+        eprintln!("if that is meant to be so: make {name} ARGS=--record, and commit benches/floors.toml");
+    }
+    passed
 }
 
 fn print(done: &Done) {

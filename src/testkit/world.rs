@@ -15,6 +15,7 @@ use crate::control_plane::errands::Errands;
 use crate::control_plane::plans::{self, Tier};
 use crate::control_plane::provisioning::{NewTenant, tenant_create};
 use crate::control_plane::shards::{NewPool, NewShard, Shard, pool_add, shard_add, shard_by_id};
+use crate::control_plane::tenant_jobs::TenantJobs;
 use crate::control_plane::tenants::{TenantDetail, TenantRef, tenant_show};
 use crate::control_plane::{Addresses, ControlPlane, Hands, probe, runs, slots};
 use crate::db::admin::ShardAdmins;
@@ -91,6 +92,7 @@ impl World {
             master: MasterKey::from_bytes(master),
             worker: "test".to_owned(),
             errands: Errands::default(),
+            tenant_jobs: TenantJobs::default(),
         };
         let mut world = Self {
             hands,

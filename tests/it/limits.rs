@@ -6,10 +6,9 @@ use freehold::adapters::redis::connect;
 use freehold::data_plane::limits::{Limiter, Policy, side_by_side};
 use freehold::kernel::Role;
 use freehold::kernel::ids::TenantId;
-use freehold::testkit::{Cluster, World, WorldOptions, eventually, extra_redis};
+use freehold::testkit::{Cluster, Mode, Proxy, World, WorldOptions, eventually, extra_redis};
 
 use super::edge::Site;
-use super::edge::cable::{Cable, State};
 use super::provisioning::TABLES;
 
 /// One a second: nothing refills while a test runs.
@@ -66,13 +65,12 @@ async fn exactly_the_burst_passes_at_once() {
 #[tokio::test]
 async fn without_redis_requests_go_on_over_the_local_share() {
     let redis = extra_redis().await;
-    for state in [State::Pulled, State::Hung] {
-        let cable = Cable::to(([127, 0, 0, 1], redis.port()).into()).await;
-        let url = redis.url(0).replace(&format!(":{}", redis.port()), &format!(":{}", cable.port));
-        let limiter = Limiter::new(Some(connect(&url).unwrap()), 3);
+    for mode in [Mode::Refuse, Mode::Blackhole] {
+        let proxy = Proxy::to_port(redis.port()).await;
+        let limiter = Limiter::new(Some(connect(&proxy.url(&redis.url(0))).unwrap()), 3);
         let tenant = TenantId::new();
         assert_eq!(limiter.take(tenant, BURST).await.remaining, BURST.burst - 1);
-        cable.set(state);
+        proxy.set(mode);
         let mut passed = 0;
         let mut waits = Vec::new();
         for _ in 0..100 {
@@ -80,12 +78,12 @@ async fn without_redis_requests_go_on_over_the_local_share() {
             passed += i64::from(limiter.take(tenant, BURST).await.allowed);
             waits.push(asked.elapsed());
         }
-        assert_eq!(passed, BURST.burst / 3, "{state:?}: a third of the limit for one of three replicas");
+        assert_eq!(passed, BURST.burst / 3, "{mode:?}: a third of the limit for one of three replicas");
         waits.sort();
-        assert!(waits[99] < Duration::from_millis(400), "{state:?}: one request waited {:?}", waits[99]);
-        assert!(waits[97] < Duration::from_millis(20), "{state:?}: the breaker is not open: {:?}", waits[97]);
+        assert!(waits[99] < Duration::from_millis(400), "{mode:?}: one request waited {:?}", waits[99]);
+        assert!(waits[97] < Duration::from_millis(20), "{mode:?}: the breaker is not open: {:?}", waits[97]);
         // Back again: the shared bucket, which remembers its one request.
-        cable.set(State::Whole);
+        proxy.set(Mode::Pass);
         eventually(Duration::from_secs(10), "redis decides again", async || {
             let remaining = limiter.take(tenant, BURST).await.remaining;
             if remaining > BURST.burst / 3 { Ok(()) } else { Err(remaining) }

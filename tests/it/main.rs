@@ -5,6 +5,8 @@ mod broker;
 mod cli;
 mod docs;
 mod edge;
+mod faults;
+mod fire;
 mod http_habits;
 mod idempotency;
 mod identity;

@@ -1,22 +1,29 @@
 //! Shards that are away, workers that meet, and what is left when both are over: nothing waits for ever, nothing waits for
 //! somebody else's shard, and nothing needs a person.
 
+use std::time::Duration;
+
 use freehold::control_plane::access::tenant_suspend;
 use freehold::control_plane::provisioning::NewTenant;
 use freehold::control_plane::slots::{self, slot_claim, slot_fill};
 use freehold::control_plane::tenants::TenantRef;
-use freehold::control_plane::{doctor, reconcile};
+use freehold::control_plane::{doctor, reconcile, worker};
 use freehold::db::schema::Schema;
 use freehold::jobs::queue::{self, JobState, job_add, job_close, job_lease, job_list, job_sweep};
 use freehold::jobs::run::{RunState, run_by_id};
 use freehold::jobs::saga;
 use freehold::kernel::ids::RunId;
 use freehold::kernel::{Error, codes};
-use freehold::testkit::{World, WorldOptions, tester};
+use freehold::local::PostgresOptions;
+use freehold::testkit::{World, WorldOptions, eventually, extra_postgres, tester};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
+use tokio_util::sync::CancellationToken;
 
 use crate::provisioning::TABLES;
+
+/// Enough that they would take the places for half a minute.
+const SILENCED: usize = 40;
 
 fn named(slug: &str) -> TenantRef {
     TenantRef::Slug(slug.to_owned())
@@ -249,4 +256,53 @@ async fn a_job_whose_workers_die_is_given_up() {
     job_close(world.db(), &held, &outcome).await.unwrap();
     let dead = queue::JobFilter { state: Some(JobState::Dead), ..Default::default() };
     assert_eq!(job_list(&mut control, &dead).await.unwrap().items.len(), 1);
+}
+
+/// Many runs of a shard that takes connections and never answers do not keep the places from the runs of another. Each
+/// of the first would wait three seconds, four at a time. Shown to fail: without `expect_answer` in `Hands::admin`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_of_a_silent_shard_do_not_hold_up_those_of_another() {
+    let mut world = World::with(WorldOptions { shards: 0, tenant_cap: 100, slots: 0, tables: &TABLES }).await;
+    let silent = extra_postgres(PostgresOptions { fsync: false, ..Default::default() }).await;
+    world.add_shard(&silent.url("postgres"), 100, 0).await.unwrap();
+    for tenant in 0..SILENCED {
+        world.tenant(&format!("silent-{tenant}")).await;
+    }
+    world.add_shard(&World::shard_database(0).await, 1_000, 0).await.unwrap();
+    let well = world.tenant("well").await;
+    assert_eq!(world.shard_of(&well).0.name, "shard-2");
+
+    silent.pause().await;
+    let stop = CancellationToken::new();
+    let working = tokio::spawn(worker::work(world.hands.clone(), stop.clone()));
+    eventually(Duration::from_secs(20), "the silence is noticed", async || {
+        let failure: Option<String> =
+            sqlx::query_scalar("SELECT last_failure FROM shard WHERE name = 'shard-1'")
+                .fetch_one(world.db())
+                .await
+                .unwrap();
+        failure.map(drop).ok_or_else(|| "not yet".to_owned())
+    })
+    .await;
+    let cp = &world.hands.cp;
+    for tenant in 0..SILENCED {
+        tenant_suspend(cp, &tester(), &named(&format!("silent-{tenant}")), "test").await.unwrap();
+    }
+    let run = tenant_suspend(cp, &tester(), &named("well"), "test").await.unwrap();
+    eventually(Duration::from_secs(15), "the other shard's run is done", async || {
+        let state = run_by_id(&mut world.db().acquire().await.unwrap(), run).await.unwrap().state;
+        if state == RunState::Done { Ok(()) } else { Err(format!("{state:?}")) }
+    })
+    .await;
+    silent.resume().await;
+    eventually(Duration::from_secs(60), "the others are done when their shard is back", async || {
+        let open: i64 = sqlx::query_scalar("SELECT count(*) FROM run WHERE state NOT IN ('done', 'undone')")
+            .fetch_one(world.db())
+            .await
+            .unwrap();
+        if open == 0 { Ok(()) } else { Err(format!("{open} are open")) }
+    })
+    .await;
+    stop.cancel();
+    working.await.unwrap();
 }

@@ -12,13 +12,12 @@ use freehold::db::control;
 use freehold::identity::keys::{NewApiKey, api_key_list, api_key_revoke};
 use freehold::kernel::credentials::{KeyKind, make};
 use freehold::kernel::{Entropy, Role};
-use freehold::testkit::{Cluster, World, WorldOptions, eventually, tester};
+use freehold::testkit::{Cluster, Mode, Proxy, World, WorldOptions, eventually, tester};
 use http::Request;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
-use super::edge::cable::{Cable, State};
 use super::edge::{Site, ask};
 use super::provisioning::TABLES;
 
@@ -233,12 +232,12 @@ async fn a_burst_on_a_cold_key_is_one_lookup() {
 /// 401 (`Directory::look_up`).
 #[tokio::test]
 async fn known_tenants_are_served_while_the_control_database_is_away() {
-    for state in [State::Pulled, State::Hung] {
-        let (site, cable) = over_a_cable().await;
+    for mode in [Mode::Refuse, Mode::Blackhole] {
+        let (site, proxy) = over_a_proxy().await;
         let key = site.key("acme", Role::Owner).await;
         let cold = site.key("acme", Role::Owner).await;
         assert_eq!(site.get("acme.localhost", WHOAMI, &key).await.status, 200);
-        cable.set(state);
+        proxy.set(mode);
         // A hung peer is noticed by the listener's heartbeat; all is doubtful from then on.
         eventually(Duration::from_secs(15), "the loss is noticed", async || {
             if site.directory.health().listening { Err("still listening") } else { Ok(()) }
@@ -248,17 +247,17 @@ async fn known_tenants_are_served_while_the_control_database_is_away() {
         for _ in 0..50 {
             let asked = Instant::now();
             let reply = site.get("acme.localhost", WHOAMI, &key).await;
-            assert_eq!(reply.status, 200, "{state:?}: {}", String::from_utf8_lossy(&reply.body));
+            assert_eq!(reply.status, 200, "{mode:?}: {}", String::from_utf8_lossy(&reply.body));
             slow += usize::from(asked.elapsed() > Duration::from_millis(500));
         }
-        assert!(slow <= 2, "{state:?}: {slow} of 50 requests waited for a database that is away");
+        assert!(slow <= 2, "{mode:?}: {slow} of 50 requests waited for a database that is away");
         let asked = Instant::now();
         let reply = site.get("acme.localhost", WHOAMI, &cold).await;
-        assert_eq!(reply.code(), (503, "control_unavailable".to_owned()), "{state:?}");
+        assert_eq!(reply.code(), (503, "control_unavailable".to_owned()), "{mode:?}");
         assert_eq!(reply.header("retry-after"), "1");
         assert!(asked.elapsed() < Duration::from_millis(2_500));
         // Back again: the outage is over for everybody.
-        cable.set(State::Whole);
+        proxy.set(Mode::Pass);
         site.heard().await;
         eventually(Duration::from_secs(5), "the unknown key is known", async || {
             let status = site.get("acme.localhost", WHOAMI, &cold).await.status;
@@ -272,10 +271,10 @@ async fn known_tenants_are_served_while_the_control_database_is_away() {
 /// said meanwhile was not heard.
 #[tokio::test]
 async fn a_key_revoked_while_nobody_listened_is_refused() {
-    let (site, cable) = over_a_cable().await;
+    let (site, proxy) = over_a_proxy().await;
     let key = site.key("acme", Role::Owner).await;
     assert_eq!(site.get("acme.localhost", WHOAMI, &key).await.status, 200);
-    cable.set(State::Pulled);
+    proxy.set(Mode::Refuse);
     eventually(Duration::from_secs(15), "the loss is noticed", async || {
         if site.directory.health().listening { Err("still listening") } else { Ok(()) }
     })
@@ -283,28 +282,28 @@ async fn a_key_revoked_while_nobody_listened_is_refused() {
     let mut conn = site.world.db().acquire().await.unwrap();
     let keys = api_key_list(&mut conn, &TenantRef::Slug("acme".to_owned())).await.unwrap();
     api_key_revoke(&site.world.hands.cp, &tester(), keys[0].id).await.unwrap();
-    cable.set(State::Whole);
+    proxy.set(Mode::Pass);
     site.heard().await;
     assert_eq!(site.get("acme.localhost", WHOAMI, &key).await.status, 401);
 }
 
-/// A site that reaches its control database through a cable, with one tenant.
-async fn over_a_cable() -> (Site, Cable) {
+/// A site that reaches its control database through a proxy, with one tenant.
+async fn over_a_proxy() -> (Site, Proxy) {
     let world = World::with(WorldOptions { shards: 1, tenant_cap: 10, slots: 0, tables: &TABLES }).await;
     world.tenant("acme").await;
     let port = Cluster::shared().await.server(0).port();
-    let cable = Cable::to(([127, 0, 0, 1], port).into()).await;
-    let db = through(&cable, &world);
+    let proxy = Proxy::to_port(port).await;
+    let db = through(&proxy, &world);
     let site = Site::over(world, db, Limiter::new(None, 1), Duration::from_secs(30)).await;
-    (site, cable)
+    (site, proxy)
 }
 
-fn through(cable: &Cable, world: &World) -> PgPool {
+fn through(proxy: &Proxy, world: &World) -> PgPool {
     let options = control::options(&SecretString::from(world.control_url.clone()), "test").unwrap();
     PgPoolOptions::new()
         .max_connections(4)
         .acquire_timeout(Duration::from_secs(5))
-        .connect_lazy_with(options.host("127.0.0.1").port(cable.port))
+        .connect_lazy_with(options.host("127.0.0.1").port(proxy.port()))
 }
 
 /// The last use of a key is written, once.

@@ -76,6 +76,7 @@ async fn on_stack(
     let mut hands = app::hands(&control, "freehold-dev")?;
     let identity = identity(&control.home, &args.serve)?;
     hands.errands = app::errands(&hands, &identity)?;
+    hands.tenant_jobs = app::tenant_jobs::<Current>(&hands);
     let ready = stop
         .run_until_cancelled(async {
             fleet::prepare(&hands, &control.home, stack).await?;

@@ -8,6 +8,9 @@
 //! - FIFO within a tenant; round-robin between the tenants that wait for a connection.
 //! - A tenant without a connection may take anyone's idle one. A tenant that has some takes an idle one only from a
 //!   tenant with clearly more, or from one that has gone quiet: a noisy tenant cannot take its neighbours' connections.
+//!   And only when it has waited for its own as long as a login takes, which it mostly gets back sooner.
+//! - Of the connections that may be taken, the one goes whose last use is the least often and lately needed. What a
+//!   tenant was worth is remembered when its last connection goes.
 //! - When a connection comes back while a poorer tenant waits, its tenant may keep it for its own waiters for one
 //!   quantum, since a login costs milliseconds. A tenant with more connections than the poorer one yields at once.
 
@@ -15,7 +18,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::worth::Worth;
+use super::worth::{Demand, History};
+
+/// Tenants without a connection whose past use is remembered: about half a megabyte per shard.
+const HISTORY: usize = 4096;
+
+/// However long logins take, nobody waits longer than this for its own connections while others' are idle.
+const GROW_LIMIT: Duration = Duration::from_millis(100);
 
 /// How a granted seat gets its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,15 +77,21 @@ pub struct Counts {
     pub tenants: usize,
 }
 
+struct Waiting<W> {
+    id: u64,
+    since: Instant,
+    waiter: W,
+}
+
 struct Entry<P, W> {
     pool: P,
     ceiling: usize,
     /// Permits held: idle, in use, or being opened.
     conns: usize,
     idle: usize,
-    waiters: VecDeque<(u64, W)>,
+    waiters: VecDeque<Waiting<W>>,
     in_round: bool,
-    worth: Worth,
+    demand: Demand,
     used: Instant,
 }
 
@@ -102,6 +117,9 @@ pub struct Ledger<P, W> {
     tenants: HashMap<Arc<str>, Entry<P, W>>,
     /// The tenants that want a connection, next first. Exactly those whose `in_round` is set.
     round: VecDeque<Arc<str>>,
+    history: History,
+    /// What a login takes these days.
+    login: Duration,
 }
 
 /// The figures the rules need.
@@ -110,6 +128,9 @@ pub struct Rules {
     pub quantum: Duration,
     /// A tenant whose connection was used less than this ago has not gone quiet.
     pub quiet_after: Duration,
+    /// How long at least a tenant with connections waits for one of them before another tenant's is closed for it. While
+    /// logins take longer than this, it waits as long as they take.
+    pub grow_after: Duration,
     /// Most waiters per tenant.
     pub queue_limit: usize,
 }
@@ -125,6 +146,8 @@ impl<P: Clone, W> Ledger<P, W> {
             rules,
             tenants: HashMap::new(),
             round: VecDeque::new(),
+            history: History::new(HISTORY),
+            login: Duration::ZERO,
         }
     }
 
@@ -142,6 +165,7 @@ impl<P: Clone, W> Ledger<P, W> {
         pool: impl FnOnce() -> P,
         waiter: impl FnOnce() -> W,
     ) -> Answer<P> {
+        let history = &mut self.history;
         let entry = self.tenants.entry(role.clone()).or_insert_with(|| Entry {
             pool: pool(),
             ceiling: 1,
@@ -149,14 +173,13 @@ impl<P: Clone, W> Ledger<P, W> {
             idle: 0,
             waiters: VecDeque::new(),
             in_round: false,
-            worth: Worth::new(now),
+            demand: history.recall(role).map_or_else(|| Demand::new(now), Demand::from),
             used: now,
         });
         entry.ceiling = ceiling.clamp(1, self.budget);
-        entry.worth.touch(now);
         if entry.waiters.is_empty()
             && entry.running() < entry.ceiling
-            && let Some(source) = self.source_for(role, now)
+            && let Some(source) = self.source_for(role, now, now)
         {
             let source = self.take(role, source, now);
             return Answer::Granted { pool: self.entry(role).pool.clone(), source };
@@ -167,7 +190,7 @@ impl<P: Clone, W> Ledger<P, W> {
             return Answer::Full;
         }
         let at_ceiling = entry.running() >= entry.ceiling;
-        entry.waiters.push_back((id, waiter()));
+        entry.waiters.push_back(Waiting { id, since: now, waiter: waiter() });
         self.next_id += 1;
         self.waiting += 1;
         self.settle(role);
@@ -175,13 +198,13 @@ impl<P: Clone, W> Ledger<P, W> {
     }
 
     /// One who waited gave up. Whether it was still in the queue.
-    pub fn cancel(&mut self, role: &str, id: u64) -> bool {
+    pub fn cancel(&mut self, role: &str, id: u64, now: Instant) -> bool {
         let Some(entry) = self.tenants.get_mut(role) else { return false };
-        let Some(at) = entry.waiters.iter().position(|(other, _)| *other == id) else { return false };
+        let Some(at) = entry.waiters.iter().position(|other| other.id == id) else { return false };
         entry.waiters.remove(at);
         self.waiting -= 1;
         self.settle(role);
-        self.forget_unused(role);
+        self.forget_unused(role, now);
         true
     }
 
@@ -206,8 +229,20 @@ impl<P: Clone, W> Ledger<P, W> {
             }
         }
         self.dispatch_into(now, &mut grants);
-        self.forget_unused(role);
+        self.forget_unused(role, now);
         grants
+    }
+
+    /// Learns what a login took.
+    pub fn login_took(&mut self, took: Duration) {
+        self.login = (self.login * 7 + took) / 8;
+    }
+
+    /// How long a tenant with connections waits before another tenant's is closed for it. To wait for what is in use as
+    /// long as a new one would take costs at most twice the better choice, which nobody knows beforehand; and a login
+    /// costs processor time that a wait does not.
+    pub fn grow_after(&self) -> Duration {
+        self.login.clamp(self.rules.grow_after, GROW_LIMIT.max(self.rules.grow_after))
     }
 
     /// Hands out what can be handed out. Needed from outside only for what time alone changes (a tenant going quiet).
@@ -235,7 +270,7 @@ impl<P: Clone, W> Ledger<P, W> {
         self.free += closed;
         self.settle(role);
         let grants = self.dispatch(now);
-        self.forget_unused(role);
+        self.forget_unused(role, now);
         grants
     }
 
@@ -266,7 +301,10 @@ impl<P: Clone, W> Ledger<P, W> {
 
     fn dispatch_into(&mut self, now: Instant, grants: &mut Vec<Grant<P, W>>) {
         while self.free + self.idle > 0 {
-            let found = self.round.iter().find_map(|role| Some((role.clone(), self.source_for(role, now)?)));
+            let found = self.round.iter().find_map(|role| {
+                let since = self.tenants[role].waiters.front()?.since;
+                Some((role.clone(), self.source_for(role, since, now)?))
+            });
             let Some((role, source)) = found else { return };
             grants.push(self.grant(&role, source, now, now));
             self.put_last(&role);
@@ -277,21 +315,23 @@ impl<P: Clone, W> Ledger<P, W> {
     fn grant(&mut self, role: &str, source: Source<Arc<str>>, turn: Instant, now: Instant) -> Grant<P, W> {
         let source = self.take(role, source, now);
         let entry = self.entry(role);
-        let (_, waiter) = entry.waiters.pop_front().expect("a tenant in the round has a waiter");
+        let Waiting { waiter, .. } = entry.waiters.pop_front().expect("a tenant in the round has a waiter");
         let pool = entry.pool.clone();
         self.waiting -= 1;
         self.settle(role);
         Grant { waiter, pool, source, turn }
     }
 
-    /// Where the tenant's next connection would come from, if it may have one now.
-    fn source_for(&self, role: &str, now: Instant) -> Option<Source<Arc<str>>> {
+    /// Where the tenant's next connection would come from, if one who waits since `since` may have one now.
+    fn source_for(&self, role: &str, since: Instant, now: Instant) -> Option<Source<Arc<str>>> {
         let entry = &self.tenants[role];
         if entry.idle > 0 {
             Some(Source::Warm)
         } else if self.free > 0 {
             Some(Source::Cold)
-        } else if self.idle > 0 {
+        } else if self.idle > 0
+            && (entry.conns == 0 || now.saturating_duration_since(since) >= self.grow_after())
+        {
             self.victim(role, entry.conns, now).map(Source::Evict)
         } else {
             None
@@ -305,7 +345,7 @@ impl<P: Clone, W> Ledger<P, W> {
             .iter()
             .filter(|(other, entry)| entry.idle > 0 && ***other != *role)
             .filter(|(_, entry)| may_take(conns, entry.conns) || quiet(entry.used))
-            .map(|(other, entry)| (other, entry.worth.at(now) / entry.conns as f64))
+            .map(|(other, entry)| (other, entry.demand.of_last(entry.conns, now)))
             .min_by(|(_, left), (_, right)| left.total_cmp(right))
             .map(|(other, _)| other.clone())
     }
@@ -329,12 +369,14 @@ impl<P: Clone, W> Ledger<P, W> {
                 victim.conns -= 1;
                 let pool = victim.pool.clone();
                 self.settle(&other);
-                self.forget_unused(&other);
+                self.forget_unused(&other, now);
                 self.entry(role).conns += 1;
                 Source::Evict(pool)
             }
         };
-        self.entry(role).used = now;
+        let entry = self.entry(role);
+        entry.used = now;
+        entry.demand.touch(entry.running(), now);
         taken
     }
 
@@ -377,10 +419,12 @@ impl<P: Clone, W> Ledger<P, W> {
         }
     }
 
-    /// Nothing is kept for a tenant that neither holds nor waits.
-    fn forget_unused(&mut self, role: &str) {
-        if self.tenants.get(role).is_some_and(|entry| entry.conns == 0 && entry.waiters.is_empty()) {
-            self.tenants.remove(role);
+    /// Nothing but its worth is kept of a tenant that neither holds nor waits.
+    fn forget_unused(&mut self, role: &str, now: Instant) {
+        if self.tenants.get(role).is_some_and(|entry| entry.conns == 0 && entry.waiters.is_empty())
+            && let Some((role, entry)) = self.tenants.remove_entry(role)
+        {
+            self.history.keep(role, entry.demand.all(), now);
         }
     }
 }

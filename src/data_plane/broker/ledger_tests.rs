@@ -6,6 +6,7 @@ use super::*;
 
 const QUANTUM: Duration = Duration::from_millis(50);
 const QUIET: Duration = Duration::from_millis(250);
+const GROW: Duration = Duration::from_millis(5);
 
 /// A ledger driven by hand: waiters are numbers, the pool of a tenant is its name, time moves when told.
 struct Desk {
@@ -16,7 +17,7 @@ struct Desk {
 
 impl Desk {
     fn new(budget: usize) -> Self {
-        let rules = Rules { quantum: QUANTUM, quiet_after: QUIET, queue_limit: 1000 };
+        let rules = Rules { quantum: QUANTUM, quiet_after: QUIET, grow_after: GROW, queue_limit: 1000 };
         Self { ledger: Ledger::new(budget, rules), now: Instant::now(), budget }
     }
 
@@ -118,6 +119,100 @@ fn the_rich_yield_at_once_and_cannot_take_a_neighbours_warm_connection() {
     desk.check();
 }
 
+impl Desk {
+    /// One request from beginning to end, by which nobody waits.
+    fn visit(&mut self, role: &str) -> Source<Arc<str>> {
+        let Answer::Granted { source, .. } = self.ask(role, 4, 0) else { panic!("{role} had to wait") };
+        assert_eq!(self.warm(role, self.now), []);
+        source
+    }
+}
+
+/// Shown to fail: without `History`, "busy" comes back worth one use and gives way to "new".
+#[test]
+fn a_busy_tenant_that_lost_its_last_connection_comes_back_busy() {
+    let mut desk = Desk::new(2);
+    (0..9).for_each(|_| drop(desk.visit("busy")));
+    assert_eq!(desk.ledger.borrow_idle("busy"), 1);
+    assert_eq!(desk.ledger.restore_idle("busy", 0, 1, desk.now).len(), 0);
+    assert_eq!(desk.visit("busy"), Source::Cold);
+    (0..3).for_each(|_| drop(desk.visit("sometimes")));
+    assert_eq!(desk.visit("new"), Source::Evict("sometimes".into()));
+    assert_eq!(desk.visit("newer"), Source::Evict("new".into()), "a visitor's is the next to go");
+    desk.check();
+}
+
+/// Shown to fail: with the worth shared out among a tenant's connections, the quiet tenant's only one goes.
+#[test]
+fn the_seldom_needed_second_connection_of_a_busy_tenant_goes_first() {
+    let mut desk = Desk::new(3);
+    (0..50).for_each(|_| drop(desk.visit("busy")));
+    desk.ask("busy", 4, 0);
+    desk.ask("busy", 4, 0);
+    desk.warm("busy", desk.now);
+    desk.warm("busy", desk.now);
+    (0..3).for_each(|_| drop(desk.visit("quiet")));
+    assert_eq!(desk.visit("new"), Source::Evict("busy".into()));
+    assert_eq!(desk.visit("busy"), Source::Warm);
+    desk.check();
+}
+
+/// Shown to fail: without `grow_after`, the second request takes the quiet neighbour's connection at once.
+#[test]
+fn one_who_has_a_connection_waits_for_it_before_another_tenants_is_closed() {
+    let mut desk = Desk::new(2);
+    desk.visit("quiet");
+    desk.wait(QUIET);
+    let turn = desk.now;
+    assert_eq!(desk.ask("busy", 4, 0), granted(Source::Cold, "busy"));
+    assert!(matches!(desk.ask("busy", 4, 1), Answer::Queued { at_ceiling: false, .. }));
+    desk.wait(GROW / 2);
+    assert_eq!(desk.ledger.dispatch(desk.now).len(), 0);
+    assert_eq!(desk.warm("busy", turn), [(1, Source::Warm)], "its own was back in time");
+    assert!(matches!(desk.ask("busy", 4, 2), Answer::Queued { at_ceiling: false, .. }));
+    desk.wait(GROW);
+    let grants = desk.ledger.dispatch(desk.now);
+    assert_eq!(grants.len(), 1, "it was not");
+    assert_eq!(grants[0].source, Source::Evict("quiet".into()));
+    desk.check();
+}
+
+/// Zipf's law with exponent 1 over 1,000 tenants, one request after another, 5,000 a second. No policy can know more
+/// than how often each tenant asks, and so none hits more often than one that keeps the `budget` busiest.
+///
+/// Shown to fail: without `History` 0.755 with 200 connections, where 0.785 is the best; when only the last use counts
+/// 0.866 with 500, where 0.907 is.
+#[test]
+fn the_busiest_tenants_keep_their_connections() {
+    for budget in [500, 200] {
+        let weights: Vec<f64> = (1..=1_000).map(|rank| 1.0 / f64::from(rank)).collect();
+        let total: f64 = weights.iter().sum();
+        let best = weights[..budget].iter().sum::<f64>() / total;
+        let roles: Vec<String> = (0..1_000).map(|rank| format!("t{rank}")).collect();
+        let cumulated: Vec<f64> = weights
+            .iter()
+            .scan(0.0, |sum, weight| {
+                *sum += weight / total;
+                Some(*sum)
+            })
+            .collect();
+        let mut desk = Desk::new(budget);
+        let (mut state, mut hits) = (1_u64, 0);
+        let (warm_up, count) = (50_000, 50_000);
+        for number in 0..warm_up + count {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let draw = (state >> 11) as f64 / (1_u64 << 53) as f64;
+            let rank = cumulated.partition_point(|sum| *sum < draw).min(999);
+            let source = desk.visit(&roles[rank]);
+            hits += usize::from(number >= warm_up && source == Source::Warm);
+            desk.wait(Duration::from_micros(200));
+        }
+        let rate = hits as f64 / f64::from(count);
+        assert!(rate > best - 0.02, "{rate:.3} of {best:.3} with {budget} connections");
+        desk.check();
+    }
+}
+
 #[test]
 fn one_who_gives_up_leaves_the_queue_and_the_order_of_the_others() {
     let mut desk = Desk::new(1);
@@ -125,7 +220,7 @@ fn one_who_gives_up_leaves_the_queue_and_the_order_of_the_others() {
     let Answer::Queued { id, .. } = desk.ask("b", 4, 1) else { panic!("granted") };
     desk.ask("b", 4, 2);
     desk.ask("c", 4, 3);
-    assert!(desk.ledger.cancel("b", id) && !desk.ledger.cancel("b", id));
+    assert!(desk.ledger.cancel("b", id, desk.now) && !desk.ledger.cancel("b", id, desk.now));
     assert_eq!(desk.warm("a", desk.now), [(2, Source::Evict("a".into()))]);
     desk.check();
 }
@@ -177,7 +272,7 @@ proptest! {
                 }
                 Step::Cancel { nth } if !queued.is_empty() => {
                     let (role, id, _) = queued.remove(nth % queued.len());
-                    prop_assert!(desk.ledger.cancel(&role, id));
+                    prop_assert!(desk.ledger.cancel(&role, id, desk.now));
                 }
                 Step::Sweep { tenant, keep } => {
                     let role = format!("t{tenant}");

@@ -17,6 +17,7 @@ pub struct Meters {
     pub open_now: AtomicUsize,
     pub most_open: AtomicUsize,
     pub logins_total: AtomicU64,
+    pub login_micros_total: AtomicU64,
     pub evictions_total: AtomicU64,
 }
 
@@ -34,6 +35,7 @@ impl Meters {
             open_now: AtomicUsize::new(0),
             most_open: AtomicUsize::new(0),
             logins_total: AtomicU64::new(0),
+            login_micros_total: AtomicU64::new(0),
             evictions_total: AtomicU64::new(0),
         }
     }
@@ -41,6 +43,8 @@ impl Meters {
     pub fn login(&self, took: Duration) {
         self.logins.increment(1);
         self.logins_total.fetch_add(1, Ordering::Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.login_micros_total.fetch_add(micros, Ordering::Relaxed);
         self.login_seconds.record(took.as_secs_f64());
     }
 

@@ -6,7 +6,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `ledger` | who may use which connection: budget, ceilings, order, eviction. Pure |
-//! | `worth`, `breaker` | the value of an idle connection; fail fast while a shard is down. Pure |
+//! | `worth`, `breaker` | the value of a connection, history; fail fast while a shard is down. Pure |
 //! | `login`, `pool` | how a tenant's connection is opened; its idle connections (bb8) |
 //! | `shard`, `seat`, `guard` | waiting and checkout; opening and closing; how a connection comes back |
 //! | `faults`, `probe`, `meters` | what an error says, whether a server answers, numbers |
@@ -16,7 +16,7 @@
 mod breaker;
 pub mod faults;
 mod guard;
-mod ledger;
+pub mod ledger;
 mod login;
 mod meters;
 mod pool;
@@ -51,8 +51,11 @@ pub struct BrokerConfig {
     pub gate_timeout: Duration,
     /// Longest wait for a connection of the shard's budget.
     pub budget_timeout: Duration,
-    /// Longest login. Under a second, so that a shard that swallows packets still means an answer within one.
+    /// Longest login, its wait for its turn included. Under a second, so that a shard that swallows packets still means an answer within one.
     pub connect_timeout: Duration,
+    /// Logins at the same time. A login keeps a processor of the shard's server busy for milliseconds, so a few are as
+    /// many a second as a hundred are.
+    pub logins_at_once: usize,
     /// A connection unused for this long is closed.
     pub idle_close: Duration,
     /// A connection unused for this long is asked before it is used again.
@@ -63,6 +66,9 @@ pub struct BrokerConfig {
     pub quantum: Duration,
     /// A connection unused for this long no longer counts as its tenant's working set.
     pub quiet_after: Duration,
+    /// A tenant that has connections waits for one of them at least this long before another tenant's is closed for it;
+    /// and as long as logins take at the time, up to 100 ms.
+    pub grow_after: Duration,
     /// Longest rollback of a connection whose request was dropped; it is closed afterwards.
     pub release_timeout: Duration,
     /// A statement that takes longer makes the broker ask whether the server answers at all.
@@ -82,11 +88,13 @@ impl Default for BrokerConfig {
             gate_timeout: Duration::from_secs(1),
             budget_timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_millis(900),
+            logins_at_once: 4,
             idle_close: Duration::from_secs(60),
             ping_after: Duration::from_secs(30),
             ping_timeout: Duration::from_millis(250),
             quantum: Duration::from_millis(50),
             quiet_after: Duration::from_millis(250),
+            grow_after: Duration::from_millis(5),
             release_timeout: Duration::from_secs(2),
             slow_after: Duration::from_millis(400),
             breaker_failures: 3,
@@ -140,6 +148,8 @@ pub struct ShardStats {
     pub tenants: usize,
     /// Since the start.
     pub logins: u64,
+    /// What all of these logins took together, in microseconds.
+    pub login_micros: u64,
     pub evictions: u64,
     pub breaker_open: bool,
 }
@@ -259,6 +269,7 @@ impl Broker {
             waiting: counts.waiting,
             tenants: counts.tenants,
             logins: meters.logins_total.load(Ordering::Relaxed),
+            login_micros: meters.login_micros_total.load(Ordering::Relaxed),
             evictions: meters.evictions_total.load(Ordering::Relaxed),
             breaker_open: shard.breaker_is_open(),
         }

@@ -49,14 +49,27 @@ impl Seat {
     pub async fn open(&mut self, login: &Login) -> Result<Held, AcquireError> {
         close(self.evicted.take()).await;
         let shard = &self.shard;
+        let probing = shard.breaker_is_open();
         if !shard.breaker.lock().admits(Instant::now()) {
             return Err(AcquireError::Failed(faults::unavailable()));
         }
-        let opened = tokio::time::timeout(shard.config.connect_timeout, self.tenant.open(login)).await;
+        let deadline = Instant::now() + shard.config.connect_timeout;
+        // Held until what came of it is noted: the next in turn must know.
+        let turn = tokio::time::timeout_at(deadline.into(), shard.logins.acquire()).await;
+        // Those before it may have found that the server does not answer.
+        if !probing && shard.breaker_is_open() {
+            return Err(AcquireError::Failed(faults::unavailable()));
+        }
+        if !matches!(turn, Ok(Ok(_))) {
+            return Err(AcquireError::Failed(faults::shard_busy()));
+        }
+        let begun = Instant::now();
+        let opened = tokio::time::timeout_at(deadline.into(), self.tenant.open(login)).await;
         // The login is not charged to the turn: it is what the turn is there to make worth while.
         self.turn = Instant::now();
         let error = match opened {
             Ok(Ok(held)) => {
+                shard.login_took(begun.elapsed());
                 self.server_answered(true);
                 return Ok(held);
             }
@@ -64,6 +77,10 @@ impl Seat {
                 return Err(AcquireError::Failed(Error::internal(OpenError::NoTicket)));
             }
             Ok(Err(OpenError::Database(error))) => error,
+            // It had to wait for its turn too long for its failure to say anything about the server.
+            Err(_) if begun.elapsed() < shard.config.connect_timeout / 2 => {
+                return Err(AcquireError::Failed(faults::shard_busy()));
+            }
             Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
         };
         let fault = faults::login_fault(&error);

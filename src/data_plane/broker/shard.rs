@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sqlx::Connection;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::breaker::Breaker;
 use super::faults;
@@ -27,6 +27,9 @@ pub struct Shard {
     pub meters: Arc<Meters>,
     ledger: Mutex<Ledger<Arc<Tenant>, Waiter>>,
     pub breaker: Mutex<Breaker>,
+    /// Logins take turns, first come, first served: many at once slow down each other, the warm requests beside them, and
+    /// in the end themselves so much that a busy server looks like a dead one.
+    pub logins: Semaphore,
     /// When the server was last asked whether it answers, and what came of it; the lock lets one ask for all.
     health: tokio::sync::Mutex<Option<(Instant, bool)>>,
     closed: AtomicBool,
@@ -43,7 +46,7 @@ struct Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut ledger = self.shard.ledger.lock();
-        ledger.cancel(self.role, self.id);
+        ledger.cancel(self.role, self.id, Instant::now());
         self.shard.meters.waiting.set(ledger.counts().waiting as f64);
     }
 }
@@ -53,6 +56,7 @@ impl Shard {
         let rules = Rules {
             quantum: config.quantum,
             quiet_after: config.quiet_after,
+            grow_after: config.grow_after,
             queue_limit: config.queue_limit,
         };
         Self {
@@ -60,6 +64,7 @@ impl Shard {
             meters: Arc::new(Meters::new(label)),
             ledger: Mutex::new(Ledger::new(config.budget.max(1), rules)),
             breaker: Mutex::new(Breaker::new(config.breaker_failures, config.breaker_probe)),
+            logins: Semaphore::new(config.logins_at_once.max(1)),
             health: tokio::sync::Mutex::new(None),
             closed: AtomicBool::new(false),
             returned: Notify::new(),
@@ -101,7 +106,7 @@ impl Shard {
         }
         let (role, now) = (&login.role, Instant::now());
         let mut receiver = None;
-        let (id, at_ceiling, grants) = {
+        let (id, at_ceiling, look_after, grants) = {
             let mut ledger = self.ledger.lock();
             if let Some(tenant) = ledger.pool(role)
                 && !tenant.admits(login)
@@ -122,7 +127,7 @@ impl Shard {
                     self.meters.waiting.set(ledger.counts().waiting as f64);
                     // A raised ceiling may let earlier waiters in.
                     let grants = ledger.dispatch(now);
-                    (id, at_ceiling, self.seats(grants))
+                    (id, at_ceiling, ledger.grow_after(), self.seats(grants))
                 }
             }
         };
@@ -132,7 +137,7 @@ impl Shard {
         };
         let place = Place { shard: self, role, id };
         let patience = if at_ceiling { self.config.gate_timeout } else { self.config.budget_timeout };
-        match self.wait(receiver, now + patience).await {
+        match self.wait(receiver, now + patience, look_after).await {
             Some(seat) => Ok(seat),
             None => {
                 let own_share = self.ledger.lock().has_its_share(role);
@@ -143,14 +148,20 @@ impl Shard {
         }
     }
 
-    async fn wait(self: &Arc<Self>, mut receiver: oneshot::Receiver<Seat>, until: Instant) -> Option<Seat> {
+    async fn wait(
+        self: &Arc<Self>,
+        mut receiver: oneshot::Receiver<Seat>,
+        until: Instant,
+        mut look_after: Duration,
+    ) -> Option<Seat> {
+        // Time alone makes some neighbours' connections free: those taken after a wait for one's own, then those of
+        // tenants that go quiet. Nobody else would notice.
         loop {
             let left = until.checked_duration_since(Instant::now())?;
-            // Neighbours' connections that have gone quiet become free by the passing of time alone: nobody else
-            // would notice.
-            match tokio::time::timeout(left.min(self.config.quiet_after), &mut receiver).await {
+            match tokio::time::timeout(left.min(look_after), &mut receiver).await {
                 Ok(seat) => return seat.ok(),
                 Err(_) => {
+                    look_after = self.config.quiet_after;
                     let grants = {
                         let mut ledger = self.ledger.lock();
                         let grants = ledger.dispatch(Instant::now());
@@ -180,6 +191,11 @@ impl Shard {
             .into_iter()
             .map(|grant| (grant.waiter, self.seat_for(grant.pool, grant.source, grant.turn)))
             .collect()
+    }
+
+    /// Learns what a login took.
+    pub fn login_took(&self, took: Duration) {
+        self.ledger.lock().login_took(took);
     }
 
     pub fn release(self: Arc<Self>, seat: &Seat) {

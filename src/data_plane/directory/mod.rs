@@ -10,6 +10,8 @@ mod cache;
 mod entry;
 mod flight;
 mod freshness;
+#[cfg(feature = "testkit")]
+mod learn;
 mod listener;
 mod load;
 mod notes;

@@ -8,6 +8,7 @@
 //! | `answer` | the shapes of answers |
 //! | `pages` | projects and tasks in a browser |
 //! | `demo` | sample data |
+//! | `trim` | the daily job that removes what is past its time |
 //!
 //! Who may do what: everyone reads. Members create and change tasks and comments, delete the tasks they created and
 //! edit or delete their own comments. Managers create, change and delete projects and delete anyone's work.
@@ -15,12 +16,13 @@
 //! To add a noun: a migration, a folder with these four files, and its handlers in [`OpsFlow::routes`].
 
 use axum::Router;
+use serde_json::Value;
 use sqlx::migrate::Migrator;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::Product;
-use crate::data_plane::TenantContext;
-use crate::kernel::Result;
+use crate::data_plane::{RegularJob, TenantContext};
+use crate::kernel::{Error, Result};
 use crate::operations;
 
 pub mod activity;
@@ -32,6 +34,7 @@ pub mod list;
 mod pages;
 pub mod projects;
 pub mod tasks;
+pub mod trim;
 pub mod words;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./tenant-migrations");
@@ -41,6 +44,7 @@ pub struct OpsFlow;
 
 impl Product for OpsFlow {
     const NAME: &'static str = "OpsFlow";
+    const REGULAR_JOBS: &'static [RegularJob] = &[trim::DAILY];
 
     fn migrations() -> &'static Migrator {
         &MIGRATIONS
@@ -74,6 +78,13 @@ impl Product for OpsFlow {
 
     async fn demo(tenant: &TenantContext) -> Result<()> {
         demo::load(tenant).await
+    }
+
+    async fn job(tenant: &TenantContext, kind: &str, payload: &Value) -> Result<()> {
+        match kind {
+            trim::KIND => trim::trim(tenant, payload).await,
+            other => Err(Error::internal(format!("OpsFlow knows no job of kind {other}"))),
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! The product of `docs/ADOPTING.md`, compiled: what the page shows is what stands here. It also proves that a second
 //! product needs nothing that OpsFlow has for itself.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use freehold::data_plane::context::{Member, Viewer};
 use freehold::data_plane::idempotency::Answer;
-use freehold::data_plane::{As, TenantContext};
+use freehold::data_plane::{As, RegularJob, TenantContext};
 use freehold::http::vocabulary::{Json, Path, Query};
 use freehold::kernel::page::{self, Page};
 use freehold::kernel::{Error, Result, codes};
@@ -12,6 +14,7 @@ use freehold::product::Product;
 use freehold::{define_id, operations};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sqlx::migrate::Migrator;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -23,6 +26,7 @@ pub struct Notes;
 
 impl Product for Notes {
     const NAME: &'static str = "Notes";
+    const REGULAR_JOBS: &'static [RegularJob] = &[FORGET];
 
     fn migrations() -> &'static Migrator {
         &MIGRATIONS
@@ -34,6 +38,10 @@ impl Product for Notes {
 
     async fn demo(tenant: &TenantContext) -> Result<()> {
         demo(tenant).await
+    }
+
+    async fn job(tenant: &TenantContext, kind: &str, _: &Value) -> Result<()> {
+        if kind == FORGET.kind { forget(tenant).await } else { Err(Error::internal(kind.to_owned())) }
     }
 }
 
@@ -118,6 +126,18 @@ pub async fn get(ctx: As<Viewer>, Path(id): Path<NoteId>) -> Result<Json<Note>> 
         })
         .await?;
     note.map(Json).ok_or_else(|| Error::new(&codes::NOT_FOUND))
+}
+
+const FORGET: RegularJob = RegularJob { kind: "notes_forget", every: Duration::from_secs(24 * 3600) };
+
+async fn forget(tenant: &TenantContext) -> Result<()> {
+    let before = tenant.clock.now() - chrono::Duration::days(365);
+    tenant
+        .write(async move |conn| {
+            sqlx::query("DELETE FROM notes WHERE created_at < $1").bind(before).execute(conn).await?;
+            Ok(())
+        })
+        .await
 }
 
 async fn demo(tenant: &TenantContext) -> Result<()> {

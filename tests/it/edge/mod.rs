@@ -1,7 +1,5 @@
 //! A whole server over real databases, asked through its router.
 
-pub mod cable;
-
 use std::time::Duration;
 
 use axum::Router;

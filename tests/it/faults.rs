@@ -1,0 +1,3 @@
+//! The network between the parts fails in every way it can, and what each part makes of it.
+
+mod proxy;
