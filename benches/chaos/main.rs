@@ -1,6 +1,10 @@
 //! Faults under load, and what Freehold makes of them. `make chaos`; `ARGS=--list` shows the sections. Ends with an
 //! error when something happened that may never happen.
 
+mod control;
+mod redis;
+mod shards;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,8 +13,26 @@ use freehold::testkit::program::{self, Section};
 /// All sections together take no longer than this, or something hangs.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
-const SECTIONS: &[Section] = &[];
+const SECTIONS: &[Section] = &[
+    Section {
+        name: "shards",
+        about: "one shard refuses, hangs, resets, slows, drips, flaps, loses its answers; load on two",
+        run: |args| Box::pin(shards::run(args)),
+    },
+    Section {
+        name: "redis",
+        about: "Redis killed, behind a bad network, emptied, set back, under load",
+        run: |args| Box::pin(redis::run(args)),
+    },
+    // Last: it runs beside the others from the start.
+    Section {
+        name: control::NAME,
+        about: "ten minutes without the control database, beside the other sections",
+        run: |args| Box::pin(control::run(args)),
+    },
+];
 
 fn main() -> ExitCode {
+    control::begin();
     program::main("chaos", LIMIT, SECTIONS)
 }

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::{Hands, idempotency, probe, reconcile, runs, slots, tenant_jobs};
 use crate::jobs::faults::{self, Moment};
 use crate::jobs::{queue, saga, wake};
-use crate::kernel::Result;
+use crate::kernel::{Error, Result, codes};
 
 /// Runs carried out side by side.
 const RUNS_AT_ONCE: usize = 4;
@@ -23,6 +23,13 @@ const RUNS_AT_ONCE: usize = 4;
 pub const JOBS_AT_ONCE: usize = 4;
 /// How often to look for work that no notification told of: expired leases, retries that are due.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// Longest wait for the control database to say what is to be done. A database behind a cut cable says nothing, and
+/// nothing but a limit of our own ends the wait before the operating system does after a quarter of an hour.
+const LEASE_LIMIT: Duration = Duration::from_secs(5);
+/// How often a silent listener asks whether anyone is there, and how long it waits for an answer.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(2);
 
 /// Works until `stop` is cancelled, then finishes what is in hand.
 pub async fn work(hands: Hands, stop: CancellationToken) {
@@ -42,7 +49,9 @@ pub async fn work(hands: Hands, stop: CancellationToken) {
             let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + first, period);
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             while stop.run_until_cancelled(tick.tick()).await.is_some() {
-                if let Err(error) = repair(hands.clone()).await {
+                // Long enough for any that works; one that hangs must not be the last.
+                let limit = period * 10;
+                if let Err(error) = in_time(limit, repair(hands.clone())).await {
                     tracing::warn!(reconciler = name, ?error, "a repair failed; it will be tried again");
                 }
             }
@@ -73,15 +82,31 @@ pub async fn work(hands: Hands, stop: CancellationToken) {
 
 type Repair = std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
+async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(limit, work)
+        .await
+        .unwrap_or_else(|_| Err(Error::new(&codes::TIMEOUT).detail("the databases did not answer in time")))
+}
+
 /// Turns notifications into wake-ups. Without them the loops still look every half second.
 async fn listen(hands: Hands, alarm: Arc<Notify>) {
     loop {
         let outcome = async {
             let mut listener = PgListener::connect_with(&hands.cp.db).await?;
             listener.listen(wake::WORK).await?;
+            alarm.notify_waiters();
             loop {
+                match tokio::time::timeout(HEARTBEAT, listener.recv()).await {
+                    Ok(heard) => drop(heard?),
+                    Err(_) => {
+                        let alive = sqlx::query("SELECT 1").execute(&mut listener);
+                        tokio::time::timeout(HEARTBEAT_LIMIT, alive)
+                            .await
+                            .map_err(|_| sqlx::Error::PoolTimedOut)??;
+                        continue;
+                    }
+                }
                 alarm.notify_waiters();
-                listener.recv().await?;
             }
         };
         let outcome: Result<(), sqlx::Error> = outcome.await;
@@ -105,7 +130,7 @@ async fn take_runs(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken, ta
     while !stop.is_cancelled() {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let ringing = alarm.notified();
-        match saga::lease(&hands.cp.db, &hands.worker, None).await {
+        match in_time(LEASE_LIMIT, saga::lease(&hands.cp.db, &hands.worker, None)).await {
             Ok(Some(held)) => {
                 let hands = hands.clone();
                 tasks.spawn(async move {
@@ -136,7 +161,7 @@ async fn take_jobs(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken, ta
     while !stop.is_cancelled() {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let ringing = alarm.notified();
-        match queue::job_lease(&hands.cp.db).await {
+        match in_time(LEASE_LIMIT, queue::job_lease(&hands.cp.db)).await {
             Ok(Some(job)) => {
                 let hands = hands.clone();
                 tasks.spawn(async move {

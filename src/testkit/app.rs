@@ -33,6 +33,8 @@ pub struct TestApp {
     pub operator_key: String,
     /// The proxies that [`AppOptions::through`] asked for.
     pub proxies: Proxies,
+    /// What the replicas were started with, but without proxies.
+    direct: ServeConfig,
     worker: Option<CancellationToken>,
 }
 
@@ -98,22 +100,27 @@ impl TestApp {
         if options.roomy && !options.through.control {
             world.hands.cp.db = server.db.clone();
         }
+        let identity = settings(&world);
         worker_hands.errands =
-            app::errands(&worker_hands, &settings(&world)).expect("what a worker does for identity");
+            app::errands(&worker_hands, &identity).expect("what a worker does for identity");
+        let direct = ServeConfig {
+            http_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+            redis_url: Some(SecretString::from(redis.clone())),
+            broker_budget: options.broker_budget,
+            replicas: options.shares,
+            metrics_addr: None,
+            drain_seconds: 5,
+            grace_seconds: 0,
+            identity: None,
+        };
+        let config =
+            ServeConfig { redis_url: Some(SecretString::from(proxies.redis_url(&redis))), ..direct.clone() };
         let mut replicas = Vec::new();
         for _ in 0..options.replicas {
-            let config = ServeConfig {
-                http_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
-                redis_url: Some(SecretString::from(proxies.redis_url(&redis))),
-                broker_budget: options.broker_budget,
-                replicas: options.shares,
-                metrics_addr: None,
-                drain_seconds: 5,
-                grace_seconds: 0,
-                identity: None,
-            };
-            let identity = settings(&world);
-            replicas.push(Replica::start::<P>(server.clone(), &world.hands.master, config, identity).await);
+            replicas.push(
+                Replica::start::<P>(server.clone(), &world.hands.master, config.clone(), identity.clone())
+                    .await,
+            );
         }
         let worker = options.worker.then(|| {
             let stop = CancellationToken::new();
@@ -128,23 +135,38 @@ impl TestApp {
             .no_proxy()
             .build()
             .expect("an HTTP client");
-        let app = Self { world, replicas, client, operator_key, proxies, worker };
+        let app = Self { world, replicas, client, operator_key, proxies, direct, worker };
         app.ready().await;
         app
     }
 
+    /// One more server of the same world, whose roads to the control database and to Redis lead through no proxy: what
+    /// the others would do without a fault, measured beside them.
+    pub async fn beside<P: Product>(&self) -> Replica {
+        let hands = &self.world.hands;
+        let replica =
+            Replica::start::<P>(hands.cp.clone(), &hands.master, self.direct.clone(), settings(&self.world))
+                .await;
+        self.wait_for(&replica).await;
+        replica
+    }
+
     async fn ready(&self) {
         for replica in &self.replicas {
-            eventually(Duration::from_secs(20), "the server is ready", async || {
-                let answer = self.client.get(replica.url("/health/ready")).send().await;
-                match answer {
-                    Ok(answer) if answer.status().is_success() => Ok(()),
-                    Ok(answer) => Err(answer.text().await.unwrap_or_default()),
-                    Err(error) => Err(error.to_string()),
-                }
-            })
-            .await;
+            self.wait_for(replica).await;
         }
+    }
+
+    async fn wait_for(&self, replica: &Replica) {
+        eventually(Duration::from_secs(20), "the server is ready", async || {
+            let answer = self.client.get(replica.url("/health/ready")).send().await;
+            match answer {
+                Ok(answer) if answer.status().is_success() => Ok(()),
+                Ok(answer) => Err(answer.text().await.unwrap_or_default()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await;
     }
 
     /// A new key for a tenant.

@@ -1,6 +1,7 @@
 //! What tests, benches and soaks share. Only helpers: nothing here replaces a part of the product.
 
 mod app;
+pub mod chaos;
 mod cluster;
 pub mod cpu;
 mod eventually;

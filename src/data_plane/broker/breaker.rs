@@ -46,10 +46,13 @@ impl Breaker {
         }
     }
 
-    /// Opens at once: the server is known not to answer.
+    /// Opens at once: the server is known not to answer. When it is open already, nothing changes: many find out at the
+    /// same time, and each of them putting the next probe off would keep a shard shut that is back.
     pub fn trip(&mut self, now: Instant) {
-        self.failures = self.threshold;
-        self.failed(now);
+        if !self.is_open() {
+            self.failures = self.threshold;
+            self.failed(now);
+        }
     }
 
     pub fn is_open(&self) -> bool {
@@ -83,9 +86,11 @@ mod tests {
     }
 
     #[test]
-    fn a_trip_opens_at_once() {
-        let mut breaker = Breaker::new(3, SECOND);
-        breaker.trip(Instant::now());
+    fn a_trip_opens_at_once_and_puts_no_probe_off() {
+        let (mut breaker, start) = (Breaker::new(3, SECOND), Instant::now());
+        breaker.trip(start);
         assert!(breaker.is_open());
+        breaker.trip(start + SECOND / 2);
+        assert!(breaker.admits(start + SECOND));
     }
 }

@@ -36,11 +36,12 @@ impl Guard {
         self.clean = !self.pg().is_in_transaction();
     }
 
-    /// The connection failed: it is closed, and its idle siblings, which probably died with it, are not trusted.
-    pub async fn lost(&mut self) {
+    /// The connection failed: it is dropped, and its idle siblings, which probably died with it, are not trusted. No
+    /// goodbye: whoever is there to hear it has closed already, and waiting for one who is not would make the answer late.
+    pub fn lost(&mut self) {
         self.seat().tenant.distrust();
         if let Some(mut held) = self.held.take() {
-            close(held.conn().take()).await;
+            drop(held.conn().take());
         }
     }
 

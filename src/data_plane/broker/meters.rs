@@ -13,12 +13,14 @@ pub struct Meters {
     login_seconds: Histogram,
     evictions: Counter,
     refused: Counter,
+    retries: Counter,
     pub breaker_open: Gauge,
     pub open_now: AtomicUsize,
     pub most_open: AtomicUsize,
     pub logins_total: AtomicU64,
     pub login_micros_total: AtomicU64,
     pub evictions_total: AtomicU64,
+    pub retries_total: AtomicU64,
 }
 
 impl Meters {
@@ -31,12 +33,14 @@ impl Meters {
             login_seconds: histogram!("broker_login_seconds", "shard" => shard()),
             evictions: counter!("broker_evictions_total", "shard" => shard()),
             refused: counter!("broker_refused_total", "shard" => shard()),
+            retries: counter!("broker_retries_total", "shard" => shard()),
             breaker_open: gauge!("broker_breaker_open", "shard" => shard()),
             open_now: AtomicUsize::new(0),
             most_open: AtomicUsize::new(0),
             logins_total: AtomicU64::new(0),
             login_micros_total: AtomicU64::new(0),
             evictions_total: AtomicU64::new(0),
+            retries_total: AtomicU64::new(0),
         }
     }
 
@@ -66,5 +70,10 @@ impl Meters {
 
     pub fn refused(&self) {
         self.refused.increment(1);
+    }
+
+    pub fn retried(&self) {
+        self.retries.increment(1);
+        self.retries_total.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -6,7 +6,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `ledger` | who may use which connection: budget, ceilings, order, eviction. Pure |
-//! | `worth`, `breaker` | the value of a connection, history; fail fast while a shard is down. Pure |
+//! | `worth`, `breaker`, `retries` | the value of a connection, history; fail fast while a shard is down; how often to try again. Pure |
 //! | `login`, `pool` | how a tenant's connection is opened; its idle connections (bb8) |
 //! | `shard`, `seat`, `guard` | waiting and checkout; opening and closing; how a connection comes back |
 //! | `faults`, `probe`, `meters` | what an error says, whether a server answers, numbers |
@@ -21,6 +21,7 @@ mod login;
 mod meters;
 mod pool;
 mod probe;
+mod retries;
 mod seat;
 mod shard;
 mod worth;
@@ -151,6 +152,8 @@ pub struct ShardStats {
     /// What all of these logins took together, in microseconds.
     pub login_micros: u64,
     pub evictions: u64,
+    /// Pieces of work begun a second time, because their connection turned out to be dead.
+    pub retries: u64,
     pub breaker_open: bool,
 }
 
@@ -197,13 +200,13 @@ impl Broker {
                 Some(Err(error)) if !faults::lost_connection(&error) => {
                     return Err(Failure::Failed(faults::outward(error)));
                 }
-                Some(Err(_)) if again => guard.lost().await,
+                Some(Err(_)) if again && shard.may_retry() => guard.lost(),
                 Some(Err(error)) => {
-                    guard.lost().await;
+                    guard.lost();
                     return Err(Failure::Failed(faults::outward(error)));
                 }
                 None => {
-                    guard.lost().await;
+                    guard.lost();
                     return Err(Failure::Failed(faults::unavailable()));
                 }
             }
@@ -229,8 +232,11 @@ impl Broker {
             Err(error) => return Err(Failure::acquiring(error, work)),
         };
         let work = match transact(&shard, login, guard.pg(), work).await {
-            Ended::NotBegun(work, fault) if fault.as_ref().is_none_or(faults::is_connection_fault) => {
-                guard.lost().await;
+            // A server that does not answer is not asked again.
+            Ended::NotBegun(work, Some(fault))
+                if faults::is_connection_fault(&fault) && shard.may_retry() =>
+            {
+                guard.lost();
                 work
             }
             ended => return ended.settle(guard).await,
@@ -271,6 +277,7 @@ impl Broker {
             logins: meters.logins_total.load(Ordering::Relaxed),
             login_micros: meters.login_micros_total.load(Ordering::Relaxed),
             evictions: meters.evictions_total.load(Ordering::Relaxed),
+            retries: meters.retries_total.load(Ordering::Relaxed),
             breaker_open: shard.breaker_is_open(),
         }
     }
@@ -308,7 +315,7 @@ impl<T, F> Ended<T, F> {
             Self::NotBegun(_, Some(error)) => faults::outward(error.into()),
             Self::NotBegun(_, None) => faults::unavailable(),
         };
-        guard.lost().await;
+        guard.lost();
         Err(Failure::Failed(error))
     }
 }

@@ -15,6 +15,7 @@ use super::ledger::{Answer, Counts, Grant, Ledger, Rules, Source};
 use super::login::{Endpoint, Login};
 use super::meters::Meters;
 use super::pool::{Fitness, Held, Tenant};
+use super::retries::Retries;
 use super::seat::{AcquireError, Seat, close, close_aside};
 use super::{BrokerConfig, probe};
 use crate::kernel::{Error, MasterKey, codes};
@@ -30,6 +31,7 @@ pub struct Shard {
     /// Logins take turns, first come, first served: many at once slow down each other, the warm requests beside them, and
     /// in the end themselves so much that a busy server looks like a dead one.
     pub logins: Semaphore,
+    retries: Mutex<Retries>,
     /// When the server was last asked whether it answers, and what came of it; the lock lets one ask for all.
     health: tokio::sync::Mutex<Option<(Instant, bool)>>,
     closed: AtomicBool,
@@ -65,6 +67,7 @@ impl Shard {
             ledger: Mutex::new(Ledger::new(config.budget.max(1), rules)),
             breaker: Mutex::new(Breaker::new(config.breaker_failures, config.breaker_probe)),
             logins: Semaphore::new(config.logins_at_once.max(1)),
+            retries: Mutex::new(Retries::new(config.budget)),
             health: tokio::sync::Mutex::new(None),
             closed: AtomicBool::new(false),
             returned: Notify::new(),
@@ -80,8 +83,18 @@ impl Shard {
         self.breaker.lock().is_open()
     }
 
+    /// Whether work whose connection turned out to be dead may be begun once more.
+    pub fn may_retry(&self) -> bool {
+        let affordable = self.retries.lock().spend();
+        if affordable {
+            self.meters.retried();
+        }
+        affordable
+    }
+
     /// A connection of the tenant, ready for use, in bounded time.
     pub async fn checkout(self: &Arc<Self>, login: &Login) -> Result<Guard, AcquireError> {
+        self.retries.lock().earn();
         let mut seat = self.seat(login).await?;
         if seat.warm
             && let Some(mut held) = seat.take_warm()
@@ -244,6 +257,10 @@ impl Shard {
             && at.elapsed() < self.config.slow_after
         {
             return alive;
+        }
+        // While the breaker is open this question is its probe. If it is not the time for one, what opened it holds.
+        if !self.breaker.lock().admits(Instant::now()) {
+            return false;
         }
         let alive = probe::answers(endpoint, self.config.slow_after).await;
         *health = Some((Instant::now(), alive));

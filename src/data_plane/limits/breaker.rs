@@ -20,11 +20,13 @@ pub struct Breaker {
     start: Instant,
     /// 0 when closed, else the millisecond of the next probe.
     probe_at: AtomicU64,
+    /// How often it has opened or closed.
+    switches: AtomicU64,
 }
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { start: Instant::now(), probe_at: AtomicU64::new(0) }
+        Self { start: Instant::now(), probe_at: AtomicU64::new(0), switches: AtomicU64::new(0) }
     }
 }
 
@@ -43,12 +45,24 @@ impl Breaker {
 
     /// Redis failed. True for the failure that opened the breaker.
     pub fn open(&self) -> bool {
-        self.probe_at.compare_exchange(0, self.now_ms() + PROBE_EVERY_MS, SeqCst, SeqCst).is_ok()
+        let opened =
+            self.probe_at.compare_exchange(0, self.now_ms() + PROBE_EVERY_MS, SeqCst, SeqCst).is_ok();
+        self.switches.fetch_add(opened.into(), SeqCst);
+        opened
     }
 
     /// A probe was answered.
     pub fn close(&self) {
-        self.probe_at.store(0, SeqCst);
+        let was_open = self.probe_at.swap(0, SeqCst) != 0;
+        self.switches.fetch_add(was_open.into(), SeqCst);
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.probe_at.load(SeqCst) != 0
+    }
+
+    pub fn switches(&self) -> u64 {
+        self.switches.load(SeqCst)
     }
 
     fn now_ms(&self) -> u64 {

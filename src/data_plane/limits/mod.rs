@@ -64,6 +64,16 @@ impl Limiter {
         self.alone(tenant, policy)
     }
 
+    /// Whether decisions are local just now.
+    pub fn is_local(&self) -> bool {
+        self.0.redis.is_none() || self.0.breaker.is_open()
+    }
+
+    /// How often it has changed between Redis and local decisions. Each change may grant a tenant one burst more.
+    pub fn switches(&self) -> u64 {
+        self.0.breaker.switches()
+    }
+
     fn redis_failed(&self, why: &str) {
         if self.0.breaker.open() {
             tracing::warn!(why, "redis does not serve; rate limits are local for now");
