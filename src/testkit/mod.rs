@@ -6,6 +6,7 @@ mod eventually;
 pub mod figures;
 pub mod load;
 pub mod program;
+pub mod wire;
 mod world;
 
 pub use app::{AppOptions, Replica, TestApp};
