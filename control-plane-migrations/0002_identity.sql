@@ -131,10 +131,12 @@ CREATE TABLE device_code (
     created_at  timestamptz NOT NULL,
     expires_at  timestamptz NOT NULL,
     polled_at   timestamptz,
-    -- The person's answer, and the session that came of it.
+    -- The person's answer, and the browser session it was given from: the terminal's session begins as that one did.
     account     uuid REFERENCES account (id),
+    approved_by uuid REFERENCES session (id) ON DELETE CASCADE,
     denied      boolean NOT NULL DEFAULT false,
-    used_at     timestamptz
+    used_at     timestamptz,
+    CHECK (approved_by IS NULL OR account IS NOT NULL)
 );
 CREATE INDEX device_code_expires ON device_code (expires_at);
 
@@ -142,7 +144,6 @@ CREATE INDEX device_code_expires ON device_code (expires_at);
 CREATE TABLE refresh_token (
     token_hash bytea PRIMARY KEY CHECK (octet_length(token_hash) = 32),
     session    uuid NOT NULL REFERENCES session (id),
-    tenant     uuid REFERENCES tenant (id),
     created_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
     used_at    timestamptz

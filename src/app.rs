@@ -20,6 +20,7 @@ use crate::data_plane::broker::{Broker, BrokerConfig};
 use crate::data_plane::directory::{Capacity, Directory};
 use crate::data_plane::limits::Limiter;
 use crate::data_plane::tenancy::decide;
+use crate::data_plane::tenancy::token::Tokens;
 use crate::db::admin::ShardAdmins;
 use crate::db::{control, migrations};
 use crate::http::browser::Site;
@@ -27,7 +28,7 @@ use crate::http::operator;
 use crate::http::pages::{self, Pages};
 use crate::http::router::{AllPages, HttpState, router};
 use crate::http::serve::{self, ServeOptions};
-use crate::http::{admin_router, limits, sign_in, workspace};
+use crate::http::{admin_router, limits, oauth, sign_in, workspace};
 use crate::identity::oidc::web::Web;
 use crate::identity::settings::Settings;
 use crate::identity::sign_in::Providers;
@@ -115,6 +116,7 @@ pub fn server<P: Product>(
     let http = HttpState {
         directory: Directory::new(cp.db.clone(), cp.clock.clone(), Capacity::default()),
         limiter: Limiter::new(redis, config.replicas),
+        tokens: Tokens::new(identity.keyring.clone()),
         broker,
         clock: cp.clock.clone(),
         entropy: cp.entropy.clone(),
@@ -132,7 +134,7 @@ pub fn server<P: Product>(
     };
     let all = Pages { site: site.clone(), feed: RunFeed::new(cp.db.clone()) };
     let pages = AllPages {
-        base: sign_in::routes(site.clone()).merge(pages::routes(all)),
+        base: sign_in::routes(site.clone()).merge(oauth::routes(site.clone())).merge(pages::routes(all)),
         workspace: P::pages().merge(pages::workspace_routes(identity.clone())),
         site,
     };
@@ -145,7 +147,7 @@ pub fn server<P: Product>(
 fn identity(cp: &ControlPlane, master: &MasterKey, settings: &Settings) -> Result<Identity> {
     let web = Web::new(cp.addresses.scheme == "http");
     let providers = Providers::new(&settings.providers, &web)?;
-    Ok(Identity { cp: cp.clone(), master: master.clone(), providers, settings: Arc::new(settings.clone()) })
+    Ok(Identity::new(cp, master, providers, settings.clone()))
 }
 
 /// What the process gives its server.
@@ -193,12 +195,8 @@ pub async fn require_control(config: &ControlConfig) -> Result<()> {
 /// The OpenAPI document of everything, for `freehold openapi` and the checked-in file.
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let (cp, master) = (unconnected(), MasterKey::from_bytes([0; 32]));
-    let workspace = workspace::routes(Identity {
-        cp: cp.clone(),
-        master,
-        providers: Providers::default(),
-        settings: Arc::default(),
-    });
+    let identity = Identity::new(&cp, &master, Providers::default(), Settings::default());
+    let workspace = workspace::routes(identity);
     let (_, tenant) = Current::routes().merge(workspace).split_for_parts();
     let (_, operator): (Router, _) = operator::routes(cp).split_for_parts();
     crate::http::openapi::describe(tenant, operator)

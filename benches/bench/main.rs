@@ -6,6 +6,7 @@ mod directory;
 mod gate;
 mod hot;
 mod provision;
+mod signed_in;
 mod zipf;
 
 use std::process::ExitCode;
@@ -46,6 +47,11 @@ const SECTIONS: &[Section] = &[
         name: "zipf",
         about: "1,000 tenants on one shard, asked by Zipf's law, with connections for some of them",
         run: |args| Box::pin(zipf::measure(args)),
+    },
+    Section {
+        name: "signed_in",
+        about: "a person's warm request, by access token and by cookie, beside a key's",
+        run: |args| Box::pin(signed_in::measure(args)),
     },
 ];
 

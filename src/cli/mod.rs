@@ -9,6 +9,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::kernel::Result;
 
+mod account;
 mod api_key;
 mod audit;
 mod dev;
@@ -30,6 +31,7 @@ mod run;
 mod serve;
 mod settings;
 mod shard;
+mod signing_key;
 mod slot;
 mod table;
 mod tenant;
@@ -108,6 +110,13 @@ enum Command {
     /// Keys for the operators' API
     #[command(subcommand)]
     OperatorKey(operator_key::Command),
+    /// Keys that access tokens are signed with
+    #[command(subcommand)]
+    SigningKey(signing_key::Command),
+    Login(account::LoginArgs),
+    Whoami(account::WhoamiArgs),
+    Token(account::TokenArgs),
+    Logout(account::LogoutArgs),
     Openapi(openapi::Openapi),
     Completions(manual::Completions),
     Man(manual::Man),
@@ -150,6 +159,11 @@ pub async fn run(mut cli: Cli) -> Result<()> {
         Command::Job(command) => job::run(globals, command).await,
         Command::Audit(command) => audit::run(globals, command).await,
         Command::OperatorKey(command) => operator_key::run(globals, command).await,
+        Command::SigningKey(command) => signing_key::run(globals, command).await,
+        Command::Login(args) => account::login(globals, &args).await,
+        Command::Whoami(args) => account::whoami(globals, &args).await,
+        Command::Token(args) => account::token(globals, &args).await,
+        Command::Logout(args) => account::logout(globals, &args).await,
         Command::Openapi(_) => openapi::run(),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),

@@ -31,6 +31,16 @@ impl Progress {
         bar
     }
 
+    /// Something that takes as long as it takes.
+    pub fn wait(self, what: &'static str) -> ProgressBar {
+        if !self.visible {
+            return ProgressBar::hidden();
+        }
+        let bar = ProgressBar::new_spinner().with_message(what);
+        bar.enable_steady_tick(Duration::from_millis(100));
+        bar
+    }
+
     /// The steps of a run.
     pub fn run(self) -> RunBar {
         if !self.visible {

@@ -13,12 +13,14 @@ use crate::kernel::Result;
 pub struct Given {
     base_domain: bool,
     public_scheme: bool,
+    /// The state folder.
+    pub home: bool,
 }
 
 impl Given {
     pub fn of(matches: &ArgMatches) -> Self {
         let given = |name| !matches!(matches.value_source(name), None | Some(ValueSource::DefaultValue));
-        Self { base_domain: given("base_domain"), public_scheme: given("public_scheme") }
+        Self { base_domain: given("base_domain"), public_scheme: given("public_scheme"), home: given("home") }
     }
 }
 

@@ -8,6 +8,7 @@ use super::serve::{start_logs, stop_signal};
 use crate::app;
 use crate::config::ControlConfig;
 use crate::control_plane::worker;
+use crate::identity::chores;
 use crate::identity::settings::Settings;
 use crate::kernel::Result;
 use crate::product::Current;
@@ -35,7 +36,7 @@ pub async fn run(control: &ControlConfig, args: &WorkerArgs) -> Result<()> {
     app::require_control(control).await?;
     let stop = stop_signal()?;
     tracing::info!(worker = hands.worker, "working");
-    worker::work(hands, stop).await;
+    worker::work_with(hands, chores::ALL, stop).await;
     tracing::info!("stopped");
     Ok(())
 }

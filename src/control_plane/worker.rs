@@ -31,8 +31,21 @@ const LEASE_LIMIT: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_secs(15);
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(2);
 
+/// A repair that a module above this one brings along.
+pub struct Chore {
+    pub name: &'static str,
+    /// From one to the next.
+    pub seconds: u64,
+    pub repair: fn(Hands) -> Repair,
+}
+
 /// Works until `stop` is cancelled, then finishes what is in hand.
 pub async fn work(hands: Hands, stop: CancellationToken) {
+    work_with(hands, &[], stop).await;
+}
+
+/// The same, with others' repairs beside its own.
+pub async fn work_with(hands: Hands, chores: &'static [Chore], stop: CancellationToken) {
     let tasks = TaskTracker::new();
     let alarm = Arc::new(Notify::new());
     tasks.spawn(stop.clone().run_until_cancelled_owned(listen(hands.clone(), alarm.clone())));
@@ -70,6 +83,9 @@ pub async fn work(hands: Hands, stop: CancellationToken) {
             queue::job_sweep(&mut control, hands.cp.clock.now()).await
         })
     });
+    for chore in chores {
+        every(chore.name, chore.seconds, chore.repair);
+    }
     tasks.spawn(refill(hands.clone(), alarm, stop.clone()));
 
     stop.cancelled().await;
@@ -80,7 +96,8 @@ pub async fn work(hands: Hands, stop: CancellationToken) {
     }
 }
 
-type Repair = std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+/// What a repair does.
+pub type Repair = std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(limit, work)

@@ -8,6 +8,7 @@ pub mod docs;
 pub mod headers;
 pub mod health;
 pub mod limits;
+pub mod oauth;
 pub mod observe;
 pub mod openapi;
 pub mod operator;

@@ -26,6 +26,7 @@ use crate::data_plane::TenantContext;
 use crate::data_plane::broker::Broker;
 use crate::data_plane::directory::{Directory, Tenant};
 use crate::data_plane::limits::Limiter;
+use crate::data_plane::tenancy::token::Tokens;
 use crate::data_plane::tenancy::{self, Tenancy};
 use crate::kernel::{Clock, Entropy, Error, codes};
 
@@ -34,6 +35,8 @@ use crate::kernel::{Clock, Entropy, Error, codes};
 pub struct HttpState {
     pub directory: Directory,
     pub limiter: Limiter,
+    /// Which access tokens are believed.
+    pub tokens: Tokens,
     pub broker: Broker,
     pub clock: Clock,
     pub entropy: Entropy,
@@ -65,7 +68,7 @@ impl AllPages {
 }
 
 /// The whole application. The routers bring their own state; tenants' routes find a `TenantContext` in each request.
-/// `pages` are for browsers and outside the API; a test may have none.
+/// `pages` are for browsers, and for programs that sign in: outside the API. A test may have none.
 pub fn router(
     state: HttpState,
     tenant: OpenApiRouter,
@@ -106,6 +109,7 @@ impl HttpState {
         Tenancy {
             directory: self.directory.clone(),
             limiter: self.limiter.clone(),
+            tokens: self.tokens.clone(),
             broker: self.broker.clone(),
             clock: self.clock.clone(),
             base_domain: self.base_domain.clone(),

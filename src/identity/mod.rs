@@ -11,15 +11,24 @@
 //! | `invitations`, `letters` | a seat for somebody who is not here yet; the mail that says so |
 //! | `sign_up` | a workspace of one's own |
 //! | `arrive` | what becomes of a browser that came back: a session, a link, or a refusal |
+//! | `signing`, `keyring` | the keys that access tokens are signed with: in the control database, and as a server knows them |
+//! | `access_token` | what such a token says, and whether it is believed |
+//! | `tokens`, `device` | a terminal's refresh tokens, and how it is signed in |
+//! | `userinfo` | what a person asks about themselves |
 //! | `throttle` | how often something may be tried |
+//! | `chores` | what a worker does for all this now and then |
 //! | `members` | seats in tenants: roles, removal, the last owner |
 //!
 //! Two rules run through all of it. An account is the pair (issuer, subject): an e-mail address that somebody claims
 //! never leads to an account. And whatever lets its bearer in is stored as a hash, or derived and not stored at all.
 
+pub mod access_token;
 pub mod accounts;
 pub mod arrive;
+pub mod chores;
+pub mod device;
 pub mod invitations;
+pub mod keyring;
 pub mod keys;
 pub mod letters;
 pub mod members;
@@ -29,12 +38,16 @@ pub mod sessions;
 pub mod settings;
 pub mod sign_in;
 pub mod sign_up;
+pub mod signing;
 pub mod throttle;
+pub mod tokens;
+pub mod userinfo;
 
 use std::sync::Arc;
 
 use crate::control_plane::ControlPlane;
 use crate::kernel::MasterKey;
+use keyring::Keyring;
 use settings::Settings;
 use sign_in::Providers;
 
@@ -45,4 +58,17 @@ pub struct Identity {
     pub master: MasterKey,
     pub providers: Providers,
     pub settings: Arc<Settings>,
+    pub keyring: Keyring,
+}
+
+impl Identity {
+    pub fn new(cp: &ControlPlane, master: &MasterKey, providers: Providers, settings: Settings) -> Self {
+        Self {
+            cp: cp.clone(),
+            master: master.clone(),
+            providers,
+            settings: Arc::new(settings),
+            keyring: Keyring::new(cp, master),
+        }
+    }
 }

@@ -112,6 +112,36 @@ pub async fn session_start(
     Ok(Started { id, token: token.key, expires_at })
 }
 
+/// Begins a session of a terminal, on the word of a browser that is signed in: as that one began. It outlives the browser's.
+/// `None` when the browser's session has ended.
+pub(super) async fn session_start_cli(
+    conn: &mut PgConnection,
+    approver: SessionId,
+    device: &Device,
+    now: DateTime<Utc>,
+) -> Result<Option<SessionId>> {
+    let id = SessionId::new();
+    let account: Option<AccountId> = sqlx::query_scalar(
+        "INSERT INTO session (id, account, kind, method, second_factor, user_agent, address,
+                              authenticated_at, created_at, last_seen_at, expires_at)
+         SELECT $2, account, 'cli', method, second_factor, $3, $4, authenticated_at, $5, $5, $6
+           FROM session WHERE id = $1 AND kind = 'base' AND revoked_at IS NULL AND expires_at > $5
+         RETURNING account",
+    )
+    .bind(approver)
+    .bind(id)
+    .bind(cut(&device.user_agent))
+    .bind(cut(&device.address))
+    .bind(now)
+    .bind(now + LIFE)
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some(account) = account else { return Ok(None) };
+    oldest_give_way(&mut *conn, account, now).await?;
+    changes::notify(conn, Change::Account(account)).await?;
+    Ok(Some(id))
+}
+
 fn cut(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }

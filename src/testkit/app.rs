@@ -19,6 +19,7 @@ use crate::control_plane::worker;
 use crate::db::control;
 use crate::http::router::HttpState;
 use crate::http::serve::{self, ServeOptions};
+use crate::identity::chores;
 use crate::identity::keys::{NewApiKey, api_key_create, operator_key_create};
 use crate::identity::settings::{MailSettings, MailTransport, Settings};
 use crate::kernel::{MasterKey, Role};
@@ -125,7 +126,7 @@ impl TestApp {
         let worker = options.worker.then(|| {
             let stop = CancellationToken::new();
             worker_hands.tenant_jobs = app::tenant_jobs::<P>(&worker_hands);
-            tokio::spawn(worker::work(worker_hands, stop.clone()));
+            tokio::spawn(worker::work_with(worker_hands, chores::ALL, stop.clone()));
             stop
         });
         let operator_key =

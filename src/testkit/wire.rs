@@ -67,6 +67,14 @@ impl Shot {
         Self::new("GET", path, host, key, None)
     }
 
+    /// One more header: its name and its value.
+    pub fn header(self, name: &str, value: &str) -> Self {
+        let text = String::from_utf8_lossy(&self.bytes);
+        // After the request line, wherever the body begins.
+        let (line, rest) = text.split_once("\r\n").expect("a request line");
+        Self { bytes: format!("{line}\r\n{name}: {value}\r\n{rest}").into(), ..self }
+    }
+
     /// The status of a right answer.
     pub fn wants(self, status: u16) -> Self {
         Self { status, ..self }

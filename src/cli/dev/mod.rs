@@ -13,6 +13,7 @@ use crate::config::home::{self, HomeSettings};
 use crate::config::{ControlConfig, ServeConfig};
 use crate::control_plane::{slots, worker};
 use crate::http::serve;
+use crate::identity::chores;
 use crate::identity::settings::{MailSettings, MailTransport, Settings};
 use crate::kernel::{Entropy, Error, Result};
 use crate::local::{Stack, StackOptions, write_private};
@@ -94,7 +95,7 @@ async fn on_stack(
     let parts = Parts { draining: stop.clone(), metrics, identity };
     let server = app::server::<Current>(hands.cp.clone(), hands.master.clone(), &config, parts)?;
     demo::data(&server.http, &tenants).await?;
-    let working = tokio::spawn(worker::work(hands.clone(), stop.clone()));
+    let working = tokio::spawn(worker::work_with(hands.clone(), chores::ALL, stop.clone()));
     screen::ready(addr, &control, &tenants, begun.elapsed());
     server.run(listener, options(&config)).await;
     working.await.ok();

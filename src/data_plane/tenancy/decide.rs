@@ -5,19 +5,13 @@ use http::{HeaderMap, header};
 use super::host::Host;
 use crate::control_plane::tenants::TenantState;
 use crate::data_plane::directory::Tenant;
-use crate::kernel::credentials::{self, KeyHash, KeyKind};
 use crate::kernel::ids::TenantId;
 use crate::kernel::{Error, Result, codes};
 
 /// Names the tenant where the host does not: its slug or its id.
 pub const TENANT_HEADER: &str = "x-freehold-tenant";
 
-/// The hash of the one well-formed tenant key that the request carries.
-pub fn key_of(headers: &HeaderMap) -> Option<KeyHash> {
-    credentials::parse(KeyKind::Tenant, bearer(headers)?)
-}
-
-/// The text of the one bearer key. Of two, a proxy may have checked the other one: then none counts.
+/// The text of the one bearer key or token. Of two, a proxy may have checked the other one: then none counts.
 pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
@@ -84,7 +78,12 @@ mod tests {
 
     use super::*;
     use crate::control_plane::plans::Entitlements;
+    use crate::kernel::credentials::{self, KeyHash, KeyKind};
     use crate::kernel::{Entropy, Slug};
+
+    fn key_of(headers: &HeaderMap) -> Option<KeyHash> {
+        credentials::parse(KeyKind::Tenant, bearer(headers)?)
+    }
 
     fn tenant(slug: &str, domain: &str) -> Tenant {
         Tenant {

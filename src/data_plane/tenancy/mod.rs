@@ -7,6 +7,7 @@
 pub mod cookie;
 pub mod decide;
 pub mod host;
+pub mod token;
 
 use std::sync::Arc;
 
@@ -22,14 +23,17 @@ use super::context::{Actor, RequestId, SignedIn, TenantContext};
 use super::directory::{Directory, Key, Person, Tenant};
 use super::idempotency::{self, Once};
 use super::limits::{self, Limiter};
+use crate::kernel::credentials::{self, KeyHash, KeyKind};
 use crate::kernel::ids::{SessionId, TenantId};
 use crate::kernel::{Clock, Error, Result, Role, Slug, codes};
+use token::Tokens;
 
 /// What the middleware works with.
 #[derive(Clone)]
 pub struct Tenancy {
     pub directory: Directory,
     pub limiter: Limiter,
+    pub tokens: Tokens,
     pub broker: Broker,
     pub clock: Clock,
     /// Tenants live under it: `acme.<base_domain>`. In lower case, without a port.
@@ -91,7 +95,7 @@ impl Tenancy {
         uri: &Uri,
     ) -> Result<(Caller, Arc<Tenant>)> {
         let (caller, tenant) = match headers.contains_key(header::AUTHORIZATION) {
-            true => self.by_key(headers).await?,
+            true => self.by_bearer(headers).await?,
             false => self.by_cookie(method, headers).await?,
         };
         let host = host::of_request(headers, uri, &self.base_domain)?;
@@ -102,8 +106,25 @@ impl Tenancy {
         Ok((caller, tenant))
     }
 
-    async fn by_key(&self, headers: &HeaderMap) -> Result<(Caller, TenantId)> {
-        let hash = decide::key_of(headers).ok_or_else(unauthenticated)?;
+    async fn by_bearer(&self, headers: &HeaderMap) -> Result<(Caller, TenantId)> {
+        let text = decide::bearer(headers).ok_or_else(unauthenticated)?;
+        match credentials::parse(KeyKind::Tenant, text) {
+            Some(hash) => self.by_key(hash).await,
+            None => self.by_token(text).await,
+        }
+    }
+
+    /// The token says who asks and where; whether the session lives and which role the seat has is looked at anew each
+    /// time, so that what was taken away is gone within a second and not when the token expires.
+    async fn by_token(&self, text: &str) -> Result<(Caller, TenantId)> {
+        let said = self.tokens.believed(text, self.clock.now()).await?.ok_or_else(unauthenticated)?;
+        let person = self.directory.person(said.account).await?.ok_or_else(unauthenticated)?;
+        let session = person.session(said.session, self.clock.now()).ok_or_else(unauthenticated)?.id;
+        let role = person.role_in(said.tenant).ok_or_else(decide::not_found)?;
+        Ok((Caller::Person(person, session, role), said.tenant))
+    }
+
+    async fn by_key(&self, hash: KeyHash) -> Result<(Caller, TenantId)> {
         let key = self.directory.key(hash).await?.filter(|key| key.live(self.clock.now()));
         let key = key.ok_or_else(unauthenticated)?;
         let tenant = key.tenant;

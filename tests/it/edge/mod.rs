@@ -6,6 +6,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::routing::{get, post};
 use bytes::Bytes;
+use freehold::control_plane::ControlPlane;
 use freehold::control_plane::tenants::TenantRef;
 use freehold::data_plane::As;
 use freehold::data_plane::broker::{Broker, BrokerConfig};
@@ -13,7 +14,9 @@ use freehold::data_plane::context::{Member, Viewer};
 use freehold::data_plane::directory::{Capacity, Directory};
 use freehold::data_plane::idempotency::Answer;
 use freehold::data_plane::limits::Limiter;
+use freehold::data_plane::tenancy::token::Tokens;
 use freehold::http::{HttpState, router};
+use freehold::identity::keyring::Keyring;
 use freehold::identity::keys::{NewApiKey, api_key_create};
 use freehold::kernel::{Clock, Entropy, Result, Role};
 use freehold::testkit::{World, eventually, tester};
@@ -72,12 +75,14 @@ impl Site {
             freehold::telemetry::logs::init(freehold::telemetry::logs::LogFormat::Pretty, None).unwrap();
         }
         let clock = world.hands.cp.clock.clone();
+        let cp = ControlPlane { db: db.clone(), ..world.hands.cp.clone() };
         let directory = Directory::new(db, clock.clone(), Capacity::default());
         let (stop, draining) = (CancellationToken::new(), CancellationToken::new());
         tokio::spawn(directory.clone().run(stop.clone()));
         let state = HttpState {
             directory: directory.clone(),
             limiter,
+            tokens: Tokens::new(Keyring::new(&cp, &world.hands.master)),
             broker: Broker::new(BrokerConfig::default(), world.hands.master.clone()),
             clock: clock.clone(),
             entropy: Entropy::default(),

@@ -1,10 +1,18 @@
 //! People with seats and sessions, made through the services that sign-in uses.
 
-use freehold::control_plane::tenants::TenantDetail;
+use freehold::control_plane::tenants::{TenantDetail, TenantRef};
 use freehold::data_plane::tenancy::cookie::{CSRF_HEADER, SESSION_COOKIE, csrf_proof};
+use freehold::identity::Identity;
+use freehold::identity::access_token::Audience;
 use freehold::identity::accounts::{Vouched, account_enter};
+use freehold::identity::device::Approver;
 use freehold::identity::members::member_add;
-use freehold::identity::sessions::{Device, Proof, Started, hand_off, hand_off_redeem, session_start};
+use freehold::identity::sessions::{
+    Asking, Device, Proof, Started, hand_off, hand_off_redeem, session_start,
+};
+use freehold::identity::settings::Settings;
+use freehold::identity::sign_in::Providers;
+use freehold::identity::tokens::Granted;
 use freehold::kernel::credentials::{KeyKind, parse};
 use freehold::kernel::ids::{AccountId, SessionId};
 use freehold::kernel::{Entropy, Role};
@@ -94,5 +102,37 @@ impl Browser {
             .request(method, app.replicas[0].url(path))
             .header("host", format!("{}.localhost", self.slug))
             .header("cookie", format!("{SESSION_COOKIE}={}", self.token))
+    }
+}
+
+/// The identity services over a world, as a server has them.
+pub fn identity(world: &World) -> Identity {
+    Identity::new(&world.hands.cp, &world.hands.master, Providers::default(), Settings::default())
+}
+
+/// A terminal that is signed in, by the code that it showed.
+pub struct Terminal {
+    pub session: SessionId,
+    pub tokens: Granted,
+}
+
+/// Signs a terminal in from a browser.
+pub async fn terminal(identity: &Identity, account: AccountId, base: SessionId) -> Terminal {
+    let started = identity.device_start("a test").await.unwrap();
+    let who = Approver { account, session: base };
+    identity.device_answer(who, &started.user_code, true, None).await.unwrap();
+    let code = started.device_code.expose_secret();
+    let tokens = identity.device_poll(code, &Asking::default()).await.unwrap();
+    let said = identity.keyring.verify(&tokens.access_token, Audience::Person).await.unwrap();
+    Terminal { session: said.expect("a good token").session, tokens }
+}
+
+impl Terminal {
+    /// An access token for a tenant. The refresh token is a new one afterwards.
+    pub async fn token(&mut self, identity: &Identity, slug: &str) -> String {
+        let tenant: TenantRef = slug.parse().unwrap();
+        let refresh = self.tokens.refresh_token.expose_secret();
+        self.tokens = identity.token_refresh(refresh, Some(&tenant), None).await.unwrap();
+        self.tokens.access_token.clone()
     }
 }

@@ -27,12 +27,7 @@ fn identity(world: &World, mail: bool) -> Identity {
     let transport = MailTransport::Folder { path: world.folder.path().join("mail") };
     let mail = mail.then(|| MailSettings { from: "a@example.com".to_owned(), transport });
     let settings = Settings { mail, ..Settings::default() };
-    Identity {
-        cp: world.hands.cp.clone(),
-        master: world.hands.master.clone(),
-        providers: Providers::default(),
-        settings: settings.into(),
-    }
+    Identity::new(&world.hands.cp, &world.hands.master, Providers::default(), settings)
 }
 
 /// A workspace with an owner.

@@ -13,8 +13,10 @@ use freehold::data_plane::broker::{Broker, BrokerConfig};
 use freehold::data_plane::context::Viewer;
 use freehold::data_plane::directory::{Capacity, Directory};
 use freehold::data_plane::limits::Limiter;
+use freehold::data_plane::tenancy::token::Tokens;
 use freehold::data_plane::{Actor, As, TenantContext};
 use freehold::http::{HttpState, router};
+use freehold::identity::keyring::Keyring;
 use freehold::identity::keys::{NewApiKey, api_key_create};
 use freehold::kernel::{Clock, Entropy, Role};
 use freehold::product::{Current, Product};
@@ -122,6 +124,7 @@ fn state(world: &World) -> HttpState {
     HttpState {
         directory: Directory::new(world.db().clone(), clock.clone(), Capacity::default()),
         limiter: Limiter::new(None, 1),
+        tokens: Tokens::new(Keyring::new(&world.hands.cp, &world.hands.master)),
         broker: Broker::new(BrokerConfig::default(), world.hands.master.clone()),
         clock,
         entropy: Entropy::default(),

@@ -1,0 +1,24 @@
+//! What a worker does for identity now and then.
+
+use super::{sessions, signing, throttle};
+use crate::control_plane::worker::Chore;
+
+/// For [`crate::control_plane::worker::work_with`].
+pub const ALL: &[Chore] = &[
+    Chore {
+        name: "signing_keys",
+        seconds: 60,
+        repair: |hands| Box::pin(async move { signing::signing_key_tend(&hands.cp, &hands.master).await }),
+    },
+    Chore {
+        name: "session_sweep",
+        seconds: 600,
+        repair: |hands| {
+            Box::pin(async move {
+                let mut control = hands.cp.db.acquire().await?;
+                throttle::sweep(&mut control, hands.cp.clock.now()).await?;
+                sessions::sweep(&mut control, hands.cp.clock.now()).await
+            })
+        },
+    },
+];
