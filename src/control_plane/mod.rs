@@ -13,6 +13,7 @@ use errands::Errands;
 
 pub mod access;
 pub mod audit;
+pub mod audit_own;
 pub mod changes;
 pub mod doctor;
 pub mod errands;
