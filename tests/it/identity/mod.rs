@@ -3,6 +3,7 @@
 mod api_keys;
 mod away;
 mod device;
+mod domains;
 pub mod fixture;
 mod forged;
 mod invitations;

@@ -18,7 +18,7 @@ async fn app() -> TestApp {
 }
 
 /// Shown to fail: `account = $2` taken out of `session_revoke`; `session_root` giving the session itself (the browser that
-/// asks ends its own); the notification taken out of `session_revoke`.
+/// asks ends its own).
 #[tokio::test]
 async fn a_person_sees_and_ends_their_own_sessions_and_nobody_elses() {
     let app = app().await;
