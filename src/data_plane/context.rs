@@ -12,6 +12,7 @@ use super::broker::{Broker, Failure, Login};
 use super::directory::{Directory, Tenant};
 use super::idempotency::Once;
 use super::tenancy::decide;
+use super::tenancy::scopes::{Held, Scopes};
 use crate::control_plane::plans::Entitlements;
 use crate::kernel::ids::{AccountId, SessionId, TenantId};
 use crate::kernel::{Clock, Error, Result, Role, Slug, codes};
@@ -54,6 +55,9 @@ pub struct TenantContext {
     pub(super) broker: Broker,
     /// The client's `Idempotency-Key`, if it sent one. See [`TenantContext::write_once`].
     pub(super) once: Option<Once>,
+    /// What the key is confined to, and what there is to be confined to.
+    pub(super) scopes: Held,
+    pub(super) known_scopes: Arc<Scopes>,
 }
 
 impl TenantContext {
@@ -75,12 +79,22 @@ impl TenantContext {
             directory,
             broker,
             once: None,
+            scopes: None,
+            known_scopes: Arc::default(),
         }
     }
 
     /// The tenant's name for people.
     pub fn workspace_name(&self) -> &str {
         &self.tenant.name
+    }
+
+    /// Whether the caller may make a key with these scopes.
+    ///
+    /// # Errors
+    /// As [`Scopes::grant`].
+    pub fn may_grant(&self, wanted: Option<&[String]>) -> Result<()> {
+        self.known_scopes.grant(&self.scopes, wanted)
     }
 
     /// Runs a reading closure on the tenant's own connection. It may run twice when a connection turns out to be dead,
@@ -150,6 +164,16 @@ fn unavailable() -> Error {
 /// A rank at the type level: a handler that takes `As<Member>` cannot be reached by a viewer.
 pub trait MinRole: Send + Sync + 'static {
     const ROLE: Role;
+    /// Whether it has to be a person, and no key.
+    const PERSON: bool = false;
+}
+
+/// At least `R`, and a person: for what belongs to a person, or must not be done by a key. `As<OfPerson<Admin>>`.
+pub struct OfPerson<R>(PhantomData<fn() -> R>);
+
+impl<R: MinRole> MinRole for OfPerson<R> {
+    const ROLE: Role = R::ROLE;
+    const PERSON: bool = true;
 }
 
 macro_rules! min_roles {
@@ -187,6 +211,23 @@ impl<R: MinRole, S: Send + Sync> FromRequestParts<S> for As<R> {
                 Error::new(&codes::FORBIDDEN).detail(format!("this needs the role {} or higher", R::ROLE))
             );
         }
+        if R::PERSON && context.actor.person.is_none() {
+            return Err(not_a_person());
+        }
         Ok(Self(context.clone(), PhantomData))
     }
+}
+
+impl<R> As<OfPerson<R>> {
+    /// The person, and the session they speak from.
+    ///
+    /// # Errors
+    /// None that the extractor has not answered before.
+    pub fn person(&self) -> Result<SignedIn> {
+        self.0.actor.person.ok_or_else(not_a_person)
+    }
+}
+
+fn not_a_person() -> Error {
+    Error::new(&codes::FORBIDDEN).detail("only a person can do this, not a key")
 }

@@ -1,5 +1,6 @@
 //! The OpenAPI document: what the routes say of themselves, plus what is true of all of them.
 
+use http::Method;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::schema::{Object, Type};
@@ -8,6 +9,8 @@ use utoipa::openapi::{Components, ContentBuilder, InfoBuilder, LicenseBuilder, O
 use utoipa::{PartialSchema, ToSchema};
 
 use super::problem::Problem;
+use super::vocabulary::operation::PERSON;
+use crate::data_plane::tenancy::scopes::{Scopes, scope_of};
 use crate::kernel::FieldError;
 
 const TENANT_KEY: &str = "tenant_key";
@@ -23,7 +26,10 @@ pub fn describe(mut tenant: OpenApi, mut operator: OpenApi) -> OpenApi {
                 .entry("default".to_owned())
                 .or_insert_with(|| Ref::from_response_name("Problem").into());
             if operation.security.is_none() {
-                operation.security = Some(vec![SecurityRequirement::new(name, [""; 0])]);
+                // The scope that a key with scopes needs. It stands here and not in an extension because extensions
+                // come in no order.
+                let scope = scope(method, operation).filter(|_| name == TENANT_KEY);
+                operation.security = Some(vec![SecurityRequirement::new(name, scope)]);
             }
             if name == TENANT_KEY && method == "post" {
                 header(
@@ -57,13 +63,35 @@ pub fn describe(mut tenant: OpenApi, mut operator: OpenApi) -> OpenApi {
     components.schemas.insert(FieldError::name().into_owned(), FieldError::schema());
     components.responses.insert("Problem".to_owned(), problem().into());
     for (name, what) in [
-        (TENANT_KEY, "A tenant's API key: `Authorization: Bearer fhk_…`"),
+        (
+            TENANT_KEY,
+            "A tenant's API key: `Authorization: Bearer fhk_…`. A key with scopes needs the one that is listed.",
+        ),
+        (PERSON, "A person: a browser's session, or `Authorization: Bearer` with an access token. No key."),
         (OPERATOR_KEY, "An operator's API key: `Authorization: Bearer fho_…`"),
     ] {
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(what)).build();
         components.add_security_scheme(name, SecurityScheme::Http(scheme));
     }
     api
+}
+
+/// What each tenant operation asks of a key with scopes.
+pub fn scopes(tenant: &OpenApi) -> Scopes {
+    let mut paths = tenant.paths.paths.clone();
+    Scopes::new(paths.iter_mut().flat_map(|(path, item)| {
+        let found = operations(item).filter_map(|(method, operation)| {
+            let scope = scope(method, operation)?;
+            Some((path.clone(), Method::from_bytes(method.to_uppercase().as_bytes()).ok()?, scope))
+        });
+        found.collect::<Vec<_>>()
+    }))
+}
+
+/// By the first tag. Without one a key with scopes never reaches the operation.
+fn scope(method: &str, operation: &Operation) -> Option<String> {
+    let tag = operation.tags.as_ref()?.first()?;
+    Some(scope_of(tag, &Method::from_bytes(method.to_uppercase().as_bytes()).ok()?))
 }
 
 fn problem() -> Response {

@@ -26,6 +26,7 @@ use crate::data_plane::TenantContext;
 use crate::data_plane::broker::Broker;
 use crate::data_plane::directory::{Directory, Tenant};
 use crate::data_plane::limits::Limiter;
+use crate::data_plane::tenancy::scopes::Scopes;
 use crate::data_plane::tenancy::token::Tokens;
 use crate::data_plane::tenancy::{self, Tenancy};
 use crate::kernel::{Clock, Entropy, Error, codes};
@@ -77,15 +78,16 @@ pub fn router(
 ) -> Router {
     let (mut tenant, tenant_api) = tenant.split_for_parts();
     let (operator, operator_api) = operator.split_for_parts();
+    let tenancy = state.tenancy(Arc::new(openapi::scopes(&tenant_api)));
     let api = openapi::describe(tenant_api, operator_api);
     // A layer over no routes is an error to axum; a test may have none.
     if tenant.has_routes() {
-        tenant = tenant.route_layer(from_fn_with_state(state.tenancy(), tenancy::admit));
+        tenant = tenant.route_layer(from_fn_with_state(tenancy.clone(), tenancy::admit));
     }
     let routes = Router::new()
         .merge(tenant)
         .merge(operator)
-        .merge(pages.map(|pages| pages.merged(state.tenancy())).unwrap_or_default())
+        .merge(pages.map(|pages| pages.merged(tenancy)).unwrap_or_default())
         .merge(docs::routes(&api))
         .merge(assets::routes())
         .merge(health_routes(&state))
@@ -105,7 +107,7 @@ impl HttpState {
     }
 
     /// What the door to tenants' routes works with.
-    fn tenancy(&self) -> Tenancy {
+    fn tenancy(&self, scopes: Arc<Scopes>) -> Tenancy {
         Tenancy {
             directory: self.directory.clone(),
             limiter: self.limiter.clone(),
@@ -114,6 +116,7 @@ impl HttpState {
             clock: self.clock.clone(),
             base_domain: self.base_domain.clone(),
             body_limit: limits::BODY,
+            scopes,
         }
     }
 }

@@ -171,14 +171,14 @@ pub async fn invite(
 }
 
 /// The seats of a tenant's plan, and what has become of them.
-struct Seats {
+pub(super) struct Seats {
     all: i64,
-    taken: i64,
+    pub(super) taken: i64,
     open: i64,
 }
 
 impl Seats {
-    fn need(&self, wanted: i64) -> Result<()> {
+    pub(super) fn need(&self, wanted: i64) -> Result<()> {
         if wanted <= self.all {
             return Ok(());
         }
@@ -190,7 +190,11 @@ impl Seats {
 }
 
 /// Counts seats with the tenant's row locked, so that two who ask at once are counted one after the other.
-async fn seats_locked(conn: &mut PgConnection, tenant: TenantId, now: DateTime<Utc>) -> Result<Seats> {
+pub(super) async fn seats_locked(
+    conn: &mut PgConnection,
+    tenant: TenantId,
+    now: DateTime<Utc>,
+) -> Result<Seats> {
     let limits: sqlx::types::Json<Entitlements> = sqlx::query_scalar(
         "SELECT plan.entitlements FROM tenant JOIN plan ON plan.id = tenant.plan
           WHERE tenant.id = $1 FOR NO KEY UPDATE OF tenant",

@@ -6,13 +6,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
 
+use super::members::By;
 use crate::control_plane::ControlPlane;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
 use crate::control_plane::tenants::{TenantRef, TenantState, tenant_find};
-use crate::kernel::credentials::{self, KeyKind};
-use crate::kernel::ids::{ApiKeyId, OperatorKeyId, TenantId};
+use crate::kernel::credentials::{self, KeyKind, NewKey};
+use crate::kernel::ids::{AccountId, ApiKeyId, OperatorKeyId, TenantId};
+use crate::kernel::page::{self, Page};
 use crate::kernel::{Error, Result, Role, codes};
+
+/// Keys of one workspace that are good at a time.
+const MOST_LIVE: i64 = 200;
 
 /// A tenant's API key: the record, not the secret.
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, utoipa::ToSchema)]
@@ -21,6 +26,10 @@ pub struct ApiKey {
     pub tenant: TenantId,
     pub name: String,
     pub role: Role,
+    /// What it may touch, as `tasks:read`; null for all that its role may.
+    pub scopes: Option<Vec<String>>,
+    /// The person who made it; null for a key made by an operator or by another key.
+    pub created_by: Option<AccountId>,
     /// The key's last characters.
     pub tail: String,
     pub created_at: DateTime<Utc>,
@@ -69,6 +78,17 @@ fn check_expiry(expires_at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Result
     }
 }
 
+/// What each key is read as.
+macro_rules! key_columns {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            " id, tenant, name, role, scopes, created_by, tail, created_at, expires_at, revoked_at, last_used_at ",
+            $after
+        )
+    };
+}
+
 /// Makes an API key for a tenant.
 pub async fn api_key_create(
     cp: &ControlPlane,
@@ -84,35 +104,161 @@ pub async fn api_key_create(
     if tenant.state == TenantState::Deleted {
         return Err(Error::new(&codes::STATE_CONFLICT).detail(format!("tenant {} is deleted", tenant.slug)));
     }
-    let record: ApiKey = sqlx::query_as(
-        "INSERT INTO api_key (id, tenant, name, role, key_hash, tail, created_at, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-         RETURNING id, tenant, name, role, tail, created_at, expires_at, revoked_at, last_used_at",
-    )
+    let record = key_insert(&mut tx, caller, tenant.id, new, &secret, (None, None), now).await?;
+    tx.commit().await?;
+    Ok(WithSecret { record, key: secret.key.expose_secret().to_owned() })
+}
+
+/// Writes a new key down: with its hash, never itself.
+async fn key_insert(
+    conn: &mut PgConnection,
+    caller: &Caller,
+    tenant: TenantId,
+    new: &NewApiKey,
+    secret: &NewKey,
+    (scopes, created_by): (Option<&[String]>, Option<AccountId>),
+    now: DateTime<Utc>,
+) -> Result<ApiKey> {
+    let record: ApiKey = sqlx::query_as(key_columns!(
+        "INSERT INTO api_key (id, tenant, name, role, scopes, created_by, key_hash, tail, created_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING",
+        ""
+    ))
     .bind(ApiKeyId::new())
-    .bind(tenant.id)
+    .bind(tenant)
     .bind(&new.name)
     .bind(new.role)
+    .bind(scopes)
+    .bind(created_by)
     .bind(&secret.hash[..])
     .bind(&secret.tail)
     .bind(now)
     .bind(new.expires_at)
+    .fetch_one(&mut *conn)
+    .await?;
+    let mut detail = json!({ "name": record.name, "role": record.role });
+    if let Some(scopes) = scopes {
+        detail["scopes"] = json!(scopes);
+    }
+    audit_add(conn, caller, now, "api_key.create", Some(tenant), &record.id.to_string(), detail).await?;
+    Ok(record)
+}
+
+/// What a new key of one's own workspace is to be.
+#[derive(Clone, Debug, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewOwnKey {
+    #[garde(length(chars, min = 1, max = 120))]
+    pub name: String,
+    #[garde(skip)]
+    pub role: Role,
+    /// What it may touch, as `tasks:read`: see `security` of each operation. Left out: all that its role may.
+    #[garde(skip)]
+    #[serde(default)]
+    pub scopes: Option<Vec<String>>,
+    #[garde(skip)]
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// Which keys to list.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct KeyFilter {
+    pub limit: Option<u32>,
+    pub cursor: Option<String>,
+}
+
+/// Makes a key for the caller's own workspace. Whether the caller may give these scopes is the door's to say.
+///
+/// # Errors
+/// `forbidden` for a role above one's own; `rate_limited` when there are too many keys.
+pub async fn own_key_create(
+    cp: &ControlPlane,
+    caller: &Caller,
+    by: By,
+    tenant: TenantId,
+    new: &NewOwnKey,
+) -> Result<WithSecret<ApiKey>> {
+    if by.role < Role::Admin || new.role > by.role {
+        return Err(Error::new(&codes::FORBIDDEN).detail("nobody makes a key with a role above their own"));
+    }
+    let now = cp.clock.now();
+    check_expiry(new.expires_at, now)?;
+    let secret = credentials::make(KeyKind::Tenant, &cp.entropy);
+    let mut tx = cp.db.begin().await?;
+    let live: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM api_key
+          WHERE tenant = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)",
+    )
+    .bind(tenant)
+    .bind(now)
     .fetch_one(&mut *tx)
     .await?;
-    let detail = json!({ "name": record.name, "role": record.role });
-    audit_add(&mut tx, caller, now, "api_key.create", Some(tenant.id), &record.id.to_string(), detail)
-        .await?;
+    if live >= MOST_LIVE {
+        return Err(Error::new(&codes::RATE_LIMITED)
+            .detail(format!("the workspace has {live} keys"))
+            .hint("revoke those that are no longer used"));
+    }
+    let plain = NewApiKey { name: new.name.clone(), role: new.role, expires_at: new.expires_at };
+    let given = (new.scopes.as_deref(), by.account);
+    let record = key_insert(&mut tx, caller, tenant, &plain, &secret, given, now).await?;
     tx.commit().await?;
     Ok(WithSecret { record, key: secret.key.expose_secret().to_owned() })
+}
+
+/// The keys of one workspace, newest first, revoked ones included.
+pub async fn own_key_list(
+    conn: &mut PgConnection,
+    tenant: TenantId,
+    filter: &KeyFilter,
+) -> Result<Page<ApiKey>> {
+    let limit = page::limit(filter.limit)?;
+    let before: Option<ApiKeyId> = filter.cursor.as_deref().map(page::decode).transpose()?;
+    let rows = sqlx::query_as(key_columns!(
+        "SELECT",
+        "FROM api_key WHERE tenant = $1 AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3"
+    ))
+    .bind(tenant)
+    .bind(before)
+    .bind(i64::from(limit) + 1)
+    .fetch_all(conn)
+    .await?;
+    Ok(Page::build(rows, limit, |key: &ApiKey| key.id))
+}
+
+/// Revokes a key of the caller's own workspace; every server refuses it within a second. Twice changes nothing.
+///
+/// # Errors
+/// `not_found` for a key of another workspace, as for none; `forbidden` for one with a role above one's own.
+pub async fn own_key_revoke(
+    cp: &ControlPlane,
+    caller: &Caller,
+    by: By,
+    tenant: TenantId,
+    id: ApiKeyId,
+) -> Result<()> {
+    let role: Option<Role> = sqlx::query_scalar("SELECT role FROM api_key WHERE id = $1 AND tenant = $2")
+        .bind(id)
+        .bind(tenant)
+        .fetch_optional(&cp.db)
+        .await?;
+    match role {
+        None => Err(Error::new(&codes::NOT_FOUND)),
+        Some(role) if by.role < Role::Admin || role > by.role => {
+            Err(Error::new(&codes::FORBIDDEN).detail("nobody revokes a key with a role above their own"))
+        }
+        Some(_) => api_key_revoke(cp, caller, id).await.map(drop),
+    }
 }
 
 /// A tenant's keys, newest first, revoked ones included.
 pub async fn api_key_list(conn: &mut PgConnection, tenant: &TenantRef) -> Result<Vec<ApiKey>> {
     let tenant = tenant_find(&mut *conn, tenant).await?;
-    Ok(sqlx::query_as(
-        "SELECT id, tenant, name, role, tail, created_at, expires_at, revoked_at, last_used_at
-           FROM api_key WHERE tenant = $1 ORDER BY created_at DESC, id DESC",
-    )
+    Ok(sqlx::query_as(key_columns!(
+        "SELECT",
+        "FROM api_key WHERE tenant = $1 ORDER BY created_at DESC, id DESC"
+    ))
     .bind(tenant.id)
     .fetch_all(conn)
     .await?)
@@ -134,14 +280,11 @@ pub async fn api_key_revoke(cp: &ControlPlane, caller: &Caller, id: ApiKeyId) ->
         let hash = hash.try_into().map_err(|_| Error::internal("a key hash that is not 32 bytes"))?;
         changes::notify(&mut tx, Change::Key(hash)).await?;
     }
-    let key = sqlx::query_as(
-        "SELECT id, tenant, name, role, tail, created_at, expires_at, revoked_at, last_used_at
-           FROM api_key WHERE id = $1",
-    )
-    .bind(id)
-    .fetch_optional(&mut *tx)
-    .await?
-    .ok_or_else(|| Error::new(&codes::NOT_FOUND).detail(format!("there is no API key {id}")))?;
+    let key = sqlx::query_as(key_columns!("SELECT", "FROM api_key WHERE id = $1"))
+        .bind(id)
+        .fetch_optional(&mut *tx)
+        .await?
+        .ok_or_else(|| Error::new(&codes::NOT_FOUND).detail(format!("there is no API key {id}")))?;
     tx.commit().await?;
     Ok(key)
 }

@@ -187,6 +187,41 @@ pub async fn member_remove(
     Ok(changes::notify(conn, Change::Account(account)).await?)
 }
 
+/// Hands the workspace over: the other member becomes an owner, and the one who hands over an admin, or neither.
+///
+/// # Errors
+/// `forbidden` for one who is no owner (any more); `not_found` for somebody who is no member; `state_conflict` for oneself
+/// or another owner.
+pub async fn ownership_transfer(
+    conn: &mut PgConnection,
+    caller: &Caller,
+    tenant: TenantId,
+    from: AccountId,
+    to: AccountId,
+    now: DateTime<Utc>,
+) -> Result<Member> {
+    let owners = owners_locked(&mut *conn, tenant).await?;
+    if !owners.contains(&from) {
+        return Err(Error::new(&codes::FORBIDDEN).detail("only an owner can hand the workspace over"));
+    }
+    let before = member_get(&mut *conn, tenant, to).await?;
+    if owners.contains(&to) {
+        return Err(Error::new(&codes::STATE_CONFLICT).detail("this is an owner already"));
+    }
+    for (account, role) in [(to, Role::Owner), (from, Role::Admin)] {
+        sqlx::query("UPDATE membership SET role = $3 WHERE tenant = $1 AND account = $2")
+            .bind(tenant)
+            .bind(account)
+            .bind(role)
+            .execute(&mut *conn)
+            .await?;
+        changes::notify(&mut *conn, Change::Account(account)).await?;
+    }
+    let detail = json!({ "from": from, "to": to, "was": before.role });
+    audit_add(conn, caller, now, "owner.transfer", Some(tenant), &to.to_string(), detail).await?;
+    Ok(Member { role: Role::Owner, ..before })
+}
+
 /// The owners, with every change of members of this tenant held off until the transaction ends.
 async fn owners_locked(conn: &mut PgConnection, tenant: TenantId) -> Result<Vec<AccountId>> {
     sqlx::query("SELECT id FROM tenant WHERE id = $1 FOR NO KEY UPDATE")

@@ -15,6 +15,7 @@
 //! | `access_token` | what such a token says, and whether it is believed |
 //! | `tokens`, `device` | a terminal's refresh tokens, and how it is signed in |
 //! | `userinfo` | what a person asks about themselves |
+//! | `domains`, `sso` | mail domains that a tenant has proven, and its own OpenID provider |
 //! | `throttle` | how often something may be tried |
 //! | `chores` | what a worker does for all this now and then |
 //! | `members` | seats in tenants: roles, removal, the last owner |
@@ -27,6 +28,7 @@ pub mod accounts;
 pub mod arrive;
 pub mod chores;
 pub mod device;
+pub mod domains;
 pub mod invitations;
 pub mod keyring;
 pub mod keys;
@@ -39,6 +41,7 @@ pub mod settings;
 pub mod sign_in;
 pub mod sign_up;
 pub mod signing;
+pub mod sso;
 pub mod throttle;
 pub mod tokens;
 pub mod userinfo;

@@ -193,6 +193,30 @@ pub async fn session_list(
     .await?)
 }
 
+/// Which part of one's sessions to list: they are few and come whole.
+#[derive(Clone, Debug, Default, Serialize, serde::Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct SessionFilter {
+    pub limit: Option<u32>,
+}
+
+impl SessionFilter {
+    pub fn check(&self) -> Result<()> {
+        crate::kernel::page::limit(self.limit).map(drop)
+    }
+}
+
+/// The device that a session is on: the browser's own session for one at a tenant's host, else itself.
+pub async fn session_root(conn: &mut PgConnection, account: AccountId, id: SessionId) -> Result<SessionId> {
+    sqlx::query_scalar("SELECT coalesce(parent, id) FROM session WHERE id = $1 AND account = $2")
+        .bind(id)
+        .bind(account)
+        .fetch_optional(conn)
+        .await?
+        .ok_or_else(|| Error::new(&codes::SIGN_IN_REQUIRED))
+}
+
 /// Ends a session and what it began; every server refuses it within a second. Ending twice changes nothing.
 ///
 /// # Errors
@@ -267,7 +291,7 @@ async fn authenticated_at(
     now: DateTime<Utc>,
 ) -> Result<Option<DateTime<Utc>>> {
     Ok(sqlx::query_scalar(
-        "SELECT s.authenticated_at FROM session s LEFT JOIN session p ON p.id = s.parent
+        "SELECT greatest(s.authenticated_at, p.authenticated_at) FROM session s LEFT JOIN session p ON p.id = s.parent
           WHERE s.id = $1 AND s.account = $2 AND s.revoked_at IS NULL AND p.revoked_at IS NULL
             AND least(s.expires_at, p.expires_at) > $3",
     )

@@ -63,6 +63,23 @@ impl Operation {
             .unwrap_or_else(|_| panic!("{} {} states no x-min-role", self.method, self.path))
     }
 
+    /// Whether a key never reaches it, whatever its role.
+    pub fn person_only(&self) -> bool {
+        self.description.pointer("/security/0/person").is_some()
+    }
+
+    /// The scope that opens it to a key with scopes; none for what no key reaches.
+    pub fn scope(&self) -> Option<String> {
+        let stated = self.description.pointer("/security/0/tenant_key/0").and_then(Value::as_str);
+        assert!(
+            stated.is_some() != self.person_only(),
+            "{} {} states no scope, or one for people",
+            self.method,
+            self.path
+        );
+        stated.map(str::to_owned)
+    }
+
     /// A body that the operation accepts, with `id` wherever an id of its kind may stand. None when it takes no body.
     pub fn body_with(&self, id: &str) -> Option<Value> {
         let schema = self.description.pointer("/requestBody/content/application~1json/schema")?;

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use crate::control_plane::plans::Entitlements;
 use crate::control_plane::tenants::TenantState;
 use crate::data_plane::broker::Login;
+use crate::data_plane::tenancy::scopes::Held;
 use crate::kernel::ids::{ApiKeyId, TenantId};
 use crate::kernel::{Role, Slug};
 
@@ -42,6 +43,7 @@ pub struct Key {
     pub tenant: TenantId,
     pub name: Arc<str>,
     pub role: Role,
+    pub scopes: Held,
     pub expires_at: Option<DateTime<Utc>>,
     /// When its last use was noted, in milliseconds since 1970: a write a minute is precise enough.
     pub(super) noted_ms: AtomicI64,
@@ -78,6 +80,7 @@ mod tests {
             tenant: TenantId::new(),
             name: "k".into(),
             role: Role::Viewer,
+            scopes: None,
             expires_at: Some(now),
             noted_ms: AtomicI64::new(0),
         };

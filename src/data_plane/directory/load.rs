@@ -176,13 +176,14 @@ struct KeyRow {
     tenant: TenantId,
     name: String,
     role: Role,
+    scopes: Option<Vec<String>>,
     expires_at: Option<DateTime<Utc>>,
     last_used_at: Option<DateTime<Utc>>,
 }
 
 pub async fn key_by_hash(db: &PgPool, hash: &KeyHash) -> Result<Option<Arc<Key>>, LoadError> {
     let row = sqlx::query_as::<_, KeyRow>(
-        "SELECT id, tenant, name, role, expires_at, last_used_at
+        "SELECT id, tenant, name, role, scopes, expires_at, last_used_at
          FROM api_key WHERE key_hash = $1 AND revoked_at IS NULL",
     )
     .bind(hash.as_slice())
@@ -194,6 +195,7 @@ pub async fn key_by_hash(db: &PgPool, hash: &KeyHash) -> Result<Option<Arc<Key>>
             tenant: row.tenant,
             name: row.name.into(),
             role: row.role,
+            scopes: row.scopes.map(|all| all.into_iter().map(String::into_boxed_str).collect()),
             expires_at: row.expires_at,
             noted_ms: AtomicI64::new(row.last_used_at.map_or(0, |at| at.timestamp_millis())),
         })

@@ -7,11 +7,12 @@
 pub mod cookie;
 pub mod decide;
 pub mod host;
+pub mod scopes;
 pub mod token;
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
@@ -26,6 +27,7 @@ use super::limits::{self, Limiter};
 use crate::kernel::credentials::{self, KeyHash, KeyKind};
 use crate::kernel::ids::{SessionId, TenantId};
 use crate::kernel::{Clock, Error, Result, Role, Slug, codes};
+use scopes::{Held, Scopes};
 use token::Tokens;
 
 /// What the middleware works with.
@@ -40,6 +42,8 @@ pub struct Tenancy {
     pub base_domain: Arc<str>,
     /// The largest body that is read to bind an `Idempotency-Key` to it, in bytes.
     pub body_limit: usize,
+    /// What each operation asks of a key with scopes.
+    pub scopes: Arc<Scopes>,
 }
 
 /// Left on the response for the access log: whose request it was. Only once the credential was good.
@@ -54,6 +58,15 @@ enum Caller {
     Key(Arc<Key>),
     /// A person with a live session, and the role they hold in the tenant.
     Person(Arc<Person>, SessionId, Role),
+}
+
+impl Caller {
+    fn scopes(&self) -> Held {
+        match self {
+            Self::Key(key) => key.scopes.clone(),
+            Self::Person(..) => None,
+        }
+    }
 }
 
 /// `axum::middleware::from_fn_with_state(tenancy, tenancy::admit)`.
@@ -71,10 +84,13 @@ pub async fn admit(State(tenancy): State<Tenancy>, mut request: Request, next: N
         metrics::counter!("rate_limited_total").increment(1);
         limits::headers::refusal(decision).into_response()
     } else {
-        match once(&mut request, tenancy.body_limit).await {
+        let held = caller.scopes();
+        match tenancy.pass(&held, &mut request).await {
             Ok(once) => {
                 let actor = tenancy.note(caller);
-                let context = tenancy.context(tenant, actor, request.extensions().get(), once);
+                let mut context = tenancy.context(tenant, actor, request.extensions().get(), once);
+                context.scopes = held;
+                context.known_scopes = tenancy.scopes.clone();
                 request.extensions_mut().insert(context);
                 next.run(request).await
             }
@@ -143,6 +159,13 @@ impl Tenancy {
         Ok((Caller::Person(person, session, role), tenant))
     }
 
+    /// The last things asked of a caller who is known and not too fast.
+    async fn pass(&self, held: &Held, request: &mut Request) -> Result<Option<Once>> {
+        let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+        self.scopes.check(held, request.method(), path)?;
+        once(request, self.body_limit).await
+    }
+
     /// Notes the use, and says who acts.
     fn note(&self, caller: Caller) -> Actor {
         match caller {
@@ -179,6 +202,8 @@ impl Tenancy {
             directory: self.directory.clone(),
             broker: self.broker.clone(),
             once,
+            scopes: None,
+            known_scopes: Arc::default(),
         }
     }
 }

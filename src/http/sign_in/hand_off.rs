@@ -26,6 +26,7 @@ use crate::http::vocabulary::Path;
 use crate::identity::return_to::path_of;
 use crate::identity::sessions::{Asking, hand_off, hand_off_redeem, session_end_by_token};
 use crate::identity::sign_in::PATIENCE;
+use crate::identity::sso::sso_allows_session;
 use crate::kernel::credentials::{self, KeyKind};
 use crate::kernel::secret::sha256;
 use crate::kernel::{Error, Slug, codes};
@@ -60,6 +61,7 @@ pub(super) async fn go(
         return Ok(see_other(&with_query(&enter, &[("return_to", return_to)])));
     };
     let mut conn = cp.db.acquire().await?;
+    sso_allows_session(&mut conn, tenant.id, visitor.person.id, visitor.session).await?;
     let code = hand_off(&mut conn, &cp.entropy, visitor.session, tenant.id, &mark, return_to, cp.clock.now())
         .await?;
     Ok(see_other(&with_query(&enter, &[("code", code.expose_secret())])))

@@ -3,6 +3,7 @@
 
 use utoipa::openapi::extensions::Extensions;
 use utoipa::openapi::path::{Operation, ParameterIn};
+use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{Content, Ref, RefOr, Response};
 use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::UtoipaMethodRouter;
@@ -16,6 +17,19 @@ use crate::kernel::Role;
 pub trait Guarded<Args> {
     /// The lowest role that reaches the handler.
     const ROLE: Role;
+    /// Whether only a person reaches it.
+    const PERSON: bool;
+}
+
+/// The security scheme of operations that are for people only.
+pub const PERSON: &str = "person";
+
+/// What a handler demands of its caller.
+#[derive(Clone, Copy, Debug)]
+pub struct Access {
+    pub role: Role,
+    /// A person, and no key.
+    pub person: bool,
 }
 
 macro_rules! guarded {
@@ -25,6 +39,7 @@ macro_rules! guarded {
             F: Fn(As<R>, $($arg),*) -> Fut,
         {
             const ROLE: Role = R::ROLE;
+            const PERSON: bool = R::PERSON;
         }
     };
 }
@@ -33,19 +48,19 @@ guarded!(A);
 guarded!(A, B);
 guarded!(A, B, C);
 
-/// The role a handler demands.
-pub fn role<F: Guarded<Args>, Args>(_: F) -> Role {
-    F::ROLE
+/// What a handler demands, read off its signature.
+pub fn access<F: Guarded<Args>, Args>(_: F) -> Access {
+    Access { role: F::ROLE, person: F::PERSON }
 }
 
-/// Adds handlers to an `OpenApiRouter`, each with `x-min-role` and its problem answers:
+/// Adds handlers to an `OpenApiRouter`, each with `x-min-role` (and, for people only, `security` without keys) and its problem answers:
 /// `operations!(router, create, list)`.
 #[macro_export]
 macro_rules! operations {
     ($router:expr, $($handler:path),+ $(,)?) => {
         $router$(.routes($crate::http::vocabulary::operation::documented(
             utoipa_axum::routes!($handler),
-            $crate::http::vocabulary::operation::role($handler),
+            $crate::http::vocabulary::operation::access($handler),
         )))+
     };
 }
@@ -53,7 +68,7 @@ macro_rules! operations {
 /// Completes one handler's document.
 pub fn documented<S>(
     (mut schemas, mut paths, router): UtoipaMethodRouter<S>,
-    role: Role,
+    access: Access,
 ) -> UtoipaMethodRouter<S>
 where
     S: Clone + Send + Sync + 'static,
@@ -62,9 +77,12 @@ where
         let posts = item.post.is_some();
         let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
         for operation in operations.into_iter().flatten() {
-            let extension = Extensions::from_iter([("x-min-role", role.as_str())]);
+            let extension = Extensions::from_iter([("x-min-role", access.role.as_str())]);
             operation.extensions.get_or_insert_default().merge(extension);
-            for (status, text) in problems(operation, role, posts) {
+            if access.person {
+                operation.security = Some(vec![SecurityRequirement::new(PERSON, [""; 0])]);
+            }
+            for (status, text) in problems(operation, access, posts) {
                 operation.responses.responses.entry(status.to_owned()).or_insert_with(|| problem(text));
             }
         }
@@ -74,7 +92,7 @@ where
     (schemas, paths, router)
 }
 
-fn problems(operation: &Operation, role: Role, posts: bool) -> Vec<(&'static str, &'static str)> {
+fn problems(operation: &Operation, access: Access, posts: bool) -> Vec<(&'static str, &'static str)> {
     let takes = |place: ParameterIn| {
         operation.parameters.iter().flatten().any(|parameter| match parameter {
             RefOr::T(parameter) => parameter.parameter_in == place,
@@ -87,8 +105,8 @@ fn problems(operation: &Operation, role: Role, posts: bool) -> Vec<(&'static str
         ("429", "Too many requests, or too many at once."),
         ("503", "The tenant's database is busy or cannot be reached."),
     ];
-    if role > Role::Viewer {
-        problems.push(("403", "The role does not allow it."));
+    if access.role > Role::Viewer || access.person {
+        problems.push(("403", "The role does not allow it, or it is for people only."));
     }
     if takes(ParameterIn::Path) {
         problems.push(("404", "It does not exist, or not for this tenant."));

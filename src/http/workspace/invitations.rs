@@ -6,7 +6,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::{by, caller};
 use crate::data_plane::As;
-use crate::data_plane::context::Admin;
+use crate::data_plane::context::{Admin, OfPerson};
 use crate::http::vocabulary::{Json, Path, Query};
 use crate::identity::Identity;
 use crate::identity::invitations::{
@@ -25,11 +25,11 @@ pub fn routes() -> OpenApiRouter<Identity> {
 /// Invite somebody
 ///
 /// By mail, for one address, for a week. Only a person can invite, and nobody to a role above their own.
-#[utoipa::path(post, path = "/api/v1/invitations", operation_id = "create_invitation", tag = "workspace",
+#[utoipa::path(post, path = "/api/v1/invitations", operation_id = "create_invitation", tag = "invitations",
     request_body = NewInvitation,
     responses((status = 201, description = "The invitation.", body = Invitation)))]
 async fn create(
-    ctx: As<Admin>,
+    ctx: As<OfPerson<Admin>>,
     State(identity): State<Identity>,
     Json(new): Json<NewInvitation>,
 ) -> Result<(StatusCode, Json<Invitation>)> {
@@ -38,7 +38,7 @@ async fn create(
 }
 
 /// List invitations
-#[utoipa::path(get, path = "/api/v1/invitations", operation_id = "list_invitations", tag = "workspace",
+#[utoipa::path(get, path = "/api/v1/invitations", operation_id = "list_invitations", tag = "invitations",
     params(InvitationFilter),
     responses((status = 200, description = "Invitations, newest first.", body = Page<Invitation>)))]
 async fn list(
@@ -53,7 +53,7 @@ async fn list(
 /// Send an invitation again
 ///
 /// With a new link: the old one is dead, and the week begins anew.
-#[utoipa::path(post, path = "/api/v1/invitations/{id}/resend", operation_id = "resend_invitation", tag = "workspace",
+#[utoipa::path(post, path = "/api/v1/invitations/{id}/resend", operation_id = "resend_invitation", tag = "invitations",
     params(("id" = InvitationId, Path)),
     responses((status = 200, description = "The invitation.", body = Invitation)))]
 async fn resend(
@@ -65,7 +65,7 @@ async fn resend(
 }
 
 /// Take an invitation back
-#[utoipa::path(delete, path = "/api/v1/invitations/{id}", operation_id = "revoke_invitation", tag = "workspace",
+#[utoipa::path(delete, path = "/api/v1/invitations/{id}", operation_id = "revoke_invitation", tag = "invitations",
     params(("id" = InvitationId, Path)), responses((status = 204, description = "Its link is dead.")))]
 async fn revoke(
     ctx: As<Admin>,

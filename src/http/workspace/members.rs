@@ -29,7 +29,7 @@ struct RoleChange {
 }
 
 /// List members
-#[utoipa::path(get, path = "/api/v1/members", operation_id = "list_members", tag = "workspace",
+#[utoipa::path(get, path = "/api/v1/members", operation_id = "list_members", tag = "members",
     params(MemberFilter), responses((status = 200, description = "Members, by account.", body = Page<Member>)))]
 async fn list(
     ctx: As<Viewer>,
@@ -41,7 +41,7 @@ async fn list(
 }
 
 /// Get a member
-#[utoipa::path(get, path = "/api/v1/members/{account}", operation_id = "get_member", tag = "workspace",
+#[utoipa::path(get, path = "/api/v1/members/{account}", operation_id = "get_member", tag = "members",
     params(("account" = AccountId, Path)), responses((status = 200, description = "The member.", body = Member)))]
 async fn get(
     ctx: As<Viewer>,
@@ -55,7 +55,7 @@ async fn get(
 /// Give a member another role
 ///
 /// Nobody gives or takes a role above their own, and an owner stays.
-#[utoipa::path(patch, path = "/api/v1/members/{account}", operation_id = "change_member", tag = "workspace",
+#[utoipa::path(patch, path = "/api/v1/members/{account}", operation_id = "change_member", tag = "members",
     params(("account" = AccountId, Path)), request_body = RoleChange,
     responses((status = 200, description = "The member.", body = Member)))]
 async fn change(
@@ -75,7 +75,7 @@ async fn change(
 /// Remove a member, or leave
 ///
 /// Anyone may leave; removing others takes an admin. An owner stays.
-#[utoipa::path(delete, path = "/api/v1/members/{account}", operation_id = "remove_member", tag = "workspace",
+#[utoipa::path(delete, path = "/api/v1/members/{account}", operation_id = "remove_member", tag = "members",
     params(("account" = AccountId, Path)), responses((status = 204, description = "The seat is free.")))]
 async fn remove(
     ctx: As<Viewer>,

@@ -12,9 +12,13 @@ use crate::data_plane::TenantContext;
 use crate::identity::Identity;
 use crate::identity::members::By;
 
+mod api_keys;
+mod audit;
 mod invitations;
 mod me;
 mod members;
+mod ownership;
+mod sessions;
 
 /// Every route, with its state.
 pub fn routes(identity: Identity) -> OpenApiRouter {
@@ -22,6 +26,10 @@ pub fn routes(identity: Identity) -> OpenApiRouter {
         .merge(me::routes())
         .merge(members::routes())
         .merge(invitations::routes())
+        .merge(ownership::routes())
+        .merge(api_keys::routes())
+        .merge(sessions::routes())
+        .merge(audit::routes())
         .with_state(identity)
 }
 

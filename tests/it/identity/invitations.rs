@@ -23,7 +23,7 @@ use serde_json::json;
 use super::fixture::{enter, person, seat, sign_in, vouched};
 
 /// What the services work with; nothing is sent.
-fn identity(world: &World, mail: bool) -> Identity {
+pub(super) fn identity(world: &World, mail: bool) -> Identity {
     let transport = MailTransport::Folder { path: world.folder.path().join("mail") };
     let mail = mail.then(|| MailSettings { from: "a@example.com".to_owned(), transport });
     let settings = Settings { mail, ..Settings::default() };
@@ -227,7 +227,7 @@ async fn nobody_invites_above_themselves_or_reaches_into_another_workspace() {
     );
 }
 
-/// B10, seats. Shown to fail: the tenant's lock in `seats_locked` taken out, in both races.
+/// B10, seats. Shown to fail: the tenant's lock in `seats_locked` taken out (seen in the first of the races).
 #[tokio::test]
 async fn no_more_people_sit_than_the_plan_has_seats_also_in_a_race() {
     let office = office().await;
