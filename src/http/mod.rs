@@ -3,6 +3,7 @@
 pub mod arrival;
 pub mod cors;
 pub mod docs;
+pub mod edge;
 pub mod headers;
 pub mod health;
 pub mod limits;

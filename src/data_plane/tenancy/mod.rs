@@ -25,7 +25,6 @@ use crate::kernel::ids::TenantId;
 use crate::kernel::{Clock, Error, Result, Slug, codes};
 
 /// What the middleware works with.
-#[derive(Clone)]
 pub struct Tenancy {
     pub directory: Directory,
     pub limiter: Limiter,
@@ -37,6 +36,9 @@ pub struct Tenancy {
     pub body_limit: usize,
 }
 
+/// How many headers an answer is given on its way out.
+const HEADERS: usize = 12;
+
 /// Left on the response for the access log: whose request it was. Only once the credential was good.
 #[derive(Clone, Debug)]
 pub struct Served {
@@ -45,7 +47,7 @@ pub struct Served {
 }
 
 /// `axum::middleware::from_fn_with_state(tenancy, tenancy::admit)`.
-pub async fn admit(State(tenancy): State<Tenancy>, mut request: Request, next: Next) -> Response {
+pub async fn admit(State(tenancy): State<Arc<Tenancy>>, mut request: Request, next: Next) -> Response {
     let (key, tenant) = match tenancy.recognise(request.headers(), request.uri()).await {
         Ok(known) => known,
         Err(error) => return private(error.into_response()),
@@ -69,6 +71,8 @@ pub async fn admit(State(tenancy): State<Tenancy>, mut request: Request, next: N
             Err(error) => error.into_response(),
         }
     };
+    // All that follow, here and further out, in one go.
+    response.headers_mut().reserve(HEADERS);
     limits::headers::insert(response.headers_mut(), policy, decision);
     response.extensions_mut().insert(served);
     private(response)
