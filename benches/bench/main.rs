@@ -1,12 +1,18 @@
 //! What Freehold costs, side by side with what it is measured against. `make bench`; `ARGS=--list` shows the sections.
 
+mod bare;
 mod broker;
 mod bulk;
 mod directory;
+mod effort;
 mod gate;
 mod hot;
+mod limits;
+mod neighbour;
 mod provision;
+mod routed;
 mod signed_in;
+mod warm;
 mod zipf;
 
 use std::process::ExitCode;
@@ -52,6 +58,21 @@ const SECTIONS: &[Section] = &[
         name: "signed_in",
         about: "a person's warm request, by access token and by cookie, beside a key's",
         run: |args| Box::pin(signed_in::measure(args)),
+    },
+    Section {
+        name: "routed",
+        about: "a tenant's request, beside the same statements in a bare axum + sqlx handler",
+        run: |args| Box::pin(routed::measure(args)),
+    },
+    Section {
+        name: "limits",
+        about: "the same requests with the rate limits on, without Redis, and off",
+        run: |args| Box::pin(limits::measure(args)),
+    },
+    Section {
+        name: "neighbour",
+        about: "a quiet tenant beside one that asks for twenty times its limit, and alone",
+        run: |args| Box::pin(neighbour::measure(args)),
     },
 ];
 

@@ -107,7 +107,7 @@ pub struct ServeConfig {
     #[arg(long, env = "FREEHOLD_BROKER_BUDGET", default_value_t = 40, value_name = "N")]
     pub broker_budget: usize,
 
-    /// How many server processes share the tenants' limits while Redis is away
+    /// How many server processes share the tenants' limits
     #[arg(long, env = "FREEHOLD_REPLICAS", default_value_t = 1, value_name = "N")]
     pub replicas: u32,
 

@@ -202,9 +202,10 @@ impl<R: MinRole, S: Send + Sync> FromRequestParts<S> for As<R> {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        // Taken out and not copied: a request has one handler, and a handler one context.
         let context = parts
             .extensions
-            .get::<TenantContext>()
+            .remove::<TenantContext>()
             .ok_or_else(|| Error::internal("a tenant route outside the tenancy middleware"))?;
         if context.actor.role < R::ROLE {
             return Err(
@@ -214,7 +215,7 @@ impl<R: MinRole, S: Send + Sync> FromRequestParts<S> for As<R> {
         if R::PERSON && context.actor.person.is_none() {
             return Err(not_a_person());
         }
-        Ok(Self(context.clone(), PhantomData))
+        Ok(Self(context, PhantomData))
     }
 }
 

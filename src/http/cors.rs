@@ -9,8 +9,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::middleware::Next;
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 
@@ -34,18 +33,20 @@ pub struct Cors {
     pub extra: Arc<[String]>,
 }
 
-/// `axum::middleware::from_fn_with_state(cors, answer)`.
-pub async fn answer(State(cors): State<Cors>, request: Request, next: Next) -> Response {
+/// Lets `next` answer, and adds who may read it; answers a preflight itself.
+pub async fn answer<F>(cors: &Cors, request: Request, next: impl FnOnce(Request) -> F) -> Response
+where
+    F: Future<Output = Response>,
+{
     let Some(origin) = request.headers().get(header::ORIGIN).cloned() else {
-        let mut response = next.run(request).await;
+        let mut response = next(request).await;
         response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
         return response;
     };
     let preflight = request.method() == Method::OPTIONS
         && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let allowed = cors.allows(&origin, request.headers(), request.uri());
-    let mut response =
-        if preflight { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
+    let mut response = if preflight { StatusCode::NO_CONTENT.into_response() } else { next(request).await };
     let headers = response.headers_mut();
     headers.append(header::VARY, HeaderValue::from_static("origin"));
     if allowed {

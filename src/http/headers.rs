@@ -3,7 +3,7 @@
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// For answers that are data: nothing may be loaded or run.
 const API_CSP: &str = "default-src 'none'; frame-ancestors 'none'";
@@ -20,12 +20,10 @@ const ALWAYS: [(HeaderName, &str); 4] = [
 ];
 
 /// Adds what is not already set.
-pub async fn secure(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+pub fn secure(headers: &mut HeaderMap) {
     for (name, value) in ALWAYS {
-        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
-    response
 }
 
 /// The same for our own pages, inside [`secure`].

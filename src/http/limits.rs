@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};
@@ -16,9 +16,8 @@ pub const BODY: usize = 1024 * 1024;
 /// The longest a request may take until its answer begins.
 pub const WHOLE_REQUEST: Duration = Duration::from_secs(30);
 
-/// `axum::middleware::from_fn_with_state(WHOLE_REQUEST, in_time)`. What runs too long is dropped: its transaction is
-/// rolled back.
-pub async fn in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+/// What runs too long is dropped: its transaction is rolled back.
+pub async fn in_time(limit: Duration, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let (body, arrival) = arrival::watch(body);
     match tokio::time::timeout(limit, next.run(Request::from_parts(parts, body))).await {

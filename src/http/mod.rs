@@ -5,6 +5,7 @@ pub mod browser;
 pub mod client;
 pub mod cors;
 pub mod docs;
+pub mod edge;
 pub mod headers;
 pub mod health;
 pub mod limits;

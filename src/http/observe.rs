@@ -1,14 +1,16 @@
 //! The outermost layer of every request: its id, its line in the log, its numbers, its error logged once, and the
 //! problem body finished with the id.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::Next;
+use axum::extract::{MatchedPath, Request};
 use axum::response::Response;
 use http::{HeaderValue, Method, header};
+use metrics::{Counter, Histogram};
+use parking_lot::RwLock;
 use tracing::Instrument;
 
 use super::problem::Problem;
@@ -17,17 +19,33 @@ use crate::data_plane::RequestId;
 use crate::data_plane::tenancy::Served;
 use crate::kernel::{Entropy, Error};
 
-/// `axum::middleware::from_fn_with_state(entropy, observe)`.
-pub async fn observe(State(entropy): State<Entropy>, mut request: Request, next: Next) -> Response {
+/// What it takes to observe.
+pub struct Observer {
+    entropy: Entropy,
+    meters: Meters,
+}
+
+impl Observer {
+    pub fn new(entropy: Entropy) -> Self {
+        Self { entropy, meters: Meters::default() }
+    }
+}
+
+/// Lets `next` answer, and sees to all that is said about it.
+pub async fn observe(
+    observer: &Observer,
+    mut request: Request,
+    next: impl AsyncFnOnce(Request) -> Response,
+) -> Response {
     let begun = Instant::now();
-    let id = request_id::choose(request.headers(), &entropy);
+    let id = request_id::choose(request.headers(), &observer.entropy);
     request.extensions_mut().insert(id.clone());
     let method = method_label(request.method());
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("unmatched", |path| path.as_str());
     let span = tracing::info_span!("request", request_id = &*id.0, tenant = tracing::field::Empty);
 
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let mut response = next(request).instrument(span.clone()).await;
 
     let elapsed = begun.elapsed();
     let status = response.status();
@@ -55,11 +73,7 @@ pub async fn observe(State(entropy): State<Entropy>, mut request: Request, next:
         slug = tenant.map(|served| served.slug.as_str()),
         "request",
     );
-    let route = route.to_owned();
-    metrics::counter!("http_requests_total", "route" => route.clone(), "method" => method, "status" => status_label(status.as_u16()))
-        .increment(1);
-    metrics::histogram!("http_request_seconds", "route" => route, "method" => method)
-        .record(elapsed.as_secs_f64());
+    observer.meters.count(route, method, status.as_u16(), elapsed.as_secs_f64());
     request_id::answer(response.headers_mut(), &id);
     response
 }
@@ -88,8 +102,46 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-fn status_label(status: u16) -> String {
-    status.to_string()
+/// The instruments of each route, found again without making their labels anew: that would be a dozen allocations for
+/// every request.
+#[derive(Default)]
+struct Meters(RwLock<HashMap<Box<str>, Vec<Meter>>>);
+
+struct Meter {
+    method: &'static str,
+    status: u16,
+    requests: Counter,
+    seconds: Histogram,
+}
+
+impl Meters {
+    fn count(&self, route: &str, method: &'static str, status: u16, seconds: f64) {
+        let is_it = |meter: &&Meter| meter.status == status && meter.method == method;
+        if let Some(meter) = self.0.read().get(route).and_then(|meters| meters.iter().find(is_it)) {
+            return meter.count(seconds);
+        }
+        let meter = Meter::new(route, method, status);
+        meter.count(seconds);
+        // Two that come here at once leave two entries over the same instruments.
+        self.0.write().entry(route.into()).or_default().push(meter);
+    }
+}
+
+impl Meter {
+    fn new(route: &str, method: &'static str, status: u16) -> Self {
+        let (route, code) = (route.to_owned(), status.to_string());
+        Self {
+            method,
+            status,
+            requests: metrics::counter!("http_requests_total", "route" => route.clone(), "method" => method, "status" => code),
+            seconds: metrics::histogram!("http_request_seconds", "route" => route, "method" => method),
+        }
+    }
+
+    fn count(&self, seconds: f64) {
+        self.requests.increment(1);
+        self.seconds.record(seconds);
+    }
 }
 
 #[cfg(test)]
@@ -97,7 +149,7 @@ mod tests {
     use std::io::Write;
 
     use axum::Router;
-    use axum::middleware::from_fn_with_state;
+    use axum::middleware::{Next, from_fn};
     use axum::response::IntoResponse;
     use axum::routing::get;
     use parking_lot::Mutex;
@@ -107,6 +159,7 @@ mod tests {
     use super::*;
     use crate::kernel::Slug;
     use crate::kernel::ids::TenantId;
+    use crate::telemetry::logs::JsonLines;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -133,12 +186,14 @@ mod tests {
     async fn the_log_says_what_happened_and_nothing_that_was_sent() {
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber = tracing_subscriber::registry()
-            .with(crate::telemetry::logs::json().with_writer(move || writer.clone()));
+        let subscriber = tracing_subscriber::registry().with(JsonLines(move || writer.clone()));
         let _guard = tracing::subscriber::set_default(subscriber);
-        let app = Router::new()
-            .route("/tasks/{id}", get(fails))
-            .layer(from_fn_with_state(Entropy::default(), observe));
+        let app = Router::new().route("/tasks/{id}", get(fails)).layer(from_fn(
+            async |request: Request, next: Next| {
+                let observer = Observer::new(Entropy::default());
+                observe(&observer, request, async |request| next.run(request).await).await
+            },
+        ));
         let request = Request::get("/tasks/17?token=query-secret")
             .header("authorization", "Bearer header-secret")
             .header("x-request-id", "rid-1")

@@ -1,27 +1,30 @@
 //! Everything a request passes, in order. From outside in: compression, observation (id, log, numbers, errors), security
-//! headers, CORS, the body limit, the time limit, panics; then the routes, and for tenants' routes the door
+//! headers, CORS, the time limit, the body limit, panics; then the routes, and for tenants' routes the door
 //! (`data_plane::tenancy`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Router, response::Response};
 use http::header;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::browser::Site;
-use super::cors::{self, Cors};
+use super::cors::Cors;
+use super::edge::{self, Edge};
 use super::health::{self, Health};
+use super::observe::Observer;
 use super::pages::{self, assets};
-use super::{docs, headers, limits, observe, openapi};
+use super::{docs, limits, openapi};
 use crate::data_plane::TenantContext;
 use crate::data_plane::broker::Broker;
 use crate::data_plane::directory::{Directory, Tenant};
@@ -63,7 +66,7 @@ pub struct AllPages {
 }
 
 impl AllPages {
-    fn merged(self, tenancy: Tenancy) -> Router {
+    fn merged(self, tenancy: Arc<Tenancy>) -> Router {
         self.base.merge(pages::workspace::behind_the_door(self.workspace, tenancy, self.site))
     }
 }
@@ -78,7 +81,7 @@ pub fn router(
 ) -> Router {
     let (mut tenant, tenant_api) = tenant.split_for_parts();
     let (operator, operator_api) = operator.split_for_parts();
-    let tenancy = state.tenancy(Arc::new(openapi::scopes(&tenant_api)));
+    let tenancy = Arc::new(state.tenancy(Arc::new(openapi::scopes(&tenant_api))));
     let api = openapi::describe(tenant_api, operator_api);
     // A layer over no routes is an error to axum; a test may have none.
     if tenant.has_routes() {
@@ -138,23 +141,22 @@ fn metrics_routes(metrics: PrometheusHandle) -> Router {
     )
 }
 
-/// Puts the layers around routes. The last one added is the outermost.
+/// Puts the layers around routes, the outermost first. In one call: a layer added by itself is boxed and cloned for each
+/// request, with all that is within it.
 fn dress(routes: Router, state: &HttpState) -> Router {
     let cors = Cors {
         base_domain: state.base_domain.clone(),
         plain_http: state.plain_http,
         extra: state.extra_origins.clone().into(),
     };
-    routes
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(CatchPanicLayer::custom(limits::panicked))
-        .layer(from_fn_with_state(state.request_timeout, limits::in_time))
-        .layer(DefaultBodyLimit::max(limits::BODY))
-        .layer(from_fn_with_state(cors, cors::answer))
-        .layer(from_fn(headers::secure))
-        .layer(from_fn_with_state(state.entropy.clone(), observe::observe))
-        .layer(CompressionLayer::new())
+    let edge = Edge { observer: Observer::new(state.entropy.clone()), cors, limit: state.request_timeout };
+    routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(
+        ServiceBuilder::new()
+            .layer(CompressionLayer::new())
+            .layer(from_fn_with_state(Arc::new(edge), edge::pass))
+            .layer(DefaultBodyLimit::max(limits::BODY))
+            .layer(CatchPanicLayer::custom(limits::panicked)),
+    )
 }
 
 async fn not_found() -> Response {

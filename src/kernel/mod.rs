@@ -7,6 +7,7 @@ pub mod entropy;
 pub mod error;
 pub mod ids;
 pub mod page;
+pub mod rfc3339;
 pub mod role;
 pub mod seal;
 pub mod secret;

@@ -7,6 +7,8 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+pub(crate) use super::json::JsonLines;
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -32,7 +34,7 @@ pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), String> {
     let filter = EnvFilter::try_new(&text).map_err(|error| format!("the log filter {text:?}: {error}"))?;
     let registry = tracing_subscriber::registry().with(filter);
     let done = match format {
-        LogFormat::Json => registry.with(json().with_writer(std::io::stderr)).try_init(),
+        LogFormat::Json => registry.with(JsonLines(std::io::stderr)).try_init(),
         LogFormat::Pretty => registry
             .with(
                 fmt::layer()
@@ -48,12 +50,9 @@ pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), String> {
     Ok(())
 }
 
-type JsonLayer<S> = fmt::Layer<S, fmt::format::JsonFields, fmt::format::Format<fmt::format::Json>>;
-
-/// Event fields at the top, the request's span (its id, its tenant) beside them.
-pub(crate) fn json<S>() -> JsonLayer<S>
-where
-    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
-{
-    fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false)
+/// As [`init`] for `serve`, into the given file and not to stderr: for benches, whose figures have to include the logs.
+#[cfg(feature = "testkit")]
+pub fn init_json_into(file: std::fs::File) {
+    let registry = tracing_subscriber::registry().with(EnvFilter::new(DEFAULT_FILTER));
+    drop(registry.with(JsonLines(std::sync::Arc::new(file))).try_init());
 }

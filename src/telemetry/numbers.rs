@@ -42,6 +42,10 @@ fn describe() {
     describe_counter!("directory_reloads_total", "Tenants looked up again after a refused login.");
     describe_counter!("rate_limited_total", "Requests refused with 429 by a tenant's rate limit.");
     describe_counter!("rate_limit_local_total", "Rate decisions made without Redis.");
+    describe_counter!(
+        "rate_limit_foreign_total",
+        "Rate limits in Redis that bore another tenant's id. Should be 0."
+    );
 }
 
 #[cfg(test)]

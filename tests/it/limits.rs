@@ -3,10 +3,13 @@
 use std::time::{Duration, Instant};
 
 use freehold::adapters::redis::connect;
-use freehold::data_plane::limits::{Limiter, Policy, side_by_side};
+use freehold::data_plane::limits::{Limiter, Policy, Step, key_of, side_by_side};
 use freehold::kernel::Role;
 use freehold::kernel::ids::TenantId;
 use freehold::testkit::{Cluster, Mode, Proxy, World, WorldOptions, eventually, extra_redis};
+
+use metrics_exporter_prometheus::PrometheusBuilder;
+use redis::AsyncCommands;
 
 use super::edge::Site;
 use super::provisioning::TABLES;
@@ -28,18 +31,100 @@ async fn the_script_does_what_the_function_does() {
         let policy = Policy::new(next(2_000) as u32 + 1, next(60) as u32 + 1);
         // The keys expire on the server's clock, so the times given stay close to it.
         let mut now = 1_800_000_000_000_000 + next(1_000_000);
-        let times: Vec<i64> = (0..60)
+        let steps: Vec<Step> = (0..60)
             .map(|_| {
                 now += next(policy.interval_us * 2);
-                now
+                (next(8) - 4, next(4) > 0, now)
             })
+            .map(|(owed, asked, now)| (owed.max(0), asked, now))
             .collect();
-        for (at, (here, there)) in
-            side_by_side(&redis, TenantId::new(), policy, &times).await.unwrap().into_iter().enumerate()
-        {
+        let pairs = side_by_side(&redis, TenantId::new(), policy, &steps).await.unwrap();
+        for (at, (here, there)) in pairs.into_iter().enumerate() {
             assert_eq!(here, there, "request {at} under {policy:?}");
         }
     }
+}
+
+/// A7. A value says whose it is: another tenant's under our key is taken as missing, counted, and replaced.
+///
+/// Shown to fail: let the script take any value's number.
+#[tokio::test]
+async fn another_tenant_s_value_is_not_ours() {
+    let mut redis = connect(&Cluster::shared().await.redis_url()).unwrap();
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let numbers = recorder.handle();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let foreign = || numbers.render().contains("rate_limit_foreign_total 1");
+    let (ours, theirs) = (TenantId::new(), TenantId::new());
+    for limiter in [Limiter::new(Some(redis.clone()), 1), Limiter::new(Some(redis.clone()), 1)] {
+        while limiter.take(theirs, BURST).await.allowed {}
+    }
+    let value: String = redis.get(key_of(theirs)).await.unwrap();
+    assert!(value.starts_with(&format!("{theirs}|")), "{value}");
+    let () = redis.set(key_of(ours), &value).await.unwrap();
+    assert!(!foreign());
+    let limiter = Limiter::new(Some(redis.clone()), 1);
+    let decision = limiter.take(ours, BURST).await;
+    assert_eq!((decision.allowed, decision.remaining), (true, BURST.burst - 1));
+    assert!(foreign(), "{}", numbers.render());
+    let value: String = redis.get(key_of(ours)).await.unwrap();
+    assert!(value.starts_with(&format!("{ours}|")), "{value}");
+}
+
+/// Three replicas, a bucket large enough that requests are let through on trust: together they pass no more than the
+/// burst and a sixteenth of it, and no less than the burst.
+///
+/// Shown to fail: let each replica owe the whole of the trust (`most` in `Limiter::decide` without the division, and
+/// eight times that); or pay nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_together_keep_the_limit() {
+    let url = Cluster::shared().await.redis_url();
+    // One in a hundred seconds: nothing refills.
+    let policy = Policy { interval_us: 100_000_000, burst: 960 };
+    let tenant = TenantId::new();
+    let clients = (0..3).flat_map(|_| {
+        let limiter = Limiter::new(Some(connect(&url).unwrap()), 3);
+        std::iter::repeat_n(limiter, 4)
+    });
+    let clients: Vec<_> = clients
+        .map(|limiter| {
+            tokio::spawn(async move {
+                let mut passed = 0;
+                for _ in 0..300 {
+                    passed += i64::from(limiter.take(tenant, policy).await.allowed);
+                    // The replicas take turns, whatever the runtime does.
+                    tokio::task::yield_now().await;
+                }
+                passed
+            })
+        })
+        .collect();
+    let mut passed = 0;
+    for client in clients {
+        passed += client.await.unwrap();
+    }
+    assert!((policy.burst..=policy.burst + policy.trust()).contains(&passed), "{passed} of {policy:?}");
+}
+
+/// What is let through on trust is paid, though nobody asks any more.
+///
+/// Shown to fail: let `Limiter::owes` start nothing.
+#[tokio::test]
+async fn trust_is_paid_soon() {
+    let mut redis = connect(&Cluster::shared().await.redis_url()).unwrap();
+    let (limiter, tenant) = (Limiter::new(Some(redis.clone()), 1), TenantId::new());
+    let policy = Policy { interval_us: 100_000_000, burst: 960 };
+    for left in (949..960).rev() {
+        assert_eq!(limiter.take(tenant, policy).await.remaining, left);
+    }
+    eventually(Duration::from_secs(5), "eleven requests are paid", async || {
+        let value: String = redis.get(key_of(tenant)).await.unwrap();
+        let tat: i64 = value.rsplit('|').next().unwrap().parse().unwrap();
+        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut redis).await.unwrap();
+        let debt = tat - (seconds * 1_000_000 + micros);
+        if debt > policy.interval_us * 10 { Ok(()) } else { Err(debt) }
+    })
+    .await;
 }
 
 /// Guard: the script is one atomic step. A hundred at once, and exactly the burst passes.

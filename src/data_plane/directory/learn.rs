@@ -18,6 +18,7 @@ impl Directory {
             tenant: tenant.id,
             name: "learnt".into(),
             role,
+            scopes: None,
             expires_at: None,
             noted_ms: AtomicI64::new(inner.clock.now().timestamp_millis()),
         };

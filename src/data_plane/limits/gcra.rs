@@ -21,6 +21,15 @@ impl Policy {
         Self { interval_us: self.interval_us * replicas, burst: (self.burst / replicas).max(1) }
     }
 
+    /// Requests that all replicas together may let through before they have paid for them: a sixteenth of the burst.
+    pub fn trust(self) -> i64 {
+        self.burst / 16
+    }
+
+    fn trust_us(self) -> i64 {
+        self.trust() * self.interval_us
+    }
+
     /// The whole bucket in microseconds: the time an empty one takes to fill.
     pub fn window_us(self) -> i64 {
         self.interval_us * self.burst
@@ -39,23 +48,45 @@ pub struct Decision {
     pub reset_us: i64,
 }
 
-/// Decides about one request at `now_us` and gives the TAT to keep. `tat_us` is what was kept, 0 for nothing.
-pub fn decide(policy: Policy, tat_us: i64, now_us: i64) -> (Decision, i64) {
-    // A TAT beyond a whole window can only come from a clock that went back or a plan that grew: a full bucket's debt
-    // is the worst a tenant can owe.
-    let tat = tat_us.clamp(now_us, now_us + policy.window_us());
-    let after = tat + policy.interval_us;
-    let excess = after - (now_us + policy.window_us());
-    if excess > 0 {
-        return (Decision { allowed: false, remaining: 0, retry_us: excess, reset_us: tat - now_us }, tat);
+impl Decision {
+    /// What follows from a bucket's state after it was settled. `excess_us` is what the request at hand was over, or
+    /// (when negative) under a whole window of debt.
+    pub fn of(policy: Policy, allowed: bool, excess_us: i64, tat_us: i64, now_us: i64) -> Self {
+        Self {
+            allowed,
+            remaining: if allowed { (-excess_us).max(0) / policy.interval_us } else { 0 },
+            retry_us: if allowed { 0 } else { excess_us },
+            reset_us: (tat_us - now_us).max(0),
+        }
     }
-    let decision = Decision {
-        allowed: true,
-        remaining: -excess / policy.interval_us,
-        retry_us: 0,
-        reset_us: after - now_us,
-    };
-    (decision, after)
+}
+
+/// A bucket after it was settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    pub decision: Decision,
+    /// The TAT to keep.
+    pub tat_us: i64,
+}
+
+/// Decides about one request at `now_us`. `tat_us` is what was kept, 0 for nothing.
+pub fn decide(policy: Policy, tat_us: i64, now_us: i64) -> (Decision, i64) {
+    let settled = settle(policy, tat_us, now_us, 0, 1);
+    (settled.decision, settled.tat_us)
+}
+
+/// Pays for `owed` requests that were let through already, and then, if `asked` is 1, decides about one more.
+pub fn settle(policy: Policy, tat_us: i64, now_us: i64, owed: i64, asked: i64) -> Settled {
+    // A TAT beyond what can be owed can only come from a clock that went back or a plan that grew: the most that a
+    // tenant can owe is a whole window, and what the replicas let through on trust.
+    let full = now_us + policy.window_us();
+    let worst = full + policy.trust_us();
+    let tat = tat_us.clamp(now_us, worst);
+    let tat = (tat + owed * policy.interval_us).min(worst);
+    let excess = tat + asked * policy.interval_us - full;
+    let allowed = asked == 0 || excess <= 0;
+    let tat_us = if allowed { tat + asked * policy.interval_us } else { tat };
+    Settled { decision: Decision::of(policy, allowed, excess, tat_us, now_us), tat_us }
 }
 
 #[cfg(test)]
@@ -113,6 +144,19 @@ mod tests {
             }
         }
 
+        /// Requests let through on trust and paid later cost the same as if they had been paid at once.
+        #[test]
+        fn what_is_owed_is_paid(rate in 1u32..2_000, burst in 16u32..500, paid in 0i64..30, step in 0i64..10_000) {
+            let policy = Policy::new(rate, burst);
+            let owed = policy.trust();
+            let start = 1_000_000_000;
+            let before = settle(policy, 0, start, 0, 0).tat_us + paid * policy.interval_us;
+            let at_once = (0..owed).fold(before, |tat, _| tat + policy.interval_us);
+            let later = settle(policy, before, start + step, owed, 0).tat_us;
+            prop_assert!(later >= at_once.min(start + step + policy.window_us() + policy.trust_us()));
+            prop_assert!(later <= at_once.max(start + step + owed * policy.interval_us));
+        }
+
         /// `remaining` is the truth: exactly that many more pass at the same moment.
         #[test]
         fn remaining_is_exact(rate in 1u32..5_000, burst in 1u32..100, wait in 0i64..3_000_000) {
@@ -129,12 +173,12 @@ mod tests {
             prop_assert_eq!(more, first.remaining);
         }
 
-        /// A clock that jumps back never locks a tenant out for longer than one window.
+        /// A clock that jumps back never locks a tenant out for longer than what can be owed.
         #[test]
         fn a_clock_that_goes_back_costs_at_most_a_window(rate in 1u32..100, burst in 1u32..100, back in 0i64..i64::MAX / 4) {
             let policy = Policy::new(rate, burst);
             let (decision, _) = decide(policy, 1_000_000 + back, 1_000_000);
-            prop_assert!(decision.retry_us <= policy.interval_us);
+            prop_assert!(decision.retry_us <= policy.interval_us + policy.trust_us());
         }
     }
 }

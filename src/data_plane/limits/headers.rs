@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Decision, Policy};
 use crate::kernel::{Error, codes};
+
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const STATE: HeaderName = HeaderName::from_static("ratelimit");
 
 /// Says the policy and what is left of it: `RateLimit-Policy: "requests";q=40;w=2`, `RateLimit: "requests";r=39;t=1`.
 pub fn insert(headers: &mut HeaderMap, policy: Policy, decision: Decision) {
     let policy = format!("\"requests\";q={};w={}", policy.burst, seconds(policy.window_us()).max(1));
     let state = format!("\"requests\";r={};t={}", decision.remaining, seconds(decision.reset_us));
-    for (name, value) in [("ratelimit-policy", policy), ("ratelimit", state)] {
+    for (name, value) in [(POLICY, policy), (STATE, state)] {
         // Digits and ASCII punctuation: always a valid header value.
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(name, value);

@@ -1,16 +1,29 @@
-//! How many requests a tenant may make: one bucket per tenant in Redis, shared by all replicas, decided in one round
-//! trip. While Redis is away each replica decides alone over its share of the limit: nobody is refused because the
-//! limiter is broken, and nobody gets more than their limit.
+//! How many requests a tenant may make: one bucket per tenant in Redis, shared by all replicas. A tenant near its limit
+//! is decided about in Redis, request by request; one far from it is let through on bounded trust and Redis hears of it
+//! a moment later (see [`bucket`]). While Redis is away each replica decides alone over its share of the limit: nobody
+//! is refused because the limiter is broken, and nobody gets more than their limit.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `gcra` | the algorithm: one number per bucket. Pure |
+//! | `bucket`, `buckets` | what this process knows of a bucket, and when that is enough (pure); of all of them |
+//! | `shared` | the buckets in Redis, by a script that mirrors `gcra` |
+//! | `local`, `breaker` | without Redis: own buckets; when to ask it again |
+//! | `headers` | what the client is told |
 
 mod breaker;
+pub mod bucket;
+mod buckets;
 pub mod gcra;
 pub mod headers;
 mod local;
+mod shared;
 
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use redis::Script;
+use metrics::Counter;
+use parking_lot::Mutex;
 use redis::aio::ConnectionManager;
 
 pub use gcra::{Decision, Policy};
@@ -18,12 +31,15 @@ pub use gcra::{Decision, Policy};
 use crate::control_plane::plans::Entitlements;
 use crate::kernel::ids::TenantId;
 use breaker::{Breaker, Gate};
+use bucket::{Bucket, Next};
+use buckets::Buckets;
 use local::LocalBuckets;
-
-static GCRA: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("gcra.lua")));
+use shared::Visit;
 
 /// The longest a request waits for Redis, connecting included.
 const PATIENCE: Duration = Duration::from_millis(150);
+/// How long a request let through on trust may be owed. How much may be owed does not depend on it.
+const PAY_AFTER: Duration = Duration::from_millis(50);
 
 /// The rate limiter. Cheap to clone.
 #[derive(Clone)]
@@ -35,12 +51,30 @@ struct Inner {
     replicas: u32,
     breaker: Breaker,
     local: LocalBuckets,
+    start: Instant,
+    known: Buckets,
+    /// Buckets that owe something.
+    owing: Mutex<Vec<Owing>>,
+    decided_alone: OnceLock<Counter>,
+    #[cfg(feature = "testkit")]
+    off: bool,
+}
+
+struct Owing {
+    tenant: TenantId,
+    policy: Policy,
 }
 
 impl Limiter {
     /// Without Redis every decision is local.
     pub fn new(redis: Option<ConnectionManager>, replicas: u32) -> Self {
-        Self(Arc::new(Inner { redis, replicas, breaker: Breaker::default(), local: LocalBuckets::default() }))
+        Self(Arc::new(Inner::new(redis, replicas)))
+    }
+
+    /// Lets everything through: what the limits are measured against.
+    #[cfg(feature = "testkit")]
+    pub fn off() -> Self {
+        Self(Arc::new(Inner { off: true, ..Inner::new(None, 1) }))
     }
 
     /// The policy a plan grants.
@@ -51,13 +85,17 @@ impl Limiter {
     /// Takes one request out of the tenant's bucket. Never fails: see the module's words on Redis being away.
     pub async fn take(&self, tenant: TenantId, policy: Policy) -> Decision {
         let inner = &self.0;
+        #[cfg(feature = "testkit")]
+        if inner.off {
+            return Decision { allowed: true, remaining: policy.burst, retry_us: 0, reset_us: 0 };
+        }
         let Some(redis) = &inner.redis else { return self.alone(tenant, policy) };
         match inner.breaker.gate() {
-            Gate::Closed => match tokio::time::timeout(PATIENCE, ask(redis, tenant, policy, 0)).await {
-                Ok(Ok(decision)) => return decision,
-                Ok(Err(error)) => self.redis_failed(&error.to_string()),
-                Err(_) => self.redis_failed("no answer in time"),
-            },
+            Gate::Closed => {
+                if let Some(decision) = self.decide(redis, tenant, policy).await {
+                    return decision;
+                }
+            }
             Gate::Probe => self.probe(redis.clone()),
             Gate::Open => {}
         }
@@ -74,15 +112,88 @@ impl Limiter {
         self.0.breaker.switches()
     }
 
-    fn redis_failed(&self, why: &str) {
-        if self.0.breaker.open() {
-            tracing::warn!(why, "redis does not serve; rate limits are local for now");
+    /// By what is known here, or by Redis. `None` when Redis does not answer.
+    async fn decide(&self, redis: &ConnectionManager, tenant: TenantId, policy: Policy) -> Option<Decision> {
+        let inner = &self.0;
+        let most = policy.trust() / i64::from(inner.replicas.max(1));
+        let sent = inner.now();
+        match inner.known.with(tenant, |bucket| bucket.look(policy, most, sent)) {
+            Next::Here { decision, first } => {
+                if first {
+                    self.owes(Owing { tenant, policy });
+                }
+                Some(decision)
+            }
+            Next::Ask { owed } => {
+                let visit = Visit { tenant, policy, owed, asked: true, now_us: 0 };
+                let told = self.in_time(shared::visit(redis, visit)).await;
+                inner.known.with(tenant, |bucket| match told {
+                    Some(told) => bucket.learn(policy, told, sent, inner.now()),
+                    None => bucket.forget(),
+                });
+                told.map(|told| told.decision)
+            }
         }
     }
 
+    /// Sees that it is paid soon, with all else that is owed by then.
+    fn owes(&self, owing: Owing) {
+        let mut all = self.0.owing.lock();
+        all.push(owing);
+        if all.len() == 1 {
+            let limiter = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(PAY_AFTER).await;
+                limiter.pay().await;
+            });
+        }
+    }
+
+    async fn pay(&self) {
+        let inner = &self.0;
+        let Some(redis) = &inner.redis else { return };
+        let mut owing = std::mem::take(&mut *inner.owing.lock());
+        let sent = inner.now();
+        let mut visits = Vec::with_capacity(owing.len());
+        owing.retain(|&Owing { tenant, policy }| {
+            // Paid meanwhile by a request that had to ask anyway.
+            let owed = inner.known.with(tenant, Bucket::pay);
+            if owed > 0 {
+                visits.push(Visit { tenant, policy, owed, asked: false, now_us: 0 });
+            }
+            owed > 0
+        });
+        if visits.is_empty() || inner.breaker.gate() != Gate::Closed {
+            return;
+        }
+        match self.in_time(shared::visit_all(redis, &visits)).await {
+            Some(told) => {
+                let now = inner.now();
+                for (&Owing { tenant, policy }, told) in owing.iter().zip(told) {
+                    inner.known.with(tenant, |bucket| bucket.learn(policy, told, sent, now));
+                }
+            }
+            None => owing.iter().for_each(|owing| inner.known.with(owing.tenant, Bucket::forget)),
+        }
+    }
+
+    /// What Redis says, if it does in time. The first time it does not opens the breaker.
+    async fn in_time<T>(&self, asking: impl Future<Output = redis::RedisResult<T>>) -> Option<T> {
+        let why = match tokio::time::timeout(PATIENCE, asking).await {
+            Ok(Ok(told)) => return Some(told),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        if self.0.breaker.open() {
+            tracing::warn!(why, "redis does not serve; rate limits are local for now");
+        }
+        None
+    }
+
     fn alone(&self, tenant: TenantId, policy: Policy) -> Decision {
-        metrics::counter!("rate_limit_local_total").increment(1);
-        self.0.local.decide(tenant, policy.share(self.0.replicas))
+        let inner = &self.0;
+        inner.decided_alone.get_or_init(|| metrics::counter!("rate_limit_local_total")).increment(1);
+        inner.local.decide(tenant, policy.share(inner.replicas))
     }
 
     /// Asks Redis for a sign of life, without a request waiting for it.
@@ -97,23 +208,31 @@ impl Limiter {
     }
 }
 
-/// One round trip. `now_us` 0 means the server's clock; a test gives its own.
-async fn ask(
-    redis: &ConnectionManager,
-    tenant: TenantId,
-    policy: Policy,
-    now_us: i64,
-) -> redis::RedisResult<Decision> {
-    // The braces keep a tenant's keys on one node of a cluster.
-    let (allowed, remaining, retry_us, reset_us): (i64, i64, i64, i64) = GCRA
-        .key(format!("rl:{{{tenant}}}"))
-        .arg(policy.interval_us)
-        .arg(policy.burst)
-        .arg(now_us)
-        .invoke_async(&mut redis.clone())
-        .await?;
-    Ok(Decision { allowed: allowed == 1, remaining, retry_us, reset_us })
+impl Inner {
+    fn new(redis: Option<ConnectionManager>, replicas: u32) -> Self {
+        Self {
+            redis,
+            replicas,
+            breaker: Breaker::default(),
+            local: LocalBuckets::default(),
+            start: Instant::now(),
+            known: Buckets::default(),
+            owing: Mutex::default(),
+            decided_alone: OnceLock::new(),
+            #[cfg(feature = "testkit")]
+            off: false,
+        }
+    }
+
+    /// This process's own clock, in microseconds.
+    fn now(&self) -> i64 {
+        self.start.elapsed().as_micros() as i64
+    }
 }
+
+/// One visit to a bucket in the script's test: what is owed, whether one more is asked for, and when.
+#[cfg(feature = "testkit")]
+pub type Step = (i64, bool, i64);
 
 /// The script against the function it mirrors, over a running Redis: each pair of answers, in order.
 #[cfg(feature = "testkit")]
@@ -121,14 +240,21 @@ pub async fn side_by_side(
     redis: &ConnectionManager,
     tenant: TenantId,
     policy: Policy,
-    times_us: &[i64],
-) -> redis::RedisResult<Vec<(Decision, Decision)>> {
+    steps: &[Step],
+) -> redis::RedisResult<Vec<(gcra::Settled, gcra::Settled)>> {
     let mut pairs = Vec::new();
     let mut tat = 0;
-    for &now in times_us {
-        let (here, after) = gcra::decide(policy, tat, now);
-        tat = after;
-        pairs.push((here, ask(redis, tenant, policy, now).await?));
+    for &(owed, asked, now_us) in steps {
+        let here = gcra::settle(policy, tat, now_us, owed, i64::from(asked));
+        tat = here.tat_us;
+        let told = shared::visit(redis, Visit { tenant, policy, owed, asked, now_us }).await?;
+        pairs.push((here, gcra::Settled { decision: told.decision, tat_us: told.tat_us }));
     }
     Ok(pairs)
+}
+
+/// The key of a tenant's bucket.
+#[cfg(feature = "testkit")]
+pub fn key_of(tenant: TenantId) -> String {
+    shared::key_of(tenant)
 }

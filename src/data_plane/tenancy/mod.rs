@@ -31,7 +31,6 @@ use scopes::{Held, Scopes};
 use token::Tokens;
 
 /// What the middleware works with.
-#[derive(Clone)]
 pub struct Tenancy {
     pub directory: Directory,
     pub limiter: Limiter,
@@ -45,6 +44,9 @@ pub struct Tenancy {
     /// What each operation asks of a key with scopes.
     pub scopes: Arc<Scopes>,
 }
+
+/// How many headers an answer is given on its way out.
+const HEADERS: usize = 12;
 
 /// Left on the response for the access log: whose request it was. Only once the credential was good.
 #[derive(Clone, Debug)]
@@ -70,7 +72,7 @@ impl Caller {
 }
 
 /// `axum::middleware::from_fn_with_state(tenancy, tenancy::admit)`.
-pub async fn admit(State(tenancy): State<Tenancy>, mut request: Request, next: Next) -> Response {
+pub async fn admit(State(tenancy): State<Arc<Tenancy>>, mut request: Request, next: Next) -> Response {
     let known = tenancy.recognise(request.method(), request.headers(), request.uri()).await;
     let (caller, tenant) = match known {
         Ok(known) => known,
@@ -97,6 +99,8 @@ pub async fn admit(State(tenancy): State<Tenancy>, mut request: Request, next: N
             Err(error) => error.into_response(),
         }
     };
+    // All that follow, here and further out, in one go.
+    response.headers_mut().reserve(HEADERS);
     limits::headers::insert(response.headers_mut(), policy, decision);
     response.extensions_mut().insert(served);
     private(response)

@@ -5,6 +5,7 @@
 //! A handler takes [`Here<R>`], which is `As<R>` with the frame around the page.
 
 use std::ops::Deref;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
@@ -28,7 +29,7 @@ use crate::kernel::{Error, Result, Role, codes};
 const LONGEST_FORM: usize = 128 * 1024;
 
 /// Puts pages behind the door of their tenant.
-pub fn behind_the_door(pages: Router, tenancy: Tenancy, site: Site) -> Router {
+pub fn behind_the_door(pages: Router, tenancy: Arc<Tenancy>, site: Site) -> Router {
     if !pages.has_routes() {
         return pages;
     }

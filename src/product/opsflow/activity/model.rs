@@ -12,11 +12,13 @@ use super::super::fields;
 use super::super::list::{Kind, Order};
 use super::super::words::{ActivityId, CommentId, ProjectId, TaskId};
 use crate::data_plane::TenantContext;
+use crate::kernel::rfc3339;
 
 /// Something that happened.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema, sqlx::FromRow)]
 pub struct Activity {
     pub id: ActivityId,
+    #[serde(serialize_with = "rfc3339::required")]
     pub at: DateTime<Utc>,
     #[sqlx(flatten)]
     pub actor: Person,

@@ -8,6 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::super::fields::some_prose;
 use super::super::list::{Kind, Order};
 use super::super::words::{CommentId, TaskId};
+use crate::kernel::rfc3339;
 
 /// What someone said about a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::FromRow)]
@@ -21,9 +22,11 @@ pub struct Comment {
     pub author_name: String,
     /// Raised by every edit; also the `ETag`.
     pub version: i64,
+    #[serde(serialize_with = "rfc3339::required")]
     pub created_at: DateTime<Utc>,
     /// `null` as long as nobody edited it.
     #[schema(required)]
+    #[serde(serialize_with = "rfc3339::optional")]
     pub edited_at: Option<DateTime<Utc>>,
 }
 

@@ -9,6 +9,7 @@ use super::super::activity::model::{Changes, change, set, set_prose};
 use super::super::fields::{self, DESCRIPTION_MAX, line, prose};
 use super::super::list::{Key, Kind, Order};
 use super::super::words::{ProjectId, ProjectStatus};
+use crate::kernel::rfc3339;
 
 /// What tasks belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::FromRow)]
@@ -21,7 +22,9 @@ pub struct Project {
     pub version: i64,
     /// The creator's id.
     pub created_by: String,
+    #[serde(serialize_with = "rfc3339::required")]
     pub created_at: DateTime<Utc>,
+    #[serde(serialize_with = "rfc3339::required")]
     pub updated_at: DateTime<Utc>,
 }
 

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::super::activity::model::{Changes, change, set, set_prose};
 use super::super::fields::{self, DESCRIPTION_MAX, calendar, line, prose};
 use super::super::words::{Priority, ProjectId, TaskId, TaskStatus};
+use crate::kernel::rfc3339;
 
 /// Something to be done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::FromRow)]
@@ -22,12 +23,15 @@ pub struct Task {
     #[schema(required)]
     pub assignee: Option<String>,
     #[schema(required)]
+    #[serde(serialize_with = "rfc3339::optional")]
     pub due_at: Option<DateTime<Utc>>,
     /// Raised by every change; also the `ETag`.
     pub version: i64,
     /// The creator's id.
     pub created_by: String,
+    #[serde(serialize_with = "rfc3339::required")]
     pub created_at: DateTime<Utc>,
+    #[serde(serialize_with = "rfc3339::required")]
     pub updated_at: DateTime<Utc>,
 }
 
