@@ -54,13 +54,23 @@ pub const SHARD_CRASH: Section = Section {
 
 async fn rolling(args: &Args) -> Outcome {
     Cluster::durable().await;
+    let grace = rolling::GRACE_SECONDS;
     let plan = rolling::Plan {
         requests: args.count(100_000),
         restarts: args.count(6).max(2),
         lanes: 32,
+        grace,
         strict: true,
     };
-    rolling::run(BINARY, &plan).await
+    let mut outcome = rolling::run(BINARY, &plan).await;
+    // For comparison, without a goal: what a balancer would have to send again.
+    let hasty = rolling::Plan { requests: 0, restarts: args.count(6).max(2), grace: 0, ..plan };
+    let beside = rolling::run(BINARY, &hasty).await;
+    outcome.lines.push("the same with a grace of 0, where the balancer has no time to look away:".to_owned());
+    outcome
+        .lines
+        .extend(beside.goals.iter().take(3).map(|goal| format!("  {}: {}", goal.what, goal.measured)));
+    outcome
 }
 
 async fn dead_replica(args: &Args) -> Outcome {

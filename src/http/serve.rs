@@ -176,7 +176,7 @@ struct Ends {
 
 async fn connection(stream: TcpStream, app: Router, ends: Ends) {
     let Ends { draining, closing, cut } = ends;
-    let app = TowerToHyperService::new(app);
+    let (app, draining) = (TowerToHyperService::new(app), Arc::new(draining));
     let service = service_fn(move |request: Request<Incoming>| {
         let (answer, draining) = (app.call(request), draining.clone());
         async move { answer.await.map(|answer| last_if(draining.is_cancelled(), answer)) }

@@ -22,12 +22,21 @@ fn sound(outcome: &Outcome) {
     assert!(broken.is_empty(), "{broken:#?}\n{:#?}", outcome.lines);
 }
 
-/// D4. Shown to fail: `last_if` in `http::serve` taken out (requests meet closed connections when the grace ends), and
-/// `draining` left out of `health::judge` (the balancer never looks away).
+/// D4. Shown to fail: `grace: 0`. Requests meet closed connections and closed doors.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_are_replaced_under_load_and_no_request_fails() {
     sound(
-        &rolling::run(BINARY, &rolling::Plan { requests: 500, restarts: 2, lanes: 8, strict: false }).await,
+        &rolling::run(
+            BINARY,
+            &rolling::Plan {
+                requests: 500,
+                restarts: 2,
+                lanes: 8,
+                grace: rolling::GRACE_SECONDS,
+                strict: false,
+            },
+        )
+        .await,
     );
 }
 

@@ -16,7 +16,7 @@ use crate::testkit::figures::{Goal, Spread};
 use crate::testkit::process::{Launch, Process};
 use crate::testkit::program::Outcome;
 
-/// From the stop signal to the first refused connection: five times what the balancer needs to look away.
+/// Five times what the balancer needs to look away.
 pub const GRACE_SECONDS: u64 = 1;
 
 pub struct Plan {
@@ -25,6 +25,8 @@ pub struct Plan {
     /// … and so many servers were replaced.
     pub restarts: usize,
     pub lanes: usize,
+    /// From the stop signal to the first refused connection, in seconds.
+    pub grace: u64,
     /// Whether an answer of 503 is a malfunction. On a machine that is busy with something else a server that was just
     /// started may not be able to look a key up within its second.
     pub strict: bool,
@@ -34,7 +36,7 @@ pub struct Plan {
 /// When a process does not start or stop as it should.
 pub async fn run(binary: &str, plan: &Plan) -> Outcome {
     let stage = Stage::new(binary).await;
-    let launch = || Launch::serve().env("FREEHOLD_GRACE_SECONDS", GRACE_SECONDS);
+    let launch = || Launch::serve().env("FREEHOLD_GRACE_SECONDS", plan.grace);
     let mut servers = Vec::new();
     for _ in 0..2 {
         servers.push(stage.programs.start(launch()).await);
