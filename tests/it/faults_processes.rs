@@ -25,19 +25,9 @@ fn sound(outcome: &Outcome) {
 /// D4. Shown to fail: `grace: 0`. Requests meet closed connections and closed doors.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_are_replaced_under_load_and_no_request_fails() {
-    sound(
-        &rolling::run(
-            BINARY,
-            &rolling::Plan {
-                requests: 500,
-                restarts: 2,
-                lanes: 8,
-                grace: rolling::GRACE_SECONDS,
-                strict: false,
-            },
-        )
-        .await,
-    );
+    // Longer than the balancer needs, by as much as a busy machine may hold it up.
+    let plan = rolling::Plan { requests: 500, restarts: 2, lanes: 8, grace: 3, strict: false };
+    sound(&rolling::run(BINARY, &plan).await);
 }
 
 /// D5.

@@ -48,12 +48,13 @@ pub async fn run(binary: &str, plan: &Plan) -> Outcome {
         .await;
         tokio::time::sleep(plan.pause).await;
         let ports = servers[index].ports();
-        most_sessions = most_sessions.max(stage.sessions(&ports).await);
+        let sessions = stage.sessions(&ports).await;
+        most_sessions = most_sessions.max(sessions.len());
         let killed = Instant::now();
         servers[index].kill().await;
         kills.push((servers[index].addr, killed));
         eventually(Duration::from_secs(30), "the dead server's sessions are gone", async || {
-            match stage.sessions(&ports).await {
+            match stage.still_there(&sessions).await {
                 0 => Ok(()),
                 left => Err(format!("{left} are left")),
             }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
@@ -104,25 +105,42 @@ impl Stage {
         .expect("the control database answers")
     }
 
-    /// Sessions on a shard, or on the control database for `None`, whose client has one of these ports.
+    /// Sessions on the two servers whose client has one of these ports.
     ///
     /// # Panics
-    /// When the database does not answer.
-    pub async fn sessions(&self, ports: &[i32]) -> i64 {
-        let count = "SELECT count(*) FROM pg_stat_activity WHERE client_port = ANY($1)";
-        let mut sessions: i64 =
-            sqlx::query_scalar(count).bind(ports).fetch_one(self.world.db()).await.expect("an answer");
-        // The first shard is on the control database's server.
-        for index in (0..self.world.shards.len()).filter(|index| index % 2 == 1) {
-            let mut admin = self.world.shard_conn(index).await;
-            sessions += sqlx::query_scalar::<_, i64>(count)
-                .bind(ports)
-                .fetch_one(&mut *admin)
-                .await
-                .expect("an answer");
-        }
-        sessions
+    /// When a database does not answer.
+    pub async fn sessions(&self, ports: &[i32]) -> Vec<Session> {
+        let all = self.all_sessions().await;
+        all.into_iter().filter(|session| session.port.is_some_and(|port| ports.contains(&port))).collect()
     }
+
+    /// How many of these sessions are still there. Not asked by port: a port is soon somebody else's.
+    ///
+    /// # Panics
+    /// When a database does not answer.
+    pub async fn still_there(&self, sessions: &[Session]) -> usize {
+        self.all_sessions().await.iter().filter(|session| sessions.contains(session)).count()
+    }
+
+    async fn all_sessions(&self) -> Vec<Session> {
+        let ask = "SELECT pid, backend_start, client_port AS port FROM pg_stat_activity";
+        let mut found: Vec<Session> =
+            sqlx::query_as(ask).fetch_all(self.world.db()).await.expect("the control database answers");
+        // The first shard is on the control database's server, the second on the other.
+        let mut admin = self.world.shard_conn(1).await;
+        let other: Vec<Session> =
+            sqlx::query_as(ask).fetch_all(&mut *admin).await.expect("the shard answers");
+        found.extend(other);
+        found
+    }
+}
+
+/// A session of a server, told apart from any other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Session {
+    pid: i32,
+    backend_start: DateTime<Utc>,
+    port: Option<i32>,
 }
 
 impl Tenant {
