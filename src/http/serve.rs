@@ -21,7 +21,7 @@ use hyper_util::service::TowerToHyperService;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 #[cfg(target_os = "linux")]
 use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -76,12 +76,16 @@ const HEAD: Duration = Duration::from_secs(75);
 /// After a failed accept (out of file descriptors), others need a moment to finish.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
+/// Connections that the kernel keeps for us until there is room (or as many as it may): whoever finds the queue full is
+/// not refused but left to try again, a second later at the earliest.
+const QUEUE: u32 = 1_024;
+
 /// Opens the listening socket.
 ///
 /// # Errors
 /// With a hint when the address is taken or not allowed.
 pub async fn bind(addr: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(addr).await.map_err(|error| {
+    listen(addr).map_err(|error| {
         let failed = Error::new(&codes::CONFLICT);
         let failed = match error.kind() {
             io::ErrorKind::AddrInUse => failed
@@ -96,6 +100,14 @@ pub async fn bind(addr: SocketAddr) -> Result<TcpListener> {
         };
         failed.source(error)
     })
+}
+
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A server that is started again need not wait for its old connections to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(QUEUE)
 }
 
 /// Serves until `draining` is cancelled and what was in flight has ended or run out of time. Gives the number of
@@ -316,6 +328,19 @@ mod tests {
         let mut first = [0; 1];
         let answered = tokio::time::timeout(Duration::from_secs(20), next.read_exact(&mut first)).await;
         answered.expect("the only place is free again").unwrap();
+    }
+
+    /// Guard: `QUEUE`. With the usual 128, the rest of a crowd is let in a second later, or two, or four.
+    #[tokio::test]
+    async fn a_crowd_waits_in_the_kernels_queue() {
+        let options = ServeOptions { connections: 1, ..ServeOptions::default() };
+        let (addr, _draining, _server) = start(Router::new(), options).await;
+        let mut crowd = Vec::new();
+        for _ in 0..400 {
+            crowd.push(TcpStream::connect(addr));
+        }
+        let all = futures_util::future::try_join_all(crowd);
+        tokio::time::timeout(Duration::from_secs(30), all).await.expect("all are let in").unwrap();
     }
 
     #[test]
