@@ -76,8 +76,11 @@ async fn rolling(args: &Args) -> Outcome {
 async fn dead_replica(args: &Args) -> Outcome {
     Cluster::durable().await;
     let kills = args.count(10).max(2);
-    dead_replica::run(BINARY, &dead_replica::Plan { kills, lanes: 32, pause: Duration::from_millis(500) })
-        .await
+    dead_replica::run(
+        BINARY,
+        &dead_replica::Plan { kills, lanes: 32, pause: Duration::from_millis(500), strict: true },
+    )
+    .await
 }
 
 async fn restarts(args: &Args) -> Outcome {

@@ -18,6 +18,8 @@ pub struct Plan {
     pub lanes: usize,
     /// Load between two kills.
     pub pause: Duration,
+    /// Whether an answer of 503 is a malfunction: see [`super::rolling::Plan::strict`].
+    pub strict: bool,
 }
 
 /// # Panics
@@ -72,8 +74,10 @@ pub async fn run(binary: &str, plan: &Plan) -> Outcome {
             failure.status.is_none() && failure.server == Some(*addr) && late < Duration::from_secs(2)
         })
     };
-    let unexplained: Vec<_> = report.failures.iter().filter(|f| !explained(f)).cloned().collect();
-    let in_hand = report.failures.len() - unexplained.len();
+    let in_hand = report.failures.iter().filter(explained).count();
+    let (refused, unexplained): (Vec<_>, Vec<_>) =
+        report.failures.iter().filter(|f| !explained(f)).cloned().partition(|f| f.status == Some(503));
+    let busy = Goal::never("requests answered with 503", refused.len());
     let mut lines = vec![
         format!(
             "{} requests ({:.0}/s) while {} servers were killed; {in_hand} in hand were lost, {} went to the other server unsent",
@@ -85,6 +89,7 @@ pub async fn run(binary: &str, plan: &Plan) -> Outcome {
         format!("{audit:?}; at most {most_sessions} sessions of a server when it was killed"),
     ];
     lines.extend(samples(&unexplained));
+    lines.extend(samples(&refused));
     let per_kill = in_hand as f64 / kills.len().max(1) as f64;
     Outcome {
         lines,
@@ -95,6 +100,7 @@ pub async fn run(binary: &str, plan: &Plan) -> Outcome {
         goals: vec![
             Goal::at_most("requests lost per kill (those in hand)", per_kill, plan.lanes as f64, "").must(),
             Goal::never("other requests that failed", unexplained.len()),
+            Goal { must: plan.strict, ..busy },
             Goal::never("acknowledged writes lost", audit.lost),
             Goal::never("writes carried out twice", audit.doubled),
             Goal::never("half writes", audit.half),
