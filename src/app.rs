@@ -24,9 +24,10 @@ use crate::data_plane::tenancy::token::Tokens;
 use crate::db::admin::ShardAdmins;
 use crate::db::{control, migrations};
 use crate::http::browser::Site;
+use crate::http::health::WorkerHealth;
 use crate::http::operator;
 use crate::http::pages::{self, Pages};
-use crate::http::router::{AllPages, HttpState, router};
+use crate::http::router::{AllPages, HttpState, router, worker_router};
 use crate::http::serve::{self, ServeOptions};
 use crate::http::{admin_router, limits, oauth, sign_in, workspace};
 use crate::identity::oidc::web::Web;
@@ -175,13 +176,30 @@ impl Server {
         self.http.broker.close().await;
     }
 
-    /// Answers `/metrics` and the health pages on a listener of their own.
+    /// Answers `/metrics` and the health pages on a listener of their own, until the process ends: how it drains is
+    /// worth seeing too.
     pub async fn run_admin(http: HttpState, addr: SocketAddr, metrics: PrometheusHandle) -> Result<()> {
         let listener = serve::bind(addr).await?;
-        let app = admin_router(&http, metrics);
-        tokio::spawn(serve::serve(listener, app, http.draining.clone(), ServeOptions::default()));
+        tokio::spawn(to_the_end(listener, admin_router(&http, metrics)));
         Ok(())
     }
+}
+
+/// A worker's `/metrics` and health pages, until the process ends.
+pub async fn run_worker_admin(
+    health: WorkerHealth,
+    addr: SocketAddr,
+    metrics: PrometheusHandle,
+) -> Result<()> {
+    let listener = serve::bind(addr).await?;
+    tokio::spawn(to_the_end(listener, worker_router(health, metrics)));
+    Ok(())
+}
+
+async fn to_the_end(listener: TcpListener, app: Router) {
+    // Few look here, and must not use up what the others need.
+    let options = ServeOptions { connections: 64, ..ServeOptions::default() };
+    serve::serve(listener, app, CancellationToken::new(), options).await;
 }
 
 /// Refuses to go on with a control database that is not there, or that this build does not fit.

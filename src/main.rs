@@ -20,7 +20,9 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit::report(&freehold::kernel::Error::internal(error), output, verbose),
     };
-    match runtime.block_on(cli::run(cli)) {
+    let ended = runtime.block_on(cli::run(cli));
+    freehold::telemetry::logs::flush();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::report(&error, output, verbose),
     }

@@ -2,6 +2,7 @@
 //! error when something happened that may never happen.
 
 mod control;
+mod processes;
 mod redis;
 mod shards;
 
@@ -24,6 +25,13 @@ const SECTIONS: &[Section] = &[
         about: "Redis killed, behind a bad network, emptied, set back, under load",
         run: |args| Box::pin(redis::run(args)),
     },
+    processes::ROLLING,
+    processes::DEAD_REPLICA,
+    processes::RESTARTS,
+    processes::CLOCK,
+    processes::NO_ROOM,
+    processes::DESCRIPTORS,
+    processes::SHARD_CRASH,
     // Last: it runs beside the others from the start.
     Section {
         name: control::NAME,

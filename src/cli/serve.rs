@@ -43,7 +43,8 @@ pub async fn run(control: &ControlConfig, args: &ServeArgs) -> Result<()> {
 }
 
 pub fn options(config: &ServeConfig) -> ServeOptions {
-    ServeOptions { grace: config.grace(), drain: config.drain(), ..ServeOptions::default() }
+    let connections = serve::connections_within(serve::raise_descriptors());
+    ServeOptions { grace: config.grace(), drain: config.drain(), connections, ..ServeOptions::default() }
 }
 
 pub fn start_logs(format: logs::LogFormat) -> Result<()> {

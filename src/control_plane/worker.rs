@@ -3,12 +3,16 @@
 //! Any number of workers may run. What must not be done twice at once is leased; the rest is safe to do twice.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use parking_lot::Mutex;
 use sqlx::postgres::PgListener;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +34,29 @@ const LEASE_LIMIT: Duration = Duration::from_secs(5);
 /// How often a silent listener asks whether anyone is there, and how long it waits for an answer.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(2);
+/// A worker whose shards were not looked at for this long does not work: new tenants are refused by then.
+const SILENT: Duration = Duration::from_secs(15);
+
+/// When a worker last did what only a working one does: it asked the control database for its shards, looked at each,
+/// and recorded what it saw. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse(Arc<Mutex<Option<Instant>>>);
+
+impl Pulse {
+    fn beat(&self) {
+        *self.0.lock() = Some(Instant::now());
+    }
+
+    /// How long ago that was; `None` when it never was.
+    pub fn age(&self) -> Option<Duration> {
+        self.0.lock().map(|at| at.elapsed())
+    }
+
+    /// Whether it was lately.
+    pub fn beats(&self) -> bool {
+        self.age().is_some_and(|age| age < SILENT)
+    }
+}
 
 /// A repair that a module above this one brings along.
 pub struct Chore {
@@ -46,6 +73,11 @@ pub async fn work(hands: Hands, stop: CancellationToken) {
 
 /// The same, with others' repairs beside its own.
 pub async fn work_with(hands: Hands, chores: &'static [Chore], stop: CancellationToken) {
+    work_seen(hands, chores, stop, Pulse::default()).await;
+}
+
+/// The same, for someone who wants to see that it does.
+pub async fn work_seen(hands: Hands, chores: &'static [Chore], stop: CancellationToken, pulse: Pulse) {
     let tasks = TaskTracker::new();
     let alarm = Arc::new(Notify::new());
     tasks.spawn(stop.clone().run_until_cancelled_owned(listen(hands.clone(), alarm.clone())));
@@ -54,7 +86,7 @@ pub async fn work_with(hands: Hands, chores: &'static [Chore], stop: Cancellatio
     tasks.spawn(take_jobs(hands.clone(), alarm.clone(), stop.clone(), tasks.clone()));
 
     let every = |name: &'static str, seconds: u64, repair: fn(Hands) -> Repair| {
-        let (hands, stop) = (hands.clone(), stop.clone());
+        let (hands, stop, pulse) = (hands.clone(), stop.clone(), pulse.clone());
         tasks.spawn(async move {
             // The rare ones are for what goes wrong over time, not for the first second.
             let period = Duration::from_secs(seconds);
@@ -63,14 +95,20 @@ pub async fn work_with(hands: Hands, chores: &'static [Chore], stop: Cancellatio
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             while stop.run_until_cancelled(tick.tick()).await.is_some() {
                 // Long enough for any that works; one that hangs must not be the last.
-                let limit = period * 10;
-                if let Err(error) = in_time(limit, repair(hands.clone())).await {
-                    tracing::warn!(reconciler = name, ?error, "a repair failed; it will be tried again");
+                let done = caught(in_time(period * 10, repair(hands.clone()))).await;
+                metrics::counter!("worker_rounds_total", "round" => name, "outcome" => outcome(&done))
+                    .increment(1);
+                match done {
+                    Ok(()) if name == PROBE => pulse.beat(),
+                    Ok(()) => {}
+                    Err(error) => {
+                        tracing::warn!(reconciler = name, ?error, "a repair failed; it will be tried again");
+                    }
                 }
             }
         });
     };
-    every("probe", 2, |hands| Box::pin(async move { probe::probe_all(&hands).await }));
+    every(PROBE, 2, |hands| Box::pin(async move { probe::probe_all(&hands).await }));
     every("slot_repair", 5, |hands| Box::pin(async move { slots::repair(&hands).await }));
     every("watchdog", 3, |hands| Box::pin(async move { reconcile::watchdog(&hands).await.map(drop) }));
     every("logins", 60, |hands| Box::pin(async move { reconcile::repair_logins(&hands).await.map(drop) }));
@@ -94,6 +132,18 @@ pub async fn work_with(hands: Hands, chores: &'static [Chore], stop: Cancellatio
     if tokio::time::timeout(Duration::from_secs(10), tasks.wait()).await.is_err() {
         tracing::warn!("stopping with work in hand; another worker will take it over");
     }
+}
+
+const PROBE: &str = "probe";
+
+fn outcome(done: &Result<()>) -> &'static str {
+    if done.is_ok() { "ok" } else { "failed" }
+}
+
+/// A panic is a failure like any other: it must not end the loop that it happened in, and with it that repair for as
+/// long as the worker runs.
+async fn caught(repair: impl Future<Output = Result<()>>) -> Result<()> {
+    AssertUnwindSafe(repair).catch_unwind().await.unwrap_or_else(|_| Err(Error::internal("it panicked")))
 }
 
 /// What a repair does.
@@ -151,12 +201,18 @@ async fn take_runs(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken, ta
             Ok(Some(held)) => {
                 let hands = hands.clone();
                 tasks.spawn(async move {
-                    match runs::drive(&hands, &held).await {
-                        Ok(state) => tracing::info!(run = %held.id, kind = held.kind, ?state, "run"),
-                        Err(error) => {
-                            tracing::warn!(run = %held.id, kind = held.kind, ?error, "an attempt ended early")
+                    let state = match runs::drive(&hands, &held).await {
+                        Ok(state) => {
+                            tracing::info!(run = %held.id, kind = held.kind, ?state, "run");
+                            state.as_str()
                         }
-                    }
+                        Err(error) => {
+                            tracing::warn!(run = %held.id, kind = held.kind, ?error, "an attempt ended early");
+                            "lost"
+                        }
+                    };
+                    metrics::counter!("worker_attempts_total", "kind" => held.kind.clone(), "state" => state)
+                        .increment(1);
                     drop(place);
                 });
             }
@@ -182,11 +238,13 @@ async fn take_jobs(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken, ta
             Ok(Some(job)) => {
                 let hands = hands.clone();
                 tasks.spawn(async move {
-                    let outcome = reconcile::do_job(&hands, &job).await;
-                    if let Err(error) = &outcome {
+                    let done = caught(reconcile::do_job(&hands, &job)).await;
+                    if let Err(error) = &done {
                         tracing::warn!(job = %job.id, kind = job.kind, ?error, "a job failed");
                     }
-                    if let Err(error) = queue::job_close(&hands.cp.db, &job, &outcome).await {
+                    metrics::counter!("worker_jobs_total", "kind" => job.kind.clone(), "outcome" => outcome(&done))
+                        .increment(1);
+                    if let Err(error) = queue::job_close(&hands.cp.db, &job, &done).await {
                         tracing::warn!(job = %job.id, ?error, "a job's outcome could not be recorded; it will be done again");
                     }
                     faults::point("job", &job.kind, Moment::AfterRecord);
@@ -209,7 +267,7 @@ async fn take_jobs(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken, ta
 async fn refill(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let ringing = alarm.notified();
-        if let Err(error) = slots::refill(&hands).await {
+        if let Err(error) = caught(async { slots::refill(&hands).await.map(drop) }).await {
             tracing::warn!(?error, "slots could not be refilled");
         }
         tokio::select! {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Router, response::Response};
@@ -21,10 +21,10 @@ use utoipa_axum::router::OpenApiRouter;
 use super::browser::Site;
 use super::cors::Cors;
 use super::edge::{self, Edge};
-use super::health::{self, Health};
+use super::health::{self, Health, WorkerHealth};
 use super::observe::Observer;
 use super::pages::{self, assets};
-use super::{docs, limits, openapi};
+use super::{docs, headers, limits, openapi};
 use crate::data_plane::TenantContext;
 use crate::data_plane::broker::Broker;
 use crate::data_plane::directory::{Directory, Tenant};
@@ -101,6 +101,22 @@ pub fn router(
 /// What is for the machine room only, for a listener of its own: `/metrics` and the health pages.
 pub fn admin_router(state: &HttpState, metrics: PrometheusHandle) -> Router {
     dress(health_routes(state).merge(metrics_routes(metrics)), state)
+}
+
+/// The same for a worker, which answers nothing else.
+pub fn worker_router(health: WorkerHealth, metrics: PrometheusHandle) -> Router {
+    Router::new()
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::worker_ready).with_state(health))
+        .merge(metrics_routes(metrics))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(map_response(secured))
+}
+
+async fn secured(mut answer: Response) -> Response {
+    headers::secure(answer.headers_mut());
+    answer
 }
 
 impl HttpState {

@@ -1,8 +1,9 @@
 //! Listening and stopping. HTTP/1.1 only: TLS and HTTP/2 end at the load balancer.
 //!
 //! Stopping takes three steps, so that a rolling restart loses nothing: first `/health/ready` says no while everything
-//! is still served (the balancer needs a moment to notice), then no new connection is accepted and idle ones are
-//! closed, then what is in flight gets a last deadline.
+//! is still served (the balancer needs a moment to notice) and each answer ends its connection, so that none is left
+//! for a later request to be lost on; then no new connection is accepted and idle ones are closed, then what is in
+//! flight gets a last deadline.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,17 +11,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::Response;
+use http::{HeaderValue, Request, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 #[cfg(target_os = "linux")]
 use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
 
 use super::client::Peer;
 use crate::kernel::{Error, Result, codes};
@@ -39,12 +43,29 @@ pub struct ServeOptions {
     pub untaken: Duration,
 }
 
+/// Connections of a server that has enough descriptors.
+const CONNECTIONS: usize = 10_000;
+
+/// How many connections a process may take on that may have this many file descriptors: half. The rest is for databases,
+/// without which nobody could be served; a crowd of clients must not use them up.
+pub fn connections_within(descriptors: u64) -> usize {
+    usize::try_from(descriptors / 2).unwrap_or(CONNECTIONS).clamp(1, CONNECTIONS)
+}
+
+/// Raises this process's limit of file descriptors as far as it may, and gives it.
+pub fn raise_descriptors() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
+    // More than this is of no use, and "without limit" is refused by some kernels.
+    let wanted = hard.min(1 << 20);
+    if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() { wanted } else { soft }
+}
+
 impl Default for ServeOptions {
     fn default() -> Self {
         Self {
             grace: Duration::ZERO,
             drain: Duration::from_secs(30),
-            connections: 10_000,
+            connections: CONNECTIONS,
             untaken: Duration::from_secs(60),
         }
     }
@@ -56,12 +77,16 @@ const HEAD: Duration = Duration::from_secs(75);
 /// After a failed accept (out of file descriptors), others need a moment to finish.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
+/// Connections that the kernel keeps for us until there is room (or as many as it may): whoever finds the queue full is
+/// not refused but left to try again, a second later at the earliest.
+const QUEUE: u32 = 1_024;
+
 /// Opens the listening socket.
 ///
 /// # Errors
 /// With a hint when the address is taken or not allowed.
 pub async fn bind(addr: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(addr).await.map_err(|error| {
+    listen(addr).map_err(|error| {
         let failed = Error::new(&codes::CONFLICT);
         let failed = match error.kind() {
             io::ErrorKind::AddrInUse => failed
@@ -76,6 +101,14 @@ pub async fn bind(addr: SocketAddr) -> Result<TcpListener> {
         };
         failed.source(error)
     })
+}
+
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A server that is started again need not wait for its old connections to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(QUEUE)
 }
 
 /// Serves until `draining` is cancelled and what was in flight has ended or run out of time. Gives the number of
@@ -102,7 +135,8 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer, permit)) => {
-                let one = connection(stream, peer, app.clone(), closing.clone(), cut.clone());
+                let ends = Ends { draining: draining.clone(), closing: closing.clone(), cut: cut.clone() };
+                let one = connection(stream, peer, app.clone(), ends);
                 connections.spawn(async move {
                     one.await;
                     drop(permit);
@@ -144,17 +178,23 @@ async fn accept(
     Ok((stream, Peer(peer.ip().to_canonical()), permit))
 }
 
-async fn connection(
-    stream: TcpStream,
-    peer: Peer,
-    app: Router,
+/// The three steps of stopping, as a connection hears of them.
+struct Ends {
+    /// Each answer is the connection's last one.
+    draining: CancellationToken,
+    /// An idle connection closes at once.
     closing: CancellationToken,
     cut: CancellationToken,
-) {
-    let service = TowerToHyperService::new(app.map_request(move |mut request: http::Request<Incoming>| {
+}
+
+async fn connection(stream: TcpStream, peer: Peer, app: Router, ends: Ends) {
+    let Ends { draining, closing, cut } = ends;
+    let (app, draining) = (TowerToHyperService::new(app), Arc::new(draining));
+    let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        request
-    }));
+        let (answer, draining) = (app.call(request), draining.clone());
+        async move { answer.await.map(|answer| last_if(draining.is_cancelled(), answer)) }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
@@ -177,6 +217,14 @@ async fn connection(
             () = cut.cancelled() => return,
         }
     }
+}
+
+/// Tells the client that no more is served on this connection; hyper reads the header too and closes.
+fn last_if(last: bool, mut answer: Response) -> Response {
+    if last {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
 }
 
 #[cfg(test)]
@@ -233,6 +281,28 @@ mod tests {
         assert_eq!(server.await.unwrap(), 0);
     }
 
+    /// Guard: `last_if`. Without it the connection stays open until the grace is over, and whoever sends on it at that
+    /// moment loses a request.
+    #[tokio::test]
+    async fn while_draining_new_connections_are_served_and_each_answer_is_the_last_on_its_own() {
+        let app = Router::new().route("/", get(|| async { "done" }));
+        let options = ServeOptions { grace: Duration::from_secs(60), ..ServeOptions::default() };
+        let (addr, draining, server) = start(app, options).await;
+        let mut early = ask(addr, "/").await;
+        let mut first = [0; 17];
+        early.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200 OK\r\n");
+        draining.cancel();
+        early.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        for mut stream in [early, ask(addr, "/").await] {
+            let mut rest = String::new();
+            let whole = stream.read_to_string(&mut rest);
+            tokio::time::timeout(Duration::from_secs(20), whole).await.expect("it is closed").unwrap();
+            assert!(rest.ends_with("done") && rest.contains("connection: close"), "{rest}");
+        }
+        server.abort();
+    }
+
     #[tokio::test]
     async fn what_does_not_finish_is_cut_at_the_deadline() {
         let (begun, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
@@ -260,6 +330,26 @@ mod tests {
         let mut first = [0; 1];
         let answered = tokio::time::timeout(Duration::from_secs(20), next.read_exact(&mut first)).await;
         answered.expect("the only place is free again").unwrap();
+    }
+
+    /// Guard: `QUEUE`. With the usual 128, the rest of a crowd is let in a second later, or two, or four.
+    #[tokio::test]
+    async fn a_crowd_waits_in_the_kernels_queue() {
+        let options = ServeOptions { connections: 1, ..ServeOptions::default() };
+        let (addr, _draining, _server) = start(Router::new(), options).await;
+        let mut crowd = Vec::new();
+        for _ in 0..400 {
+            crowd.push(TcpStream::connect(addr));
+        }
+        let all = futures_util::future::try_join_all(crowd);
+        tokio::time::timeout(Duration::from_secs(30), all).await.expect("all are let in").unwrap();
+    }
+
+    #[test]
+    fn clients_are_left_half_of_the_descriptors() {
+        assert_eq!(connections_within(1_024), 512);
+        assert_eq!(connections_within(1 << 20), CONNECTIONS);
+        assert_eq!((connections_within(0), connections_within(u64::MAX)), (1, CONNECTIONS));
     }
 
     #[tokio::test]

@@ -13,6 +13,9 @@ use crate::kernel::page::{self, Page};
 use crate::kernel::{Error, Result, codes};
 
 const LEASE: Duration = Duration::from_secs(60);
+/// A lease this far ahead was written before the database's clock went back. A wait may be much longer than a lease, so
+/// one that was is not told from one that is.
+const AHEAD: Duration = Duration::from_secs(90);
 /// The longest a job may take. Less than the lease, so that nobody does it again while it is being done.
 pub const JOB_LIMIT: Duration = Duration::from_secs(50);
 /// How long a job that is done stays to be looked at.
@@ -108,11 +111,13 @@ pub async fn job_lease(pool: &PgPool) -> Result<Option<HeldJob>> {
                 leased_until = clock_timestamp() + make_interval(secs => $1)
           WHERE id = (SELECT id FROM job
                        WHERE state IN ('ready', 'running') AND not_before <= clock_timestamp()
-                         AND (leased_until IS NULL OR leased_until < clock_timestamp())
+                         AND (leased_until IS NULL OR leased_until < clock_timestamp()
+                              OR leased_until > clock_timestamp() + make_interval(secs => $2))
                        ORDER BY not_before, id LIMIT 1 FOR UPDATE SKIP LOCKED)
          RETURNING id, kind, tenant, payload, attempts, max_attempts, fence",
     )
     .bind(LEASE.as_secs_f64())
+    .bind(AHEAD.as_secs_f64())
     .fetch_optional(pool)
     .await?)
 }

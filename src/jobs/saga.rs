@@ -7,8 +7,10 @@
 //! (`freehold.raise_fence`).
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -22,6 +24,9 @@ use crate::kernel::{Code, Error, Result, codes};
 
 /// How long a worker may be silent before another takes its run over.
 const LEASE: Duration = Duration::from_secs(10);
+/// Beyond what a lease and a wait can be: a time this far ahead was written before the database's clock went back, and
+/// whoever believed it would wait for as long as the step was.
+const AHEAD: Duration = Duration::from_secs(60);
 /// A run that failed this often for a reason that does not pass waits for a person. One whose shard is away only waits
 /// for the shard: nobody should have to resume every run by hand after an outage.
 const GIVE_UP: i32 = 30;
@@ -111,15 +116,19 @@ fn lost() -> Error {
     Error::new(&codes::CONFLICT).detail("another worker has taken this run over")
 }
 
-/// Takes the next run that is due, or the named one. Nothing when there is none, or another worker holds it.
+/// Takes the next run that is due, or the named one. Nothing when there is none, or another worker holds it. After a step
+/// of the database's clock a run may be taken from a worker that still has it: the fence is what tells them apart.
 pub async fn lease(pool: &PgPool, worker: &str, only: Option<RunId>) -> Result<Option<Held>> {
     Ok(sqlx::query_as(
         "UPDATE run SET state = CASE WHEN state = 'pending' THEN 'running' ELSE state END,
                 fence = nextval('run_fence'), leased_by = $1, attempts = attempts + 1,
                 leased_until = clock_timestamp() + make_interval(secs => $2)
           WHERE id = (SELECT id FROM run
-                       WHERE state IN ('pending', 'running', 'undoing') AND not_before <= clock_timestamp()
-                         AND (leased_until IS NULL OR leased_until < clock_timestamp())
+                       WHERE state IN ('pending', 'running', 'undoing')
+                         AND (not_before <= clock_timestamp()
+                              OR not_before > clock_timestamp() + make_interval(secs => $4))
+                         AND (leased_until IS NULL OR leased_until < clock_timestamp()
+                              OR leased_until > clock_timestamp() + make_interval(secs => $4))
                          AND ($3::uuid IS NULL OR id = $3)
                        ORDER BY not_before, id LIMIT 1 FOR UPDATE SKIP LOCKED)
          RETURNING id, kind, subject, tenant, input, state, attempts, fence",
@@ -127,6 +136,7 @@ pub async fn lease(pool: &PgPool, worker: &str, only: Option<RunId>) -> Result<O
     .bind(worker)
     .bind(LEASE.as_secs_f64())
     .bind(only)
+    .bind(AHEAD.as_secs_f64())
     .fetch_optional(pool)
     .await?)
 }
@@ -209,10 +219,17 @@ async fn backward<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) ->
     Ok(())
 }
 
+/// A step's outcome; too long and a panic are failures like any other. A panic that went further would leave the run
+/// leased and unrecorded, to be taken again every ten seconds for ever.
 async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(STEP_LIMIT, work)
-        .await
-        .unwrap_or_else(|_| Err(Error::new(&codes::TIMEOUT).detail("the step took too long")))
+    // What the step shared with others is in databases: nothing half-changed is looked at after a panic.
+    match tokio::time::timeout(STEP_LIMIT, AssertUnwindSafe(work).catch_unwind()).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(_)) => {
+            Err(Error::new(&codes::INTERNAL).detail("the step panicked; the worker's output says why"))
+        }
+        Err(_) => Err(Error::new(&codes::TIMEOUT).detail("the step took too long")),
+    }
 }
 
 async fn states(pool: &PgPool, held: &Held) -> Result<Vec<StepState>> {

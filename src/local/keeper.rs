@@ -42,6 +42,8 @@ pub struct Launch<'a> {
     /// Takes standard output and standard error.
     pub log: &'a Path,
     pub user: ServerUser,
+    /// Beside the few variables that every program is given.
+    pub environment: &'a [(String, String)],
     /// How the keeper ends it once we are gone.
     pub orphan_signal: Signal,
     /// What the keeper removes after that.
@@ -79,6 +81,7 @@ impl Keeper {
                 command.env(name, value);
             }
         }
+        command.envs(launch.environment.iter().map(|(name, value)| (name, value)));
         launch.user.apply(&mut command);
         let mut keeper = command.spawn().map_err(|error| cannot("start", &launch.program, error))?;
         let (Some(hold), Some(output)) = (keeper.stdin.take(), keeper.stdout.take()) else {

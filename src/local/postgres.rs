@@ -41,11 +41,13 @@ pub struct PostgresOptions {
     pub max_connections: u32,
     /// The folder is removed when the server is dropped or this process ends, however it ends.
     pub throwaway: bool,
+    /// Beside what every server has in its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for PostgresOptions {
     fn default() -> Self {
-        Self { port: None, fsync: true, max_connections: 200, throwaway: false }
+        Self { port: None, fsync: true, max_connections: 200, throwaway: false, environment: Vec::new() }
     }
 }
 
@@ -233,6 +235,7 @@ async fn make_data(
         folder: &draft,
         log: &dir.join("server.log"),
         user,
+        environment: &options.environment,
         orphan_signal: Signal::SIGTERM,
         orphan_removes: options.throwaway.then_some(dir),
     })?;
@@ -302,6 +305,7 @@ async fn launch(
             folder: &data,
             log: &dir.join("server.log"),
             user,
+            environment: &options.environment,
             orphan_signal: if options.throwaway { Signal::SIGQUIT } else { Signal::SIGINT },
             orphan_removes: options.throwaway.then_some(dir),
         })?;

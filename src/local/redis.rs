@@ -209,6 +209,7 @@ async fn launch(
         folder: &dir.join("data"),
         log: &dir.join("server.log"),
         user,
+        environment: &[],
         orphan_signal: if options.throwaway { Signal::SIGKILL } else { Signal::SIGTERM },
         orphan_removes: options.throwaway.then_some(dir),
     })?;

@@ -8,6 +8,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub(crate) use super::json::JsonLines;
+use super::lines::Lines;
+pub use super::lines::flush;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -34,7 +36,7 @@ pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), String> {
     let filter = EnvFilter::try_new(&text).map_err(|error| format!("the log filter {text:?}: {error}"))?;
     let registry = tracing_subscriber::registry().with(filter);
     let done = match format {
-        LogFormat::Json => registry.with(JsonLines(std::io::stderr)).try_init(),
+        LogFormat::Json => registry.with(JsonLines(Lines::to(std::io::stderr()).of_the_process())).try_init(),
         LogFormat::Pretty => registry
             .with(
                 fmt::layer()
@@ -54,5 +56,5 @@ pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), String> {
 #[cfg(feature = "testkit")]
 pub fn init_json_into(file: std::fs::File) {
     let registry = tracing_subscriber::registry().with(EnvFilter::new(DEFAULT_FILTER));
-    drop(registry.with(JsonLines(std::sync::Arc::new(file))).try_init());
+    drop(registry.with(JsonLines(Lines::to(file))).try_init());
 }

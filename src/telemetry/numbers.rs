@@ -46,6 +46,13 @@ fn describe() {
         "rate_limit_foreign_total",
         "Rate limits in Redis that bore another tenant's id. Should be 0."
     );
+    describe_counter!("log_lines_dropped_total", "Log lines that nobody took in time.");
+    describe_counter!(
+        "worker_attempts_total",
+        "Attempts at runs, by kind and the state they left the run in."
+    );
+    describe_counter!("worker_jobs_total", "Jobs carried out, by kind and outcome.");
+    describe_counter!("worker_rounds_total", "Periodic repairs, by name and outcome.");
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod fire;
 pub mod floors;
 pub mod load;
 pub mod openapi_walk;
+pub mod process;
 pub mod program;
 mod proxies;
 pub mod proxy;

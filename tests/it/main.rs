@@ -6,6 +6,7 @@ mod cli;
 mod docs;
 mod edge;
 mod faults;
+mod faults_processes;
 mod fire;
 mod http_habits;
 mod idempotency;

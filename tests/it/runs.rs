@@ -243,3 +243,56 @@ async fn a_run_that_has_ended_is_nobodys() {
     assert_eq!(state, RunState::Done);
     assert!(held.confirm(&mut world.db().begin().await.unwrap()).await.unwrap_err().is(&codes::CONFLICT));
 }
+
+/// Guard: `catch_unwind` in `saga::in_time`. Without it the panic ends the task that carries the run out: the run stays
+/// leased and is taken again every ten seconds for ever, and nobody is told.
+#[tokio::test]
+async fn a_step_that_panics_is_a_failure_like_any_other() {
+    static PANICS: Kind<Hands> = Kind {
+        name: "suspend",
+        steps: &[saga::StepDef {
+            name: "fence",
+            run: |_, _| Box::pin(async { panic!("a step of a test") }),
+            undo: None,
+        }],
+        on_failure: saga::OnFailure::Retry,
+    };
+    let world = World::new(&TABLES).await;
+    world.tenant("acme").await;
+    let run = tenant_suspend(&world.hands.cp, &tester(), &named("acme"), "test").await.unwrap();
+    for (attempts, ends) in [(0, RunState::Pending), (29, RunState::Stuck)] {
+        sqlx::query("UPDATE run SET attempts = $2 WHERE id = $1")
+            .bind(run)
+            .bind(attempts)
+            .execute(world.db())
+            .await
+            .unwrap();
+        expire(&world, run).await;
+        let held = hold(&world, run).await;
+        assert_eq!(saga::drive(world.db(), &world.hands, &PANICS, &held).await.unwrap(), ends);
+    }
+    let stuck = run_by_id(&mut world.db().acquire().await.unwrap(), run).await.unwrap();
+    assert!(stuck.error.unwrap().contains("panicked"));
+}
+
+/// The control database's clock goes back by an hour while a worker dies and another attempt waits. Guard: `AHEAD` in
+/// `saga::lease`. Without it both runs stand still for an hour.
+#[tokio::test]
+async fn a_clock_that_goes_back_does_not_hold_up_a_run() {
+    let world = World::new(&TABLES).await;
+    for (slug, then) in [("leased", "leased_until"), ("waiting", "not_before")] {
+        world.tenant(slug).await;
+        let run = tenant_suspend(&world.hands.cp, &tester(), &named(slug), "test").await.unwrap();
+        let ahead = format!("UPDATE run SET {then} = clock_timestamp() + interval '1 hour' WHERE id = $1");
+        sqlx::query(sqlx::AssertSqlSafe(ahead)).bind(run).execute(world.db()).await.unwrap();
+        assert_eq!(world.finish(run).await.state, RunState::Done);
+    }
+    // What may be in force is respected.
+    let run = record(&world, "held").await;
+    for then in ["leased_until", "not_before"] {
+        let ahead =
+            format!("UPDATE run SET {then} = clock_timestamp() + interval '30 seconds' WHERE id = $1");
+        sqlx::query(sqlx::AssertSqlSafe(ahead)).bind(run).execute(world.db()).await.unwrap();
+        assert!(saga::lease(world.db(), "test", Some(run)).await.unwrap().is_none(), "{then}");
+    }
+}

@@ -61,15 +61,20 @@ pub fn login_fault(error: &sqlx::Error) -> LoginFault {
 }
 
 /// What the client is told when the work failed: a dead connection is the shard's fault and worth a retry, a statement
-/// that ran into its time limit is a time-out; everything else stays what the work said.
+/// that ran into its time limit is a time-out; a full disk is the shard's fault too; everything else stays what the work
+/// said.
 pub fn outward(error: Error) -> Error {
     let Some(cause) = error.cause::<sqlx::Error>() else { return error };
     if is_connection_fault(cause) {
-        unavailable().source(error)
-    } else if cause.as_database_error().is_some_and(|db| db.code().as_deref() == Some("57014")) {
-        Error::new(&codes::TIMEOUT).retry_after(Duration::from_secs(1)).source(error)
-    } else {
-        error
+        return unavailable().source(error);
+    }
+    match cause.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() {
+        Some("57014") => Error::new(&codes::TIMEOUT).retry_after(Duration::from_secs(1)).source(error),
+        // Its disk is full: no fault of the request's, and it passes when somebody makes room.
+        Some("53100") => {
+            unavailable().detail("This workspace's database has no room for more.").source(error)
+        }
+        _ => error,
     }
 }
 

@@ -8,8 +8,10 @@
 //! | `shards` | one shard behind a bad network |
 //! | `control` | the control database away |
 //! | `redis` | Redis away, slow, emptied, set back |
+//! | `processes` | whole processes: stopped, killed, with a wrong clock, without room |
 
 pub mod control;
+pub mod processes;
 pub mod redis;
 pub mod shards;
 pub mod town;
