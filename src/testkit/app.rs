@@ -52,6 +52,8 @@ pub struct AppOptions {
     /// Control pools as large as in production, one for the server and one for the worker. Tests, of which many run at
     /// once, share a small one.
     pub roomy: bool,
+    /// How people get in.
+    pub identity: Settings,
 }
 
 impl AppOptions {
@@ -63,6 +65,7 @@ impl AppOptions {
             worker: true,
             broker_budget: 40,
             roomy: false,
+            identity: Settings::default(),
         }
     }
 }
@@ -78,12 +81,13 @@ impl TestApp {
             world.hands.cp.db = control::pool(&url, "bench-server").expect("a DSN");
             worker_hands.cp.db = control::pool(&url, "bench-worker").expect("a DSN");
         }
-        worker_hands.errands =
-            app::errands(&worker_hands, &settings(&world)).expect("what a worker does for identity");
+        worker_hands.errands = app::errands(&worker_hands, &settings(&world, &options.identity))
+            .expect("what a worker does for identity");
         let mut replicas = Vec::new();
         let redis = Cluster::shared().await.redis_url();
         for _ in 0..options.replicas {
-            replicas.push(Replica::start::<P>(&world, &redis, options.broker_budget).await);
+            replicas
+                .push(Replica::start::<P>(&world, &redis, options.broker_budget, &options.identity).await);
         }
         let worker = options.worker.then(|| {
             let stop = CancellationToken::new();
@@ -159,10 +163,10 @@ impl TestApp {
 }
 
 /// Mail goes into a folder.
-fn settings(world: &World) -> Settings {
+fn settings(world: &World, identity: &Settings) -> Settings {
     let transport = MailTransport::Folder { path: world.folder.path().join("mail") };
     let mail = Some(MailSettings { from: "Freehold <no-reply@example.com>".to_owned(), transport });
-    Settings { mail, ..Settings::default() }
+    Settings { mail, ..identity.clone() }
 }
 
 impl Drop for TestApp {
@@ -177,7 +181,12 @@ impl Drop for TestApp {
 }
 
 impl Replica {
-    async fn start<P: Product>(world: &World, redis: &str, broker_budget: usize) -> Self {
+    async fn start<P: Product>(
+        world: &World,
+        redis: &str,
+        broker_budget: usize,
+        identity: &Settings,
+    ) -> Self {
         let listener = serve::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
         let addr = listener.local_addr().expect("the port");
         let config = ServeConfig {
@@ -191,7 +200,7 @@ impl Replica {
             identity: None,
         };
         let stop = CancellationToken::new();
-        let parts = Parts { draining: stop.clone(), metrics: None, identity: settings(world) };
+        let parts = Parts { draining: stop.clone(), metrics: None, identity: settings(world, identity) };
         let hands = &world.hands;
         let server =
             app::server::<P>(hands.cp.clone(), hands.master.clone(), &config, parts).expect("the server");
