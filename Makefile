@@ -11,7 +11,7 @@ ARGS ?=
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-deps: ## Install PostgreSQL, Redis and a C compiler if they are missing (Debian, Ubuntu)
+deps: ## Install PostgreSQL, Redis, a C compiler and Node.js if they are missing (Debian, Ubuntu)
 	@scripts/install-deps.sh
 
 # `exec` leaves no shell between make and freehold: a signal to make reaches it, and it stops all it started.

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs what Freehold needs to build and run, if it is missing: PostgreSQL's server programs (15 or newer), Redis and
-# a C compiler. Debian and Ubuntu; on other systems it says what to install. Quiet when nothing is missing.
+# Installs what Freehold needs to build, run and be tested, if it is missing: PostgreSQL's server programs (15 or newer),
+# Redis, a C compiler, and Node.js (18 or newer) with npm for the tests' OpenID provider. Debian and Ubuntu; on other
+# systems it says what to install. Quiet when nothing is missing.
 # With --bench also valgrind, which counts instructions for the regression gate of `make bench`.
 #
 # Only the programs are wanted: `freehold dev` and the tests start servers of their own. So no system service is started
@@ -9,6 +10,7 @@ set -eu
 
 POSTGRES_MIN=15
 POSTGRES_MAX_TRIED=20
+NODE_MIN=18
 
 say() { printf '%s\n' "deps: $*" >&2; }
 
@@ -35,6 +37,14 @@ have_postgres() {
     [ "$version" -ge "$POSTGRES_MIN" ] 2>/dev/null
 }
 
+# Whether Node.js is there and new enough for tests/idp, with npm.
+have_node() {
+    have node && have npm || return 1
+    version=$(node --version)
+    version=${version#v}
+    [ "${version%%.*}" -ge "$NODE_MIN" ] 2>/dev/null
+}
+
 candidate() { LC_ALL=C apt-cache policy "$1" 2>/dev/null | grep -q '^ *Candidate: [^(]'; }
 
 # The newest PostgreSQL that apt can install.
@@ -56,6 +66,7 @@ have_postgres || missing="$missing postgres"
 have redis-server || have valkey-server || missing="$missing redis"
 have cc || missing="$missing compiler"
 if [ "${1:-}" = --bench ]; then have valgrind || missing="$missing valgrind"; fi
+have_node || missing="$missing node"
 [ -n "$missing" ] || exit 0
 
 if ! have apt-get; then
@@ -64,7 +75,8 @@ if ! have apt-get; then
     say "  redis:    the Redis or Valkey server, 6.2 or newer (Fedora: valkey, Arch: valkey)"
     say "  compiler: a C compiler and the C library's headers (gcc)"
     say "  valgrind: for the instruction counts of make bench only"
-    fail "initdb, postgres, redis-server (or valkey-server) and cc must be on the PATH."
+    say "  node:     Node.js $NODE_MIN or newer with npm, for the tests' OpenID provider (Fedora: nodejs npm)"
+    fail "initdb, postgres, redis-server (or valkey-server), cc, node and npm must be on the PATH."
 fi
 
 if [ "$(id -u)" -eq 0 ]; then
@@ -114,6 +126,13 @@ choose() {
             package=valgrind
             candidate "$package" || return 1
             reason="make bench counts instructions with it"
+            ;;
+        node)
+            package="nodejs npm"
+            # Some sources bring npm with nodejs.
+            candidate npm || package=nodejs
+            candidate nodejs || return 1
+            reason="the tests run a real OpenID provider"
             ;;
         esac
         if [ "${1:-}" = explain ]; then say "installing $package: $reason"; fi

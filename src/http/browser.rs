@@ -47,9 +47,18 @@ pub type Answer<T = Response> = std::result::Result<T, Shown>;
 /// For the routes of the sign-in host: at any other host there is nothing.
 /// `axum::middleware::from_fn_with_state(site, at_base)`.
 pub async fn at_base(State(site): State<Site>, request: Request, next: Next) -> Response {
-    match is_base(request.headers(), request.uri(), &site.base_domain) {
-        true => tenancy::private(next.run(request).await),
-        false => pages::failure(Error::new(&codes::NOT_FOUND)),
+    if !is_base(request.headers(), request.uri(), &site.base_domain) {
+        return pages::failure(Error::new(&codes::NOT_FOUND));
+    }
+    let for_person = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let for_person = for_person.is_some_and(|accept| accept.contains("text/html"));
+    let response = next.run(request).await;
+    let problem =
+        response.headers().get(header::CONTENT_TYPE).is_some_and(|k| k == "application/problem+json");
+    // What an extractor refused before the handler could say it as a page.
+    match response.extensions().get::<Arc<Error>>() {
+        Some(error) if problem && for_person => pages::failure(error.clone()),
+        _ => tenancy::private(response),
     }
 }
 
@@ -164,10 +173,7 @@ struct Proof {
 /// another kind is refused in the same way.
 pub async fn meant_form(headers: &HeaderMap, request: Request, token: &str) -> Result<Bytes> {
     let refused = || Error::new(&codes::FORBIDDEN).detail("this did not come from a page of this site");
-    let is_form = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).is_some_and(|kind| {
-        kind.split(';').next().is_some_and(|kind| kind.trim() == "application/x-www-form-urlencoded")
-    });
-    if !is_form || !cookie::from_our_own_page(headers) {
+    if !is_form(headers) || !cookie::from_our_own_page(headers) {
         return Err(refused());
     }
     let body = axum::body::to_bytes(request.into_body(), LONGEST_FORM)
@@ -175,6 +181,12 @@ pub async fn meant_form(headers: &HeaderMap, request: Request, token: &str) -> R
         .map_err(|error| Error::new(&codes::BODY_TOO_LARGE).source(error))?;
     let proof: Proof = read_form(body.clone()).await.map_err(|_| refused())?;
     if cookie::csrf_holds(token, &proof.csrf) { Ok(body) } else { Err(refused()) }
+}
+
+/// Whether the body is said to be that of a form.
+pub fn is_form(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().is_some_and(|kind| kind.trim() == "application/x-www-form-urlencoded")
 }
 
 /// A form's fields, from its body.

@@ -114,13 +114,14 @@ impl Identity {
             }
             _ => random(),
         };
-        let secrets = FlowSecrets { nonce: random(), verifier: random() };
+        let now = self.cp.clock.now();
+        let again_since = (wish.purpose == Purpose::Confirm).then(|| now.timestamp());
+        let secrets = FlowSecrets { nonce: random(), verifier: random(), again_since };
         let id = &provider.registration.id;
         let url = provider.authorize_url(&self.callback_url(id), &state, &secrets).await?;
         let state_hash = sha256(state.as_bytes());
         let plain = serde_json::to_vec(&secrets).map_err(Error::internal)?;
         let sealed = self.master.seal(Use::SignIn, &state_hash, &self.cp.entropy, &plain);
-        let now = self.cp.clock.now();
         sqlx::query(
             "INSERT INTO sign_in (state_hash, browser_hash, provider, tenant, secrets, purpose, account, return_to,
                                   created_at, expires_at)

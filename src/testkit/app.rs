@@ -36,6 +36,7 @@ pub struct TestApp {
     pub proxies: Proxies,
     /// What the replicas were started with, but without proxies.
     direct: ServeConfig,
+    identity: Settings,
     worker: Option<CancellationToken>,
 }
 
@@ -63,6 +64,8 @@ pub struct AppOptions {
     pub redis_url: Option<String>,
     /// Server processes that share the limits while Redis is away, as in `FREEHOLD_REPLICAS`.
     pub shares: u32,
+    /// How people get in.
+    pub identity: Settings,
 }
 
 impl AppOptions {
@@ -77,6 +80,7 @@ impl AppOptions {
             through: Through::default(),
             redis_url: None,
             shares: 1,
+            identity: Settings::default(),
         }
     }
 }
@@ -101,7 +105,7 @@ impl TestApp {
         if options.roomy && !options.through.control {
             world.hands.cp.db = server.db.clone();
         }
-        let identity = settings(&world);
+        let identity = settings(&world, &options.identity);
         worker_hands.errands =
             app::errands(&worker_hands, &identity).expect("what a worker does for identity");
         let direct = ServeConfig {
@@ -136,7 +140,7 @@ impl TestApp {
             .no_proxy()
             .build()
             .expect("an HTTP client");
-        let app = Self { world, replicas, client, operator_key, proxies, direct, worker };
+        let app = Self { world, replicas, client, operator_key, proxies, direct, identity, worker };
         app.ready().await;
         app
     }
@@ -146,7 +150,7 @@ impl TestApp {
     pub async fn beside<P: Product>(&self) -> Replica {
         let hands = &self.world.hands;
         let replica =
-            Replica::start::<P>(hands.cp.clone(), &hands.master, self.direct.clone(), settings(&self.world))
+            Replica::start::<P>(hands.cp.clone(), &hands.master, self.direct.clone(), self.identity.clone())
                 .await;
         self.wait_for(&replica).await;
         replica
@@ -213,10 +217,10 @@ impl TestApp {
 }
 
 /// Mail goes into a folder.
-fn settings(world: &World) -> Settings {
+fn settings(world: &World, identity: &Settings) -> Settings {
     let transport = MailTransport::Folder { path: world.folder.path().join("mail") };
     let mail = Some(MailSettings { from: "Freehold <no-reply@example.com>".to_owned(), transport });
-    Settings { mail, ..Settings::default() }
+    Settings { mail, ..identity.clone() }
 }
 
 impl Drop for TestApp {

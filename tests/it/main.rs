@@ -17,6 +17,7 @@ mod kills;
 mod layers;
 mod limits;
 mod local;
+mod oidc;
 mod openapi_file;
 mod openapi_walk;
 mod operator;

@@ -1,11 +1,12 @@
 //! Somebody with an invitation's link: what it is, and the seat.
 
 use askama::Template;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use serde::Deserialize;
 
 use super::{Frame, Pages, page};
 use crate::http::browser::{Answer, Meant, Visitor, see_other, with_query};
+use crate::http::vocabulary::Path;
 use crate::identity::invitations::{Invited, invitation_accept, invitation_look};
 use crate::kernel::ids::InvitationId;
 

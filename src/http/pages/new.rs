@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use askama::Template;
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64URL_NOPAD;
@@ -19,6 +19,7 @@ use crate::control_plane::plans::{Plan, plan_list};
 use crate::control_plane::provisioning::NewTenant;
 use crate::control_plane::tenants::{TenantRef, TenantRow, TenantState, slug_is_free, tenant_find};
 use crate::http::browser::{Answer, Meant, Visitor, see_other};
+use crate::http::vocabulary::Path;
 use crate::identity::members::member_get;
 use crate::identity::sign_up::slug_of;
 use crate::jobs::feed::News;

@@ -21,7 +21,7 @@ use crate::data_plane::context::{As, MinRole};
 use crate::data_plane::tenancy::cookie::{self, CSRF_HEADER};
 use crate::data_plane::tenancy::host::{self, Host};
 use crate::data_plane::tenancy::{self, Tenancy};
-use crate::http::browser::{Site, read_form, see_other, with_query};
+use crate::http::browser::{Site, is_form, read_form, see_other, with_query};
 use crate::identity::return_to;
 use crate::kernel::{Error, Result, Role, codes};
 
@@ -58,7 +58,9 @@ async fn proof_from_form(request: Request, next: Next) -> Response {
         Err(error) => return failure(Error::new(&codes::BODY_TOO_LARGE).source(error)),
     };
     parts.headers.remove(CSRF_HEADER);
-    if let Ok(Carried { csrf, once }) = read_form(bytes.clone()).await {
+    // Another kind of body is none of a form of ours, whatever it looks like.
+    let carried = if is_form(&parts.headers) { read_form(bytes.clone()).await.ok() } else { None };
+    if let Some(Carried { csrf, once }) = carried {
         let carried = [(CSRF_HEADER, Some(csrf)), ("idempotency-key", once)];
         for (name, value) in carried {
             if let Some(Ok(value)) = value.map(|value| HeaderValue::from_str(&value)) {

@@ -31,6 +31,9 @@ pub struct Expected<'a> {
     pub issuer: &'a str,
     pub client_id: &'a str,
     pub nonce: &'a str,
+    /// The person was to prove who they are no earlier than this, in seconds since 1970. Believed of a provider that
+    /// does not say when they did: it was asked for.
+    pub again_since: Option<i64>,
     pub now: DateTime<Utc>,
 }
 
@@ -45,6 +48,7 @@ pub struct Claims {
     iat: i64,
     nbf: Option<i64>,
     nonce: Option<String>,
+    auth_time: Option<i64>,
     pub name: Option<String>,
     pub email: Option<String>,
     #[serde(default, deserialize_with = "truth")]
@@ -83,6 +87,8 @@ pub enum Refused {
     Nonce,
     #[error("expired")]
     Expired,
+    #[error("the person did not prove who they are again")]
+    Stale,
     #[error("from the future; do the clocks agree?")]
     Future,
     #[error("about nobody")]
@@ -146,7 +152,13 @@ impl Claims {
         if self.iat > soon || self.nbf.is_some_and(|nbf| nbf > soon) {
             return Err(Refused::Future);
         }
-        if self.sub.is_empty() || self.sub.len() > LONGEST_SUBJECT {
+        if let (Some(since), Some(proven)) = (expected.again_since, self.auth_time)
+            && proven < since.saturating_sub(LEEWAY)
+        {
+            return Err(Refused::Stale);
+        }
+        let strange = self.sub.chars().any(char::is_control);
+        if self.sub.is_empty() || self.sub.len() > LONGEST_SUBJECT || strange {
             return Err(Refused::Subject);
         }
         Ok(())

@@ -22,40 +22,54 @@ pub struct Keys(Mutex<Option<Kept>>);
 struct Kept {
     keys: Arc<JwkSet>,
     asked: Instant,
+    /// When a missing key was last a reason to ask.
+    again: Option<Instant>,
 }
 
 impl Keys {
     /// The keys as they are known; asked for when they are not, or old.
     pub async fn get(&self, web: &Web, url: &str) -> Result<Arc<JwkSet>, WebError> {
-        self.younger_than(OLD, web, url).await
-    }
-
-    /// The keys after one was missing: asked for again unless that was done a moment ago.
-    pub async fn look_again(&self, web: &Web, url: &str) -> Result<Arc<JwkSet>, WebError> {
-        self.younger_than(AGAIN_AFTER, web, url).await
-    }
-
-    async fn younger_than(&self, age: Duration, web: &Web, url: &str) -> Result<Arc<JwkSet>, WebError> {
         let mut kept = self.0.lock().await;
         if let Some(kept) = &*kept
-            && kept.asked.elapsed() < age
+            && kept.asked.elapsed() < OLD
         {
             return Ok(kept.keys.clone());
         }
-        let asked = Instant::now();
-        match (web.get_json::<JwkSet>(url, None).await, &mut *kept) {
-            (Ok(keys), kept) => {
-                let keys = Arc::new(keys);
-                *kept = Some(Kept { keys: keys.clone(), asked });
-                Ok(keys)
-            }
-            // A provider that is away does not make its keys wrong.
-            (Err(error), Some(known)) => {
-                tracing::warn!(%error, url, "a provider's keys could not be looked up; the known ones are used");
-                known.asked = asked;
-                Ok(known.keys.clone())
-            }
-            (Err(error), None) => Err(error),
+        ask(&mut kept, web, url).await
+    }
+
+    /// The keys after one was missing: asked for again, unless that was done a moment ago. So a provider that changes its
+    /// keys is understood at once, and a stranger who invents key ids makes us ask once a minute at most.
+    pub async fn look_again(&self, web: &Web, url: &str) -> Result<Arc<JwkSet>, WebError> {
+        let mut kept = self.0.lock().await;
+        if let Some(kept) = &*kept
+            && kept.again.is_some_and(|again| again.elapsed() < AGAIN_AFTER)
+        {
+            return Ok(kept.keys.clone());
         }
+        let keys = ask(&mut kept, web, url).await;
+        if let Some(kept) = &mut *kept {
+            kept.again = Some(kept.asked);
+        }
+        keys
+    }
+}
+
+async fn ask(kept: &mut Option<Kept>, web: &Web, url: &str) -> Result<Arc<JwkSet>, WebError> {
+    let asked = Instant::now();
+    match (web.get_json::<JwkSet>(url, None).await, &mut *kept) {
+        (Ok(keys), kept) => {
+            let keys = Arc::new(keys);
+            let again = kept.as_ref().and_then(|kept| kept.again);
+            *kept = Some(Kept { keys: keys.clone(), asked, again });
+            Ok(keys)
+        }
+        // A provider that is away does not make its keys wrong.
+        (Err(error), Some(known)) => {
+            tracing::warn!(%error, url, "a provider's keys could not be looked up; the known ones are used");
+            known.asked = asked;
+            Ok(known.keys.clone())
+        }
+        (Err(error), None) => Err(error),
     }
 }

@@ -66,6 +66,8 @@ pub struct Provider {
 pub struct FlowSecrets {
     pub nonce: String,
     pub verifier: String,
+    /// The person has to prove who they are again, no earlier than this, in seconds since 1970.
+    pub again_since: Option<i64>,
 }
 
 /// What the browser brought back.
@@ -93,6 +95,9 @@ impl Provider {
         let client = self.client(&found, redirect)?;
         let mut request =
             client.authorize_url(|| CsrfToken::new(state.to_owned())).set_pkce_challenge(challenge);
+        if flow.again_since.is_some() {
+            request = request.add_extra_param("prompt", "login").add_extra_param("max_age", "0");
+        }
         request = match self.registration.kind {
             ProviderKind::Oidc => request
                 .add_scopes(["openid", "email", "profile"].map(|scope| Scope::new(scope.to_owned())))
@@ -126,9 +131,11 @@ impl Provider {
             RequestTokenError::Request(error) => away(error),
             // An HTML page, or nothing at all.
             // Its text is not logged: it may quote what it could not read.
-            RequestTokenError::Parse(..) => {
-                away_because("the token endpoint's answer is not what it should be")
-            }
+            // GitHub says no with 200.
+            RequestTokenError::Parse(_, body) => match serde_json::from_slice::<SaysNo>(&body) {
+                Ok(_) => failed().source("the token endpoint refused"),
+                Err(_) => away_because("the token endpoint's answer is not what it should be"),
+            },
             RequestTokenError::ServerResponse(said) => failed().source(refusal(said.error())),
             RequestTokenError::Other(_) => away_because("the token endpoint answered nothing"),
         })?;
@@ -162,6 +169,7 @@ impl Provider {
             issuer: &self.registration.issuer,
             client_id: &self.registration.client_id,
             nonce: &flow.nonce,
+            again_since: flow.again_since,
             now: clock.now(),
         };
         let keys = self.keys.get(&self.web, &found.jwks_uri).await.map_err(away)?;
@@ -174,13 +182,14 @@ impl Provider {
             tracing::warn!(provider = self.registration.id, %refused, "an ID token was refused");
             failed().source(refused)
         })?;
+        let email = claims.email.filter(|email| plausible(email));
         Ok(Vouched {
             issuer: self.registration.issuer.clone(),
             subject: claims.sub,
             provider: self.registration.id.clone(),
             name: claims.name,
-            email_verified: claims.email_verified && claims.email.is_some(),
-            email: claims.email.filter(|email| plausible(email)),
+            email_verified: claims.email_verified && email.is_some(),
+            email,
         })
     }
 
@@ -210,6 +219,12 @@ pub fn plausible(email: &str) -> bool {
         && !email.chars().any(|c| c.is_control() || c.is_whitespace())
         && parts
             .is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty() && !domain.contains('@'))
+}
+
+#[derive(Deserialize)]
+struct SaysNo {
+    #[serde(rename = "error")]
+    _error: serde::de::IgnoredAny,
 }
 
 /// What the token endpoint says, for the log. Words of its own are not repeated.
