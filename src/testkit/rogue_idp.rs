@@ -291,7 +291,9 @@ async fn trouble(State(inside): State<Inside>, request: Request, next: Next) -> 
         }
         Some(Trouble::Rubbish) => (html, format!("<html>{CANARY}</html>")).into_response(),
         Some(Trouble::WrongShape) => {
-            let wrong = json!({ "issuer": 1, "access_token": { CANARY: CANARY }, "token_type": CANARY, "keys": CANARY });
+            // A reader that quotes what it cannot read, quotes this.
+            let wrong = json!({ "issuer": [CANARY], "access_token": CANARY, "token_type": "Bearer",
+                                "expires_in": CANARY, "keys": CANARY });
             Json(wrong).into_response()
         }
         Some(Trouble::Endless) => {
