@@ -31,7 +31,7 @@ pub trait Product {
     fn routes() -> OpenApiRouter;
 
     /// Its pages at a tenant's host, behind the same door. The workspace begins at `/projects`; the platform has
-    /// `/members`, `/settings/…` and `/audit`. None when it has no pages.
+    /// `/members`. None when it has no pages.
     fn pages() -> Router {
         Router::new()
     }
