@@ -88,9 +88,10 @@ pub async fn signing_key_list(conn: &mut PgConnection, now: DateTime<Utc>) -> Re
 
 /// Makes the first key, which signs at once, unless there is one. Servers that come at the same time make one together.
 pub async fn signing_key_ensure(cp: &ControlPlane, master: &MasterKey) -> Result<()> {
-    let now = cp.clock.now();
     let mut tx = cp.db.begin().await?;
     lock(&mut tx).await?;
+    // After the wait: a key that another server made meanwhile must not look like one of the future.
+    let now = cp.clock.now();
     if signing(&rows(&mut tx).await?, now).is_none() {
         insert(&mut tx, master, &cp.entropy, now, now).await?;
     }
@@ -108,9 +109,10 @@ pub async fn signing_key_rotate(
     caller: &Caller,
     at_once: bool,
 ) -> Result<SigningKey> {
-    let now = cp.clock.now();
     let mut tx = cp.db.begin().await?;
     lock(&mut tx).await?;
+    // After the wait: a key that another server made meanwhile must not look like one of the future.
+    let now = cp.clock.now();
     let known = rows(&mut tx).await?;
     let waiting = known.iter().find(|row| row.retired_at.is_none() && row.signs_from > now);
     let signs_from = match (waiting, signing(&known, now)) {
@@ -139,9 +141,10 @@ pub async fn signing_key_rotate(
 
 /// Retires keys whose tokens have all expired, and publishes the next one in time. For the worker, now and then.
 pub async fn signing_key_tend(cp: &ControlPlane, master: &MasterKey) -> Result<()> {
-    let now = cp.clock.now();
     let mut tx = cp.db.begin().await?;
     lock(&mut tx).await?;
+    // After the wait: a key that another server made meanwhile must not look like one of the future.
+    let now = cp.clock.now();
     let due = due(&rows(&mut tx).await?, now);
     if !due.retire.is_empty() {
         sqlx::query("UPDATE signing_key SET retired_at = $1 WHERE kid = ANY($2)")
