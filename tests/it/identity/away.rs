@@ -21,7 +21,8 @@ const WHOAMI: &str = "/api/v1/whoami";
 /// The policy, in numbers: a session that was revoked elsewhere lives on at a server that is cut off for at most the ten
 /// minutes of its access token; a person whom the server does not know is 503, not 401.
 ///
-/// Guards: the expiry in `Tokens::believed`; `look_up`'s 503.
+/// Shown to fail: without the expiry in `Tokens::believed` a token that was seen before goes on. (`Directory::look_up` has
+/// a test of its own.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_cut_off_believes_a_token_until_it_expires() {
     let world = World::with(WorldOptions { shards: 1, tenant_cap: 10, slots: 0, tables: &TABLES }).await;

@@ -40,7 +40,7 @@ async fn poll(app: &TestApp, device_code: &str) -> String {
     }
 }
 
-/// Shown to fail: each of the branches of `Asked::judge`, and the conditions of the two UPDATEs.
+/// Shown to fail: without `used_at` in `Asked::judge` a code works twice; without `denied` a no is a "not yet".
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_code_is_good_once_in_time_and_with_a_yes() {
     let app = TestApp::start::<Current>(AppOptions::of::<Current>()).await;
@@ -111,7 +111,7 @@ async fn a_code_is_good_once_in_time_and_with_a_yes() {
     assert_eq!((status, &body["error"]), (401, &Value::from("invalid_client")));
 }
 
-/// Guard: `throttle::take` in `device_ask` and `device_answer`, counted in the database: a guesser has one count for all
+/// Shown to fail: `throttle::take` in `device_ask` and `device_answer`. Counted in the database: a guesser has one count for all
 /// servers, and takes nothing from others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guessing_codes_is_slow() {

@@ -50,8 +50,9 @@ fn decoded(token: &str, part: usize) -> Value {
 
 /// Each is refused with the one answer that any stranger gets, and the keys that headers point to are never fetched.
 ///
-/// Shown to fail, each for its own row: the checks of algorithm, type, strange headers, issuer, audience, expiry and time
-/// in `access_token`, and the session's account in `by_token` (a token is about its own account's sessions).
+/// Shown to fail, each for its own rows: the checks of type, strange headers, issuer, audience, expiry and time in
+/// `access_token`, and the session's in `by_token` (a token is about its own account's sessions). The algorithm has two
+/// guards, each enough: ours, and the one that `Validation` names.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forged_tokens_are_strangers() {
     let app = TestApp::start::<Current>(AppOptions::of::<Current>()).await;

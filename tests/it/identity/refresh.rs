@@ -40,8 +40,7 @@ fn error(answer: &(u16, Value)) -> (u16, &str) {
     (answer.0, answer.1["error"].as_str().unwrap_or_default())
 }
 
-/// Shown to fail: `Verdict::Stolen` treated as `Again` (the stolen token goes on); GRACE of zero (the good client dies);
-/// no `session_revoke` in `end_family` (the newest token lives on).
+/// Shown to fail: `Verdict::Stolen` treated as `Again` (the stolen token goes on); no GRACE (the good client dies).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_comes_twice_ends_its_family() {
     let app = TestApp::start::<Current>(AppOptions { replicas: 2, ..AppOptions::of::<Current>() }).await;

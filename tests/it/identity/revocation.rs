@@ -92,8 +92,8 @@ async fn everywhere(
     .await;
 }
 
-/// Shown to fail: the notification of `Change::Account` in `session_revoke`, `member_change` and `member_remove`; the
-/// session's and the seat's check in `by_token`.
+/// Shown to fail: without the notification in `session_revoke` the cookie goes on; without the session's check in
+/// `by_token` the token does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_taken_away_is_refused_everywhere_within_a_second() {
     let app =

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use freehold::identity::access_token::Audience;
-use freehold::identity::signing::{Phase, signing_key_list, signing_key_rotate, signing_key_tend};
+use freehold::identity::signing::{
+    Phase, signing_key_ensure, signing_key_list, signing_key_rotate, signing_key_tend,
+};
 use freehold::kernel::{Role, codes};
-use freehold::product::Current;
+use freehold::product::{Current, Product};
 use freehold::testkit::{AppOptions, TestApp, World, eventually, tester};
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -24,21 +26,32 @@ fn kid_of(token: &str) -> String {
     freehold::identity::access_token::kid_of(token).unwrap()
 }
 
-/// Guard: the lock in `signing_key_ensure`; without it each of the servers makes a key.
+/// Shown to fail: without the lock in `signing_key_ensure` each of the servers makes a key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_that_start_together_make_one_key() {
-    use freehold::product::Product;
     let world = World::new(Current::migrations()).await;
-    let servers: Vec<_> = (0..8).map(|_| identity(&world)).collect();
-    let signers = join_all(servers.iter().map(|server| server.keyring.signer())).await;
-    let kids: std::collections::HashSet<String> =
-        signers.into_iter().map(|signer| signer.unwrap().kid).collect();
-    assert_eq!(kids.len(), 1, "{kids:?}");
+    let (cp, master) = (&world.hands.cp, &world.hands.master);
+    // Reading goes on, writing waits: whoever reads first and writes then would find nothing and write all the same.
+    let mut gate = world.db().begin().await.unwrap();
+    sqlx::query("LOCK TABLE signing_key IN SHARE MODE").execute(&mut *gate).await.unwrap();
+    let servers = join_all([(), ()].map(|()| signing_key_ensure(cp, master)));
+    let open = async {
+        let waiting =
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'signing_key'::regclass";
+        eventually(Duration::from_secs(10), "both servers wait", async || {
+            let count: i64 = sqlx::query_scalar(waiting).fetch_one(&mut *gate).await.unwrap();
+            if count == 2 { Ok(()) } else { Err(count) }
+        })
+        .await;
+        gate.commit().await.unwrap();
+    };
+    let (made, ()) = tokio::join!(servers, open);
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
     assert_eq!(phases(&world).await.len(), 1);
 }
 
-/// The whole life of a key, as servers and readers of the published set see it. Guards: `signs_from` in the choice of the
-/// signer; RETIRES_AFTER.
+/// The whole life of a key, as servers and readers of the published set see it. Shown to fail: `signs_from` in the choice
+/// of the signer; RETIRES_AFTER of zero.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_is_published_signs_and_goes() {
     let app = TestApp::start::<Current>(AppOptions::of::<Current>()).await;
@@ -104,8 +117,8 @@ async fn a_key_is_published_signs_and_goes() {
     assert_eq!((after.len(), after[0].1, after[1].1), (3, Phase::Published, Phase::Signing), "one next key");
 }
 
-/// A key leaked: everything that it signed is refused, though it has not expired. Guards: `knows` in `Tokens::believed`
-/// for a token that was seen before; the retirement in `signing_key_rotate`.
+/// A key leaked: everything that it signed is refused, though it has not expired. Shown to fail: without
+/// `knows` in `Tokens::believed` a token that was seen before goes on; without the retirement in `signing_key_rotate` all do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leaked_key_is_dead_within_a_minute() {
     let app = TestApp::start::<Current>(AppOptions { replicas: 2, ..AppOptions::of::<Current>() }).await;
