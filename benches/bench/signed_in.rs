@@ -1,7 +1,9 @@
 //! A person's warm request beside a key's: the same read of the same tenant, over the same kept connections, once with an
 //! API key, once with an access token, once with a browser's cookie. They take turns within each round.
 //!
-//! What is compared is the door: who asks, which session, which seat. The lookups that the directory makes in the control
+//! What is compared is the door: who asks, which session, which seat. Beside the throughput stands the processor time of
+//! this process for each request (server and load generator together), which a machine that does other things as well
+//! disturbs far less. The lookups that the directory makes in the control
 //! database are counted over all that is measured.
 
 use std::time::Duration;
@@ -24,8 +26,8 @@ use freehold::testkit::{AppOptions, Cluster, TestApp, tester};
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-const ROUNDS: usize = 21;
-const EACH: Duration = Duration::from_millis(700);
+const ROUNDS: usize = 45;
+const EACH: Duration = Duration::from_millis(300);
 const CONNECTIONS: usize = 8;
 const HOST: &str = "acme.localhost";
 /// A read that asks no database at all, so that nothing hides what the door costs.
@@ -61,16 +63,19 @@ pub async fn measure(args: &Args) -> Outcome {
         let directory = &app.replicas[0].http.directory;
         let before = directory.health().lookups;
         let (mut rates, mut latencies) = ([const { Vec::new() }; 3], [const { Vec::new() }; 3]);
+        let mut cpu = [0.0; 3];
         for round in 0..rounds {
             for turn in 0..3 {
                 // Each kind is first, second and last equally often.
                 let kind = (round + turn) % 3;
                 let shot = shots[kind].clone();
+                let begun = processor_seconds();
                 let report = apart(move || async move {
                     target.closed(CONNECTIONS, Until::Time(each), |_, _| shot.clone()).await
                 })
                 .await;
                 report.must_be_right();
+                cpu[kind] += processor_seconds() - begun;
                 rates[kind].push(report.per_second);
                 latencies[kind].extend(report.latencies);
             }
@@ -88,12 +93,20 @@ pub async fn measure(args: &Args) -> Outcome {
             let loss: Vec<f64> =
                 rates[kind].iter().zip(&rates[0]).map(|(own, key)| (1.0 - own / key) * 100.0).collect();
             let loss = Median::of(loss);
+            let each_us = |kind: usize| cpu[kind] * 1e6 / latencies[kind].len() as f64;
             outcome.lines.push(format!(
-                "{what}, {name:<12}: {:>6.0} requests/s; {:+.1} % against the key, round by round",
-                rate.median, loss.median
+                "{what}, {name:<12}: {:>6.0} requests/s; lost against the key, round by round: {:.1} % ({:.0} to {:.0}); \
+                 processor {:.0} µs a request, {:+.1} % to the key",
+                rate.median,
+                loss.median,
+                loss.min,
+                loss.max,
+                each_us(kind),
+                (each_us(kind) / each_us(0) - 1.0) * 100.0
             ));
             outcome.series.push((format!("{what}, {name}"), Spread::of(&latencies[kind])));
-            facts.push(json!({ "what": what, "way": name, "per_second": rate, "loss_percent": loss }));
+            facts.push(json!({ "what": what, "way": name, "per_second": rate, "loss_percent": loss,
+                "cpu_us_per_request": each_us(kind) }));
             if let (Some(limit), true) = (limit, kind > 0) {
                 let goal =
                     if kind == 1 { "throughput lost with a token" } else { "throughput lost with a cookie" };
@@ -164,4 +177,14 @@ async fn ways(app: &TestApp) -> Ways {
     let granted =
         identity.token_refresh(refresh.expose_secret(), Some(&tenant), None).await.expect("a token");
     Ways { key, token: granted.access_token, cookie: browser.token.expose_secret().to_owned() }
+}
+
+/// What this process has used of the processors, in seconds, to a hundredth.
+fn processor_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name before it may hold anything, spaces and brackets too.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks: f64 =
+        fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
+    ticks / 100.0
 }

@@ -172,7 +172,7 @@ impl Identity {
     /// A terminal asks whether it may come in. After a yes it gets its tokens, once.
     ///
     /// # Errors
-    /// All of [`Refusal`] but [`Refusal::Target`].
+    /// All of [`Refusal`] but those of a tenant.
     pub async fn device_poll(&self, device_code: &str, asking: &Asking) -> Result<Granted, Refusal> {
         let hash = credentials::parse(KeyKind::Device, device_code).ok_or(Refusal::Grant)?;
         let signer = self.keyring.signer().await?;

@@ -12,11 +12,12 @@ use sqlx::PgConnection;
 use super::Identity;
 use super::access_token::{self, Says, Signer};
 use super::sessions;
+use super::sso::sso_allows_session;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::tenants::TenantRef;
 use crate::kernel::credentials::{self, KeyHash, KeyKind};
 use crate::kernel::ids::{AccountId, SessionId, TenantId};
-use crate::kernel::{Entropy, Error, Result, Role};
+use crate::kernel::{Entropy, Error, Result, Role, codes};
 
 /// How long after its first use a refresh token is answered again.
 pub const GRACE: TimeDelta = TimeDelta::seconds(10);
@@ -39,6 +40,8 @@ pub enum Refusal {
     Grant,
     /// There is no such tenant, or no seat in it: one answer for both.
     Target,
+    /// The tenant wants its people to come by its own provider, and this session did not.
+    OwnProvider,
     /// Nobody has answered on the page yet.
     Pending,
     /// The same, and asked too soon.
@@ -67,7 +70,7 @@ impl Identity {
     /// A new access token and a new refresh token for a refresh token: about the person, or for one tenant.
     ///
     /// # Errors
-    /// [`Refusal::Grant`], [`Refusal::Target`].
+    /// [`Refusal::Grant`], [`Refusal::Target`], [`Refusal::OwnProvider`].
     pub async fn token_refresh(
         &self,
         token: &str,
@@ -95,6 +98,13 @@ impl Identity {
             Some(tenant) => Some(seat(&mut tx, held.account, tenant).await?.ok_or(Refusal::Target)?),
             None => None,
         };
+        if let Some((tenant, _)) = seat {
+            let allowed = sso_allows_session(&mut tx, tenant, held.account, held.session).await;
+            allowed.map_err(|error| match error.is(&codes::FORBIDDEN) {
+                true => Refusal::OwnProvider,
+                false => Refusal::Failed(error),
+            })?;
+        }
         used(&mut tx, &hash, held.session, now).await?;
         let refresh_token = refresh_token(&mut tx, &self.cp.entropy, held.session, now).await?;
         tx.commit().await?;

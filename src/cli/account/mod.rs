@@ -198,6 +198,9 @@ async fn access(store: &mut Store, server: &AuthServer, tenant: &str) -> Result<
         Answer::No(error) if error == "invalid_target" => Err(Error::new(&codes::TENANT_NOT_FOUND)
             .detail(format!("there is no tenant {tenant} among yours"))
             .hint("see yours with: freehold whoami")),
+        Answer::No(error) if error == "interaction_required" => Err(Error::new(&codes::FORBIDDEN)
+            .detail(format!("{tenant} wants you to sign in with its own provider"))
+            .hint("do that in the browser, then run: freehold login")),
         Answer::No(error) => Err(client::strange(&error)),
     }
 }

@@ -50,6 +50,10 @@ impl From<Refusal> for Refused {
         match refusal {
             Refusal::Grant => Self::new("invalid_grant", "it is wrong, used, revoked or over"),
             Refusal::Target => Self::new("invalid_target", "there is no such tenant among yours"),
+            Refusal::OwnProvider => Self::new(
+                "interaction_required",
+                "this tenant wants you to sign in with its own provider; do that and sign in again",
+            ),
             Refusal::Pending => Self::new("authorization_pending", "nobody has answered on the page yet"),
             Refusal::SlowDown => Self::new("slow_down", "ask five seconds later than you do now"),
             Refusal::Expired => Self::new("expired_token", "the code is over; begin again"),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use freehold::control_plane::audit::{AuditFilter, audit_list};
 use freehold::identity::sessions::session_list;
+use freehold::identity::sso::sso_method;
 use freehold::kernel::Role;
 use freehold::product::Current;
 use freehold::testkit::{AppOptions, TestApp, eventually};
@@ -138,6 +139,28 @@ async fn what_the_token_endpoint_refuses_and_how() {
     // None of that used the token up; unknown parameters are passed over.
     let (status, body) = post(&[client, by, ("refresh_token", &token), ("scope", "x")]).await;
     assert_eq!((status, &body["token_type"], &body["expires_in"]), (200, &"Bearer".into(), &600.into()));
+    let newest = body["refresh_token"].as_str().unwrap();
+
+    // A tenant that wants its people to come by its own provider. Shown to fail: `sso_allows_session` in `token_refresh`.
+    sqlx::raw_sql(
+        "INSERT INTO tenant_sso (tenant, issuer, client_id, client_secret, enforced, created_at, updated_at)
+         SELECT id, 'https://id.example.com', 'x', 'x', true, now(), now() FROM tenant WHERE slug = 'acme';
+         INSERT INTO email_domain (tenant, domain, challenge, created_at, verified_at)
+         SELECT id, 'example.com', 'x', now(), now() FROM tenant WHERE slug = 'acme'",
+    )
+    .execute(world.db())
+    .await
+    .unwrap();
+    let for_acme = [client, by, ("refresh_token", newest), ("tenant", "acme")];
+    assert_eq!(error(&post(&for_acme).await), (400, "interaction_required"));
+    sqlx::query("UPDATE session SET method = $2 WHERE id = $1")
+        .bind(laptop.session)
+        .bind(sso_method(acme.tenant.id))
+        .execute(world.db())
+        .await
+        .unwrap();
+    let (status, body) = post(&for_acme).await;
+    assert_eq!(status, 200, "{body}");
     let newest = body["refresh_token"].as_str().unwrap();
 
     let answer = app
