@@ -14,7 +14,7 @@ use crate::adapters::{mail, redis};
 use crate::config::{ControlConfig, ServeConfig};
 use crate::control_plane::errands::Errands;
 use crate::control_plane::tenant_jobs::TenantJobs;
-use crate::control_plane::{ControlPlane, Hands, worker};
+use crate::control_plane::{ControlPlane, Hands, Turns, worker};
 use crate::data_plane::TenantContext;
 use crate::data_plane::broker::{Broker, BrokerConfig};
 use crate::data_plane::directory::{Capacity, Directory};
@@ -46,6 +46,7 @@ pub fn control_plane<P: Product>(config: &ControlConfig, application: &str) -> R
         entropy: Entropy::default(),
         addresses: config.addresses()?,
         tables: P::migrations(),
+        turns: Turns::default(),
     })
 }
 
@@ -233,5 +234,6 @@ fn unconnected() -> ControlPlane {
         entropy: Entropy::default(),
         addresses,
         tables: Current::migrations(),
+        turns: Turns::default(),
     }
 }

@@ -9,8 +9,10 @@ mod gate;
 mod hot;
 mod limits;
 mod neighbour;
+mod pgbench;
 mod provision;
 mod routed;
+mod sign_ups;
 mod signed_in;
 mod warm;
 mod zipf;
@@ -53,6 +55,11 @@ const SECTIONS: &[Section] = &[
         name: "zipf",
         about: "1,000 tenants on one shard, asked by Zipf's law, with connections for some of them",
         run: |args| Box::pin(zipf::measure(args)),
+    },
+    Section {
+        name: "sign_ups",
+        about: "a hundred people who make a workspace at the same moment",
+        run: |args| Box::pin(sign_ups::measure(args)),
     },
     Section {
         name: "signed_in",

@@ -16,6 +16,9 @@ const ROUNDS: usize = 6;
 const ROUND: Duration = Duration::from_secs(3);
 const WARM_UP: Duration = Duration::from_millis(1_500);
 
+/// Reads a second of pgbench over 16 connections on the machine where django-tenants was measured.
+const PGBENCH_THEN: f64 = 33_900.0;
+
 /// One comparison.
 struct Case {
     name: &'static str,
@@ -23,7 +26,7 @@ struct Case {
     shot: fn(&Tenant) -> Shot,
     throughput: f64,
     p99: Option<f64>,
-    /// What django-tenants under granian did on such a machine, for scale.
+    /// What django-tenants under granian did where pgbench did [`PGBENCH_THEN`], for scale.
     django: Option<f64>,
 }
 
@@ -72,6 +75,7 @@ struct Sides {
 pub async fn measure(args: &Args) -> Outcome {
     let warm = Warm::start().await;
     let bare = Bare::start(warm.beside.clone(), BUDGET).await;
+    let pgbench = warm.pgbench(16, args.time(2 * ROUND)).await;
     let only = std::env::var("FREEHOLD_BENCH_CASE").unwrap_or_default();
     let mut outcome = Outcome {
         lines: vec![format!(
@@ -79,10 +83,14 @@ pub async fn measure(args: &Args) -> Outcome {
         )],
         ..Outcome::default()
     };
+    match &pgbench {
+        Ok(rate) => outcome.lines.push(format!("pgbench, the same read, 16 connections: {rate:.0}/s")),
+        Err(why) => outcome.lines.push(format!("no pgbench: {why}")),
+    }
     let mut facts = Vec::new();
     for case in CASES.iter().filter(|case| case.name.contains(&only)) {
         let sides = rounds(args, &warm, &bare, case).await;
-        facts.push(case.judge(&sides, &mut outcome));
+        facts.push(case.judge(&sides, &pgbench, &mut outcome));
     }
     outcome.facts = json!(facts);
     outcome
@@ -134,7 +142,7 @@ pub async fn load(target: Target, connections: usize, length: Duration, shots: &
 }
 
 impl Case {
-    fn judge(&self, sides: &Sides, outcome: &mut Outcome) -> Value {
+    fn judge(&self, sides: &Sides, pgbench: &Result<f64, String>, outcome: &mut Outcome) -> Value {
         let pairs = || sides.routed.iter().zip(&sides.bare);
         let per_second = |rounds: &[Round]| Median::of(rounds.iter().map(|round| round.report.per_second));
         let each = |rounds: &[Round], what: fn(&PerRequest) -> f64| {
@@ -179,8 +187,11 @@ impl Case {
             outcome.goals.push(Goal::at_most(format!("{name}: p99, of bare"), p99.median, limit, "×"));
         }
         if let Some(django) = self.django {
-            let times = routed.median / django;
-            outcome.goals.push(Goal::at_least(format!("{name}: of django-tenants"), times, 8.0, "×"));
+            let what = format!("{name}: of django-tenants, by this machine's pgbench");
+            outcome.goals.push(match pgbench {
+                Ok(rate) => Goal::at_least(what, routed.median / (django * rate / PGBENCH_THEN), 8.0, "×"),
+                Err(why) => Goal::unchecked(what, why),
+            });
         }
         json!({ "case": name, "routed_per_second": routed, "bare_per_second": bare, "throughput": ratio, "p99": p99, "cpu_bare_over_routed": effort })
     }

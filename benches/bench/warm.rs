@@ -2,7 +2,8 @@
 //! A schema beside them, of the same tables and rows, is for what they are measured against.
 
 use std::fs::OpenOptions;
-use std::sync::Once;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use freehold::kernel::Role;
 use freehold::product::opsflow::words::ProjectId;
@@ -10,8 +11,11 @@ use freehold::product::{Current, Product};
 use freehold::telemetry::{logs, numbers};
 use freehold::testkit::wire::{Shot, Target};
 use freehold::testkit::{AppOptions, Cluster, TestApp, WorldOptions};
+use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
+
+use super::pgbench;
 
 pub const TENANTS: usize = 50;
 /// Connections to the shard: enough that all tenants stay warm.
@@ -22,7 +26,9 @@ const TASKS: i32 = 600;
 pub struct Warm {
     pub app: TestApp,
     pub tenants: Vec<Tenant>,
-    /// How to log in to the schema beside the tenants'.
+    /// The schema beside the tenants'.
+    pub schema: String,
+    /// How to log in to it.
     pub beside: PgConnectOptions,
 }
 
@@ -91,7 +97,14 @@ impl Warm {
         execute(&mut admin, "VACUUM ANALYZE".to_owned()).await;
         execute(&mut admin, "CHECKPOINT".to_owned()).await;
         let beside = app.world.tenant_login(&beside).options([("statement_timeout", "0")]);
-        Self { app, tenants, beside }
+        Self { app, tenants, schema, beside }
+    }
+
+    /// Reads a second of one project by its id, with nothing but PostgreSQL and pgbench.
+    pub async fn pgbench(&self, connections: usize, length: Duration) -> Result<f64, String> {
+        let (schema, project) = (&self.schema, &self.tenants[0].project);
+        let query = format!("SELECT * FROM \"{schema}\".project WHERE id = '{project}'");
+        pgbench::reads(&self.app.world.shard_urls[0], &query, connections, length).await
     }
 
     pub fn target(&self) -> Target {
@@ -103,13 +116,13 @@ impl Warm {
     }
 }
 
-/// Numbers are counted and logs are written, though to nowhere, for the rest of the process.
-fn as_in_production() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        numbers::install();
+/// Numbers are counted and logs are written, though to nowhere, for the rest of the process. Gives the numbers.
+pub fn as_in_production() -> &'static PrometheusHandle {
+    static NUMBERS: OnceLock<PrometheusHandle> = OnceLock::new();
+    NUMBERS.get_or_init(|| {
         logs::init_json_into(OpenOptions::new().write(true).open("/dev/null").expect("/dev/null"));
-    });
+        numbers::install().expect("nothing else in this program counts")
+    })
 }
 
 async fn tenant(app: &TestApp, slug: &str, plan: &str) -> Tenant {

@@ -3,8 +3,11 @@
 //! Two kinds of caller. The server that answers requests has a [`ControlPlane`]: it changes the control database and
 //! records runs. The worker and the CLI have [`Hands`] as well: they carry the runs out on the shards.
 
+use std::sync::Arc;
+
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::db::admin::ShardAdmins;
 use crate::db::migrations;
@@ -69,6 +72,28 @@ pub struct ControlPlane {
     pub addresses: Addresses,
     /// What every tenant schema holds: the platform's tables and the product's.
     pub tables: &'static Migrator,
+    /// Whose turn it is to make a tenant.
+    pub turns: Turns,
+}
+
+/// Few tenants are made at a time by one process. They would wait for each other at the shard's row anyway, and the crowd
+/// of a launch would hold every connection to the control database meanwhile.
+#[derive(Clone)]
+pub struct Turns(Arc<Semaphore>);
+
+impl Turns {
+    const AT_A_TIME: usize = 4;
+
+    /// Take it before the transaction; it ends with the value.
+    pub async fn take(&self) -> SemaphorePermit<'_> {
+        self.0.acquire().await.expect("it is never closed")
+    }
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(Self::AT_A_TIME)))
+    }
 }
 
 impl ControlPlane {

@@ -1,10 +1,10 @@
 //! Making a tenant for someone who waits: the answer when it is ready, once per `Idempotency-Key`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::audit::Caller;
 use super::idempotency::{self, Claim};
-use super::provisioning::{NewTenant, tenant_create};
+use super::provisioning::{NewTenant, ready_at_once, tenant_create};
 use super::tenants::{TenantRef, TenantState, tenant_find};
 use super::{ControlPlane, runs};
 use crate::jobs::feed::RunFeed;
@@ -54,6 +54,7 @@ pub async fn sign_up(
     key: Option<Key<'_>>,
     patience: Duration,
 ) -> Result<Signup> {
+    let turn = cp.turns.take().await;
     let mut tx = cp.db.begin().await?;
     if let Some(Key { scope, key: name }) = key {
         let hash = sha256(&serde_json::to_vec(new).map_err(Error::internal)?);
@@ -64,16 +65,19 @@ pub async fn sign_up(
             }
             Claim::InFlight { tenant } => {
                 tx.commit().await?;
+                drop(turn);
                 return join(cp, feed, tenant, key, patience).await;
             }
         }
     }
+    let begun = Instant::now();
     let (tenant, run) = tenant_create(cp, &mut tx, caller, new).await?;
     if tenant.state != TenantState::Active {
         if let Some(Key { scope, key: name }) = key {
             idempotency::attach(&mut tx, scope, name, tenant.id).await?;
         }
         tx.commit().await?;
+        drop(turn);
         return finish(cp, feed, run, tenant.id, key, patience, false).await;
     }
     // Ready already: the answer is part of the transaction that makes it true.
@@ -82,6 +86,7 @@ pub async fn sign_up(
         idempotency::answer(&mut tx, scope, name, tenant.id, CREATED, &body).await?;
     }
     tx.commit().await?;
+    ready_at_once(begun);
     Ok(Signup::Answered(Answer { status: CREATED, body, replayed: false }))
 }
 

@@ -226,8 +226,32 @@ async fn slot_remove(hands: &Hands, shard: &Shard, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// How many spare slots a shard is brought to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// A part of its number: while a crowd signs up, making slots must not take the processors from those who use them,
+    /// unless these would soon find none.
+    Low,
+    /// Its number.
+    Full,
+}
+
+impl Fill {
+    /// Of so many, one; rounded up.
+    const fn divisor(self) -> i32 {
+        match self {
+            Self::Low => 4,
+            Self::Full => 1,
+        }
+    }
+
+    fn of(self, target: i32) -> i64 {
+        i64::from((target + self.divisor() - 1) / self.divisor())
+    }
+}
+
 /// Brings every active shard to its number of spare slots. A shard that is down does not keep the others waiting.
-pub async fn refill(hands: &Hands) -> Result<usize> {
+pub async fn refill(hands: &Hands, fill: Fill) -> Result<usize> {
     // Asked at every wake-up of the worker, and most have nothing to do with slots: one question, whatever the number of
     // shards.
     let mut control = hands.cp.db.acquire().await?;
@@ -236,9 +260,10 @@ pub async fn refill(hands: &Hands) -> Result<usize> {
           WHERE state = 'active' AND last_failure IS NULL
             AND (SELECT count(*) FROM slot WHERE slot.shard = shard.id
                     AND (slot.state = 'making' OR (slot.state = 'ready' AND slot.version >= $1)))
-                < least(slot_target, tenant_cap - tenants)",
+                < least((slot_target + $2 - 1) / $2, tenant_cap - tenants)",
     )
     .bind(hands.cp.schema_version())
+    .bind(fill.divisor())
     .fetch_all(&mut *control)
     .await?;
     let mut shards = Vec::with_capacity(lacking.len());
@@ -247,8 +272,8 @@ pub async fn refill(hands: &Hands) -> Result<usize> {
     }
     drop(control);
     let fills = shards.iter().map(async |shard| {
-        let fill = slot_fill(hands, shard, i64::from(shard.slot_target), || {});
-        within(FILL_LIMIT, fill).await.unwrap_or_else(|error| {
+        let filling = slot_fill(hands, shard, fill.of(shard.slot_target), || {});
+        within(FILL_LIMIT, filling).await.unwrap_or_else(|error| {
             tracing::warn!(shard = shard.name, ?error, "slots could not be made");
             0
         })

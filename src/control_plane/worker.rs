@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::slots::Fill;
 use super::{Hands, idempotency, probe, reconcile, runs, slots, tenant_jobs};
 use crate::jobs::faults::{self, Moment};
 use crate::jobs::{queue, saga, wake};
@@ -34,6 +35,10 @@ const LEASE_LIMIT: Duration = Duration::from_secs(5);
 /// How often a silent listener asks whether anyone is there, and how long it waits for an answer.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(2);
+/// No news for this long: a good moment to make spare slots.
+const CALM: Duration = Duration::from_millis(250);
+/// Spare slots are made this often also when there is no such moment.
+const FULL_AT_LEAST: Duration = Duration::from_secs(5);
 /// A worker whose shards were not looked at for this long does not work: new tenants are refused by then.
 const SILENT: Duration = Duration::from_secs(15);
 
@@ -263,17 +268,30 @@ async fn take_jobs(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken, ta
     }
 }
 
-/// Keeps spare slots ready: whenever something happened, and every few seconds.
+/// Keeps spare slots ready: a few whenever something happened, and all of them when nothing does or it has been long.
 async fn refill(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken) {
+    let mut filled = Instant::now();
     while !stop.is_cancelled() {
         let ringing = alarm.notified();
-        if let Err(error) = caught(async { slots::refill(&hands).await.map(drop) }).await {
-            tracing::warn!(?error, "slots could not be refilled");
+        fill(&hands, Fill::Low).await;
+        tokio::select! {
+            () = ringing => if filled.elapsed() < FULL_AT_LEAST { continue },
+            () = tokio::time::sleep(CALM) => {}
+            () = stop.cancelled() => return,
         }
+        let ringing = alarm.notified();
+        fill(&hands, Fill::Full).await;
+        filled = Instant::now();
         tokio::select! {
             () = ringing => {}
-            () = tokio::time::sleep(Duration::from_secs(5)) => {}
-            () = stop.cancelled() => {}
+            () = tokio::time::sleep(FULL_AT_LEAST) => {}
+            () = stop.cancelled() => return,
         }
+    }
+}
+
+async fn fill(hands: &Hands, to: Fill) {
+    if let Err(error) = caught(async { slots::refill(hands, to).await.map(drop) }).await {
+        tracing::warn!(?error, "slots could not be refilled");
     }
 }

@@ -1,5 +1,7 @@
 //! A person makes a workspace of their own: the tenant and the owner's seat in one transaction.
 
+use std::time::Instant;
+
 use chrono::TimeDelta;
 use garde::Validate;
 use serde::Serialize;
@@ -9,7 +11,7 @@ use super::Identity;
 use super::members::member_add;
 use crate::control_plane::audit::Caller;
 use crate::control_plane::idempotency::{self, Claim};
-use crate::control_plane::provisioning::{NewTenant, tenant_create};
+use crate::control_plane::provisioning::{NewTenant, ready_at_once, tenant_create};
 use crate::control_plane::tenants::TenantState;
 use crate::kernel::ids::{AccountId, TenantId};
 use crate::kernel::secret::sha256;
@@ -61,6 +63,7 @@ impl Identity {
         new.validate().map_err(fields)?;
         let (scope, now) = (format!("account:{account}"), self.cp.clock.now());
         let hash = sha256(&serde_json::to_vec(new).map_err(Error::internal)?);
+        let _turn = self.cp.turns.take().await;
         let mut tx = self.cp.db.begin().await?;
         match idempotency::claim(&mut tx, &scope, token, &hash, now).await? {
             Claim::New => {}
@@ -85,10 +88,14 @@ impl Identity {
                 .detail(format!("you have made {made} workspaces within a day"))
                 .retry_after(std::time::Duration::from_secs(3600)));
         }
+        let begun = Instant::now();
         let (tenant, _) = tenant_create(&self.cp, &mut tx, caller, new).await?;
         member_add(&mut tx, caller, tenant.id, account, Role::Owner, None, now).await?;
         idempotency::attach(&mut tx, &scope, token, tenant.id).await?;
         tx.commit().await?;
+        if tenant.state == TenantState::Active {
+            ready_at_once(begun);
+        }
         Ok(tenant.id)
     }
 }

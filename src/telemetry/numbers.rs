@@ -51,6 +51,11 @@ fn describe() {
         "worker_attempts_total",
         "Attempts at runs, by kind and the state they left the run in."
     );
+    describe_histogram!(
+        "tenant_from_slot_seconds",
+        Unit::Seconds,
+        "Making a tenant of a spare slot: from its slug to the commit."
+    );
     describe_counter!("worker_jobs_total", "Jobs carried out, by kind and outcome.");
     describe_counter!("worker_rounds_total", "Periodic repairs, by name and outcome.");
 }

@@ -1,14 +1,17 @@
 //! The frame of `make bench`, `make soak` and `make chaos`: sections that run one after the other, a table for people,
 //! JSON for machines, an end in bounded time.
+//!
+//! Each section has a process of its own, and so servers of its own: ten thousand tables that one leaves behind, and the
+//! autovacuum that goes through them, are not measured by the next.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::figures::{Goal, Spread, load_average};
@@ -34,6 +37,9 @@ pub struct Args {
     /// Accept the ratios and instruction counts of this run: the gate compares with them from now on
     #[arg(long)]
     pub record: bool,
+    /// Run one section in this process and write what it found there: how the program calls itself
+    #[arg(long, hide = true)]
+    part: Option<PathBuf>,
     /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -88,7 +94,16 @@ struct Report {
     program: &'static str,
     machine: Machine,
     scale: f64,
-    sections: Vec<Done>,
+    sections: Vec<Value>,
+}
+
+/// What a section's process hands over.
+#[derive(Serialize, Deserialize)]
+struct Part {
+    /// A [`Done`].
+    done: Value,
+    /// A line for each goal.
+    goals: Vec<String>,
 }
 
 /// Where the figures were measured.
@@ -130,47 +145,90 @@ pub fn main(name: &'static str, limit: Duration, sections: &[Section]) -> ExitCo
         eprintln!("there is no section {unknown:?}; --list shows them");
         return ExitCode::from(2);
     }
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    match runtime.block_on(async { tokio::time::timeout(limit, run(name, &args, sections)).await }) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(_) => {
-            eprintln!("{name} did not end within {limit:?}");
-            ExitCode::FAILURE
-        }
-    }
+    let asked =
+        |section: &&Section| args.only.is_empty() || args.only.iter().any(|name| section.name == *name);
+    let asked: Vec<&Section> = sections.iter().filter(asked).collect();
+    let whole = match (&args.part, asked.as_slice()) {
+        (Some(file), [section]) => part(name, &args, section, limit, file),
+        (Some(_), _) => panic!("one section to a process"),
+        (None, _) => all(name, &args, &asked, Instant::now() + limit),
+    };
+    if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn run(name: &'static str, args: &Args, sections: &[Section]) -> bool {
+/// Runs each section in a process of its own, and puts together what they found.
+fn all(name: &'static str, args: &Args, sections: &[&Section], end: Instant) -> bool {
     let mut report =
         Report { program: name, machine: Machine::look(), scale: args.scale, sections: Vec::new() };
     let Machine { cores, memory_gib, postgres } = &report.machine;
     eprintln!("{name}: {cores} cores, {memory_gib} GiB, {postgres}");
-    let asked =
-        |section: &&Section| args.only.is_empty() || args.only.iter().any(|name| section.name == *name);
-    for section in sections.iter().filter(asked) {
+    let (mut goals, mut whole) = (Vec::new(), true);
+    for section in sections {
         eprintln!("\n{}: {} …", section.name, section.about);
-        let (begun, load_before) = (Instant::now(), load_average());
-        let outcome = (section.run)(args).await;
-        let seconds = begun.elapsed().as_secs_f64();
-        let done = Done { section: section.name, seconds, load_before, load_after: load_average(), outcome };
-        if !args.json {
-            print(&done);
+        let file = folder().join(format!("{name}-{}.json", section.name));
+        let _ = std::fs::remove_file(&file);
+        whole &= call(args, section, &file, end);
+        match std::fs::read(&file).ok().and_then(|part| serde_json::from_slice::<Part>(&part).ok()) {
+            Some(part) => {
+                report.sections.push(part.done);
+                goals.extend(part.goals);
+            }
+            None => goals.push(format!("{:<58} DID NOT END <<<<", section.name)),
         }
-        report.sections.push(done);
         // After each section, so that a later one that hangs takes nothing away.
-        write(&report);
+        write(&folder().join(format!("{name}.json")), &report);
     }
-    let goals = || report.sections.iter().flat_map(|done| done.outcome.goals.iter());
     if args.json {
         println!("{:#}", serde_json::to_value(&report).expect("plain figures"));
     } else {
         println!("\nall goals\n");
-        goals().for_each(|goal| println!("  {}", goal.row()));
-        println!("\n{}", write(&report).display());
+        goals.iter().for_each(|goal| println!("  {goal}"));
+        println!("\n{}", folder().join(format!("{name}.json")).display());
     }
-    let whole = goals().all(|goal| goal.reached || !goal.must || goal.unchecked.is_some());
-    whole & gate(name, args, goals())
+    whole
+}
+
+/// Calls this program for one section. False when the section fails, or does not end in time.
+fn call(args: &Args, section: &Section, file: &Path, end: Instant) -> bool {
+    let mut command = std::process::Command::new(std::env::current_exe().expect("this program's file"));
+    command.args(["--only", section.name, "--scale", &args.scale.to_string(), "--part"]).arg(file);
+    command.args(args.json.then_some("--json")).args(args.record.then_some("--record"));
+    let mut process = command.spawn().expect("this program can be started");
+    while Instant::now() < end {
+        if let Some(status) = process.try_wait().expect("a child of this process") {
+            return status.success();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // Its servers end with it.
+    let _ = process.kill();
+    let _ = process.wait();
+    eprintln!("{} did not end in time", section.name);
+    false
+}
+
+/// Runs one section here.
+fn part(name: &'static str, args: &Args, section: &Section, limit: Duration, file: &Path) -> bool {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let (begun, load_before) = (Instant::now(), load_average());
+    let Ok(outcome) = runtime.block_on(async { tokio::time::timeout(limit, (section.run)(args)).await })
+    else {
+        eprintln!("{} did not end within {limit:?}", section.name);
+        return false;
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    let done = Done { section: section.name, seconds, load_before, load_after: load_average(), outcome };
+    if !args.json {
+        print(&done);
+    }
+    let goals = &done.outcome.goals;
+    let part = Part {
+        done: serde_json::to_value(&done).expect("plain figures"),
+        goals: goals.iter().map(Goal::row).collect(),
+    };
+    write(file, &part);
+    let whole = goals.iter().all(|goal| goal.reached || !goal.must || goal.unchecked.is_some());
+    whole & gate(name, args, goals.iter())
 }
 
 /// Compares ratios with the recorded ones, or records them. False when one is worse.
@@ -216,11 +274,12 @@ fn print(done: &Done) {
     }
 }
 
-fn write(report: &Report) -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/bench");
-    let file = folder.join(format!("{}.json", report.program));
-    std::fs::create_dir_all(&folder)
-        .and_then(|()| std::fs::write(&file, serde_json::to_vec_pretty(report).expect("plain figures")))
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/bench")
+}
+
+fn write(file: &Path, what: &impl Serialize) {
+    std::fs::create_dir_all(folder())
+        .and_then(|()| std::fs::write(file, serde_json::to_vec_pretty(what).expect("plain figures")))
         .expect("target/bench can be written");
-    file
 }

@@ -17,7 +17,7 @@ use crate::control_plane::provisioning::{NewTenant, tenant_create};
 use crate::control_plane::shards::{NewPool, NewShard, Shard, pool_add, shard_add, shard_by_id};
 use crate::control_plane::tenant_jobs::TenantJobs;
 use crate::control_plane::tenants::{TenantDetail, TenantRef, tenant_show};
-use crate::control_plane::{Addresses, ControlPlane, Hands, probe, runs, slots};
+use crate::control_plane::{Addresses, ControlPlane, Hands, Turns, probe, runs, slots};
 use crate::db::admin::ShardAdmins;
 use crate::db::{control, migrations, prepare};
 use crate::jobs::run::{Run, RunState};
@@ -85,6 +85,7 @@ impl World {
                 port: None,
             },
             tables: options.tables,
+            turns: Turns::default(),
         };
         let hands = Hands {
             cp,
@@ -251,6 +252,7 @@ async fn control_template() -> &'static str {
                 entropy: Entropy::default(),
                 addresses: Addresses { scheme: "http".into(), base_domain: "localhost".into(), port: None },
                 tables: &migrations::CONTROL,
+                turns: Turns::default(),
             };
             let shipped = plans::parse(plans::SHIPPED).expect("the shipped plans");
             plans::apply(&cp, &tester(), &shipped, false).await.expect("the plans");

@@ -114,7 +114,7 @@ async fn slots_of_a_newer_version_count_and_can_be_claimed() {
     });
     let mut world = World::with(WorldOptions { shards: 1, tenant_cap: 10, slots: 2, tables: &TABLES }).await;
     world.hands.cp.tables = &OLD;
-    assert_eq!(slots::refill(&world.hands).await.unwrap(), 0);
+    assert_eq!(slots::refill(&world.hands, slots::Fill::Full).await.unwrap(), 0);
     let mut control = world.db().acquire().await.unwrap();
     let version = world.hands.cp.schema_version();
     assert!(slot_claim(&mut control, world.shards[0].id, version).await.unwrap().is_some());

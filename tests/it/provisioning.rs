@@ -39,7 +39,7 @@ async fn a_tenant_is_made_with_and_without_a_spare_slot() {
     }
     assert_eq!(world.orphans().await, Vec::<String>::new());
     // The worker's next round sets each login to its plan; then nothing is amiss.
-    slots::refill(&world.hands).await.unwrap();
+    slots::refill(&world.hands, slots::Fill::Full).await.unwrap();
     reconcile::repair_logins(&world.hands).await.unwrap();
     let report = doctor::examine(&world.hands, |_| {}).await.unwrap();
     // Databases of other tests on the same server are open, and only a note.
@@ -254,7 +254,7 @@ async fn a_shard_works_with_an_admin_that_is_no_superuser() {
     let run = tenant_resume(&world.hands.cp, &tester(), &slug("acme")).await.unwrap();
     assert_eq!(world.finish(run).await.state, RunState::Done);
     let mut session = PgConnection::connect_with(&world.tenant_login(&tenant)).await.unwrap();
-    slots::refill(&world.hands).await.unwrap();
+    slots::refill(&world.hands, slots::Fill::Full).await.unwrap();
     let report = doctor::examine(&world.hands, |_| {}).await.unwrap();
     assert!(report.healthy(), "{:#?}", report.findings);
     assert!(
@@ -289,7 +289,7 @@ async fn tenants_are_brought_to_a_newer_version() {
         .unwrap();
 
     world.hands.cp.tables = &TABLES;
-    slots::refill(&world.hands).await.unwrap();
+    slots::refill(&world.hands, slots::Fill::Full).await.unwrap();
     let outcomes = fleet::migrate_tenants(&world.hands, |_| {}).await.unwrap();
     let failed: Vec<_> =
         outcomes.iter().filter(|outcome| outcome.error.is_some()).map(|outcome| &outcome.name).collect();

@@ -57,7 +57,7 @@ pub async fn prepare(hands: &Hands, folder: &Path, stack: &Stack) -> Result<()> 
     }
     catch_up(hands).await?;
     probe::probe_all(hands).await?;
-    slots::refill(hands).await?;
+    slots::refill(hands, slots::Fill::Full).await?;
     Ok(())
 }
 

@@ -83,7 +83,7 @@ async fn on_stack(
             fleet::prepare(&hands, &control.home, stack).await?;
             let tenants = demo::tenants(&hands, &control.home).await?;
             // The demo tenants took a slot each.
-            slots::refill(&hands).await?;
+            slots::refill(&hands, slots::Fill::Full).await?;
             Ok::<_, Error>(tenants)
         })
         .await;

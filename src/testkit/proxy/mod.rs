@@ -67,6 +67,8 @@ pub struct Counts {
     /// Bytes that reached the server and the client.
     pub to_server: u64,
     pub to_client: u64,
+    /// Bytes of both ways that were kept back by [`Mode::Latency`] first.
+    pub delayed: u64,
     /// Connections that were ended by the mode, at their start or later.
     pub cut: u64,
     /// Connections whose answer the server gave and the client never got.
@@ -83,6 +85,7 @@ impl std::ops::Sub for Counts {
             in_fault: self.in_fault - earlier.in_fault,
             to_server: self.to_server - earlier.to_server,
             to_client: self.to_client - earlier.to_client,
+            delayed: self.delayed - earlier.delayed,
             cut: self.cut - earlier.cut,
             answers_lost: self.answers_lost - earlier.answers_lost,
             silenced: self.silenced - earlier.silenced,
@@ -115,6 +118,7 @@ struct Counters {
     accepted: AtomicU64,
     to_server: AtomicU64,
     to_client: AtomicU64,
+    delayed: AtomicU64,
     cut: AtomicU64,
     answers_lost: AtomicU64,
     silenced: AtomicU64,
@@ -184,6 +188,7 @@ impl Proxy {
             in_fault: counters.attempts.lock().len() as u64,
             to_server: read(&counters.to_server),
             to_client: read(&counters.to_client),
+            delayed: read(&counters.delayed),
             cut: read(&counters.cut),
             answers_lost: read(&counters.answers_lost),
             silenced: read(&counters.silenced),

@@ -225,6 +225,9 @@ impl<'a> Way<'a> {
                 self.line.push_front((came, piece.split_off(bytes.max(1))));
             }
         }
+        if matches!(mode, Mode::Latency(_)) {
+            self.shared.counters.delayed.fetch_add(piece.len() as u64, Relaxed);
+        }
         self.held -= piece.len();
         self.write(&piece, to).await
     }

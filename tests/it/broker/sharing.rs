@@ -20,7 +20,8 @@ async fn thirty_tenants_share_six_connections_and_see_only_their_own_rows() {
     const BUDGET: usize = 6;
     let shard = Arc::new(Shard::start(30, 4, patient(BUDGET)).await);
     let done = Arc::new(AtomicBool::new(false));
-    let sampler = tokio::spawn(watch_sessions(shard.clone(), BUDGET as i64, done.clone()));
+    let admin = shard.admin().await;
+    let sampler = tokio::spawn(watch_sessions(shard.clone(), admin, BUDGET as i64, done.clone()));
 
     let mut tasks = JoinSet::new();
     for login in shard.logins.clone() {
@@ -52,8 +53,12 @@ async fn thirty_tenants_share_six_connections_and_see_only_their_own_rows() {
 }
 
 /// Looks at the server's sessions all the time: how often, and for how long at most there were more than `budget`.
-async fn watch_sessions(shard: Arc<Shard>, budget: i64, done: Arc<AtomicBool>) -> (usize, Duration) {
-    let mut admin = shard.admin().await;
+async fn watch_sessions(
+    shard: Arc<Shard>,
+    mut admin: PgConnection,
+    budget: i64,
+    done: Arc<AtomicBool>,
+) -> (usize, Duration) {
     let (mut samples, mut longest, mut since) = (0, Duration::ZERO, None);
     while !done.load(Ordering::Relaxed) {
         samples += 1;

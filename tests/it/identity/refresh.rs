@@ -107,7 +107,8 @@ async fn what_the_token_endpoint_refuses_and_how() {
     let by = ("grant_type", "refresh_token");
     let post = async |fields: &[(&str, &str)]| form(&app, 0, "/oauth/token", fields).await;
 
-    let wrong = format!("{}0", &token[..token.len() - 1]);
+    let (most, last) = token.split_at(token.len() - 1);
+    let wrong = format!("{most}{}", if last == "0" { "1" } else { "0" });
     for (what, fields, want) in [
         ("nothing", vec![], (401, "invalid_client")),
         (
