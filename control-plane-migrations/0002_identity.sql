@@ -231,19 +231,26 @@ CREATE TABLE tenant_sso (
     updated_at    timestamptz NOT NULL
 );
 
+-- What an operator's key may do.
+ALTER TABLE operator_key
+    ADD COLUMN role text NOT NULL DEFAULT 'operator' CHECK (role IN ('viewer', 'operator'));
+
 -- The provider's staff: their own sign-in, apart from accounts.
 CREATE TABLE operator (
     id          uuid PRIMARY KEY,
     name        text NOT NULL CHECK (char_length(name) BETWEEN 1 AND 120),
-    email       text NOT NULL,
-    role        text NOT NULL CHECK (role IN ('operator', 'support', 'finance')),
+    -- In lower case. Until the first sign-in it says who may become this operator; after that it is for people to read.
+    email       text NOT NULL CHECK (email = lower(email) AND char_length(email) BETWEEN 3 AND 254),
+    role        text NOT NULL CHECK (role IN ('viewer', 'operator')),
+    -- Known from the first sign-in on, and from then on the only way in.
     issuer      text,
     subject     text,
     created_at  timestamptz NOT NULL,
     disabled_at timestamptz,
-    UNIQUE (issuer, subject)
+    CHECK ((issuer IS NULL) = (subject IS NULL))
 );
-CREATE UNIQUE INDEX operator_email ON operator (lower(email)) WHERE disabled_at IS NULL;
+CREATE UNIQUE INDEX operator_email ON operator (email) WHERE disabled_at IS NULL;
+CREATE UNIQUE INDEX operator_subject ON operator (issuer, subject) WHERE disabled_at IS NULL;
 
 CREATE TABLE operator_session (
     id           uuid PRIMARY KEY,
@@ -252,36 +259,88 @@ CREATE TABLE operator_session (
     user_agent   text NOT NULL DEFAULT '',
     address      text NOT NULL DEFAULT '',
     created_at   timestamptz NOT NULL,
-    last_seen_at timestamptz NOT NULL,
     expires_at   timestamptz NOT NULL,
     revoked_at   timestamptz
 );
+CREATE INDEX operator_session_operator ON operator_session (operator, created_at);
+CREATE INDEX operator_session_expires ON operator_session (expires_at);
 
 -- A look into a tenant by the provider's staff: for a reason, for a time, in the tenant's own audit log.
 CREATE TABLE support_session (
     id         uuid PRIMARY KEY,
-    -- The operator's id or key, as it is written into the log.
+    -- The operator's id or key, as it is written into the log, and their name at the time.
     actor      text NOT NULL,
+    operator   text NOT NULL CHECK (char_length(operator) BETWEEN 1 AND 120),
     tenant     uuid NOT NULL REFERENCES tenant (id),
     role       text NOT NULL CHECK (role IN ('viewer', 'member', 'manager', 'admin')),
     reason     text NOT NULL CHECK (char_length(reason) BETWEEN 3 AND 500),
-    token_hash bytea NOT NULL UNIQUE CHECK (octet_length(token_hash) = 32),
+    -- The link that begins it in a browser: good once, for ten minutes.
+    code_hash  bytea NOT NULL UNIQUE CHECK (octet_length(code_hash) = 32),
+    -- The browser's cookie at the tenant's host, once the link was opened.
+    token_hash bytea UNIQUE CHECK (octet_length(token_hash) = 32),
     created_at timestamptz NOT NULL,
+    entered_at timestamptz,
     expires_at timestamptz NOT NULL,
-    ended_at   timestamptz
+    ended_at   timestamptz,
+    CHECK ((token_hash IS NULL) = (entered_at IS NULL)),
+    CHECK (expires_at <= created_at + interval '4 hours')
 );
-CREATE INDEX support_session_tenant ON support_session (tenant, created_at);
+CREATE INDEX support_session_tenant ON support_session (tenant, id);
+CREATE INDEX support_session_live ON support_session (expires_at) WHERE ended_at IS NULL;
 
--- The last link of each audit chain: one for each tenant, one (all zeros) for the platform.
+-- The audit chains: one for each tenant; one for each person, for what concerns them and no tenant (signing in above all,
+-- which must not wait for everybody else's); one, all zeros, for the platform. This is the last link of each. Its row is
+-- the lock that puts the lines of its chain in order. See docs/adr/0008-audit-chains.md.
 CREATE TABLE audit_head (
     chain uuid PRIMARY KEY,
-    seq   bigint NOT NULL,
+    seq   bigint NOT NULL CHECK (seq >= 0),
     hash  bytea NOT NULL CHECK (octet_length(hash) = 32)
-);
--- Lines from before the chain have no link; every later one has. Each hash covers the line and the hash before it.
+) WITH (fillfactor = 50);
+-- Chains that have to be there: one that is gone as a whole is missed.
+INSERT INTO audit_head (chain, seq, hash)
+SELECT id, 0, decode(repeat('00', 32), 'hex') FROM tenant
+UNION ALL SELECT '00000000-0000-0000-0000-000000000000', 0, decode(repeat('00', 32), 'hex');
+
+-- Lines from before the chains have no link; how many there are.
+CREATE TABLE audit_before (lines bigint NOT NULL);
+INSERT INTO audit_before (lines) SELECT count(*) FROM audit;
+
+-- Each hash covers the line, its number, and the hash before it.
 ALTER TABLE audit
-    ADD COLUMN seq  bigint,
-    ADD COLUMN hash bytea CHECK (octet_length(hash) = 32),
-    ADD COLUMN address text;
-CREATE UNIQUE INDEX audit_chain ON audit (coalesce(tenant, '00000000-0000-0000-0000-000000000000'), seq)
-    WHERE seq IS NOT NULL;
+    ADD COLUMN chain    uuid,
+    ADD COLUMN seq      bigint,
+    ADD COLUMN hash     bytea CHECK (octet_length(hash) = 32),
+    -- Of what is in audit_personal about this line: SHA-256 over a salt and it.
+    ADD COLUMN personal bytea CHECK (octet_length(personal) = 32),
+    ADD CONSTRAINT audit_linked CHECK (chain IS NOT NULL AND seq IS NOT NULL AND hash IS NOT NULL) NOT VALID;
+CREATE UNIQUE INDEX audit_chain ON audit (chain, seq);
+CREATE INDEX audit_tenant_id ON audit (tenant, id);
+
+-- What a line says of a person beyond ids (addresses). Apart from the line, so that it can be forgotten and the chain stays
+-- whole. No reference to audit: the check of one wants the right to change it.
+CREATE TABLE audit_personal (
+    line    uuid PRIMARY KEY,
+    -- Whose it is; or whoever has this address, in lower case.
+    account uuid,
+    email   text,
+    salt    bytea NOT NULL CHECK (octet_length(salt) = 16),
+    data    jsonb NOT NULL
+);
+CREATE INDEX audit_personal_account ON audit_personal (account) WHERE account IS NOT NULL;
+CREATE INDEX audit_personal_email ON audit_personal (email) WHERE email IS NOT NULL;
+
+-- Refused three times over: the owner of the table itself has no right to it, the trigger refuses whoever has, and
+-- `freehold audit verify` finds what a superuser did all the same.
+REVOKE UPDATE, DELETE, TRUNCATE ON audit FROM PUBLIC, CURRENT_USER;
+REVOKE DELETE, TRUNCATE ON audit_head FROM PUBLIC, CURRENT_USER;
+CREATE FUNCTION audit_head_moves_on() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.chain = OLD.chain AND NEW.seq = OLD.seq + 1 THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'the end of an audit chain only moves on';
+END $$;
+CREATE TRIGGER audit_head_moves_on BEFORE UPDATE ON audit_head
+    FOR EACH ROW EXECUTE FUNCTION audit_head_moves_on();
+CREATE TRIGGER audit_head_stays BEFORE DELETE OR TRUNCATE ON audit_head
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only();

@@ -29,7 +29,7 @@ use crate::http::operator;
 use crate::http::pages::{self, Pages};
 use crate::http::router::{AllPages, HttpState, router, worker_router};
 use crate::http::serve::{self, ServeOptions};
-use crate::http::{admin_router, limits, oauth, sign_in, workspace};
+use crate::http::{admin_router, desk, limits, oauth, sign_in, workspace};
 use crate::identity::oidc::web::Web;
 use crate::identity::settings::Settings;
 use crate::identity::sign_in::Providers;
@@ -136,7 +136,10 @@ pub fn server<P: Product>(
     };
     let all = Pages { site: site.clone(), feed: RunFeed::new(cp.db.clone()) };
     let pages = AllPages {
-        base: sign_in::routes(site.clone()).merge(oauth::routes(site.clone())).merge(pages::routes(all)),
+        base: sign_in::routes(site.clone())
+            .merge(oauth::routes(site.clone()))
+            .merge(desk::routes(site.clone()))
+            .merge(pages::routes(all)),
         workspace: P::pages().merge(pages::workspace_routes(identity.clone())),
         site,
     };
@@ -149,7 +152,8 @@ pub fn server<P: Product>(
 fn identity(cp: &ControlPlane, master: &MasterKey, settings: &Settings) -> Result<Identity> {
     let web = Web::new(cp.addresses.scheme == "http");
     let providers = Providers::new(&settings.providers, &web)?;
-    Ok(Identity::new(cp, master, providers, settings.clone()))
+    let operators = Providers::of_operators(&settings.operator_providers, &web)?;
+    Ok(Identity::new(cp, master, providers, settings.clone()).with_operators(operators))
 }
 
 /// What the process gives its server.

@@ -21,6 +21,7 @@ mod job;
 mod manual;
 mod migrate;
 mod openapi;
+mod operator;
 mod operator_key;
 pub mod output;
 mod paging;
@@ -33,6 +34,7 @@ mod settings;
 mod shard;
 mod signing_key;
 mod slot;
+mod support;
 mod table;
 mod tenant;
 mod worker;
@@ -107,6 +109,12 @@ enum Command {
     /// The audit log: who changed what
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Operators: the staff that signs in at /operator
+    #[command(subcommand)]
+    Operator(operator::Command),
+    /// Support sessions: looks into tenants, for a reason and for a time
+    #[command(subcommand)]
+    Support(support::Command),
     /// Keys for the operators' API
     #[command(subcommand)]
     OperatorKey(operator_key::Command),
@@ -158,6 +166,8 @@ pub async fn run(mut cli: Cli) -> Result<()> {
         Command::Run(command) => run::run(globals, command).await,
         Command::Job(command) => job::run(globals, command).await,
         Command::Audit(command) => audit::run(globals, command).await,
+        Command::Operator(command) => operator::run(globals, command).await,
+        Command::Support(command) => support::run(globals, command).await,
         Command::OperatorKey(command) => operator_key::run(globals, command).await,
         Command::SigningKey(command) => signing_key::run(globals, command).await,
         Command::Login(args) => account::login(globals, &args).await,

@@ -8,6 +8,7 @@ use super::output::{print, print_page};
 use super::{Globals, table};
 use crate::http::operator::NewOperatorKey;
 use crate::identity::keys::{OperatorKey, WithSecret};
+use crate::identity::operators::OperatorRole;
 use crate::kernel::Result;
 use crate::kernel::ids::OperatorKeyId;
 
@@ -17,6 +18,7 @@ pub enum Command {
     #[command(after_long_help = "\
 Examples:
   freehold operator-key create --name alice
+  freehold operator-key create --name dashboard --role viewer
   export FREEHOLD_OPERATOR_KEY=$(freehold operator-key create --name ci --output json | jq -r .key)")]
     Create(Create),
     /// List operators' keys, newest first, revoked ones included
@@ -32,6 +34,9 @@ pub struct Create {
     /// Who will use it
     #[arg(long)]
     name: String,
+    /// What it may do: viewer reads, operator changes things too
+    #[arg(long, value_enum, default_value_t = OperatorRole::Operator)]
+    role: OperatorRole,
     /// When it stops working, as in 2027-01-01T00:00:00Z; never when not given
     #[arg(long, value_name = "TIME")]
     expires: Option<DateTime<Utc>>,
@@ -51,8 +56,8 @@ pub async fn run(globals: &Globals, command: Command) -> Result<()> {
             let key = fleet.operator_key_revoke(args.id).await?;
             print(globals.output, &key, |key| many(std::slice::from_ref(key)))
         }
-        Command::Create(Create { name, expires }) => {
-            let new = NewOperatorKey { name, expires_at: expires };
+        Command::Create(Create { name, role, expires }) => {
+            let new = NewOperatorKey { name, role, expires_at: expires };
             print(globals.output, &fleet.operator_key_create(&new).await?, secret)
         }
     }
@@ -66,11 +71,12 @@ fn secret(made: &WithSecret<OperatorKey>) -> String {
 
 fn many(keys: &[OperatorKey]) -> String {
     table::table(
-        ["id", "name", "tail", "created", "expires", "revoked"],
+        ["id", "name", "role", "tail", "created", "expires", "revoked"],
         keys.iter().map(|key| {
             [
                 key.id.to_string(),
                 key.name.clone(),
+                key.role.as_str().to_owned(),
                 key.tail.clone(),
                 table::time(key.created_at),
                 table::or_dash(key.expires_at.map(table::time)),

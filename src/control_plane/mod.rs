@@ -17,7 +17,6 @@ use tenant_jobs::TenantJobs;
 
 pub mod access;
 pub mod audit;
-pub mod audit_own;
 pub mod changes;
 pub mod doctor;
 pub mod errands;

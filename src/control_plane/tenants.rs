@@ -217,6 +217,8 @@ pub struct TenantFilter {
     /// A shard's name.
     pub shard: Option<String>,
     pub plan: Option<String>,
+    /// A part of its slug or name.
+    pub search: Option<String>,
     pub limit: Option<u32>,
     pub cursor: Option<String>,
 }
@@ -234,6 +236,12 @@ pub async fn tenant_list(cp: &ControlPlane, filter: &TenantFilter) -> Result<Pag
     }
     if let Some(plan) = &filter.plan {
         query.push(" AND t.plan = ").push_bind(plan);
+    }
+    if let Some(search) = &filter.search {
+        // No pattern: what somebody types means itself.
+        let search = search.to_lowercase();
+        query.push(" AND (strpos(t.slug, ").push_bind(search.clone());
+        query.push(") > 0 OR strpos(lower(t.name), ").push_bind(search).push(") > 0)");
     }
     if let Some(cursor) = &filter.cursor {
         let (at, id): (DateTime<Utc>, TenantId) = page::decode(cursor)?;

@@ -9,7 +9,7 @@ use http::request::Parts;
 use sqlx::PgConnection;
 
 use super::broker::{Broker, Failure, Login};
-use super::directory::{Directory, Tenant};
+use super::directory::{Directory, Support, Tenant};
 use super::idempotency::Once;
 use super::tenancy::decide;
 use super::tenancy::scopes::{Held, Scopes};
@@ -27,6 +27,8 @@ pub struct Actor {
     pub role: Role,
     /// None when a key or the platform asks.
     pub person: Option<SignedIn>,
+    /// The support session, when an operator looks in.
+    pub support: Option<Arc<Support>>,
 }
 
 /// The person behind a request.
@@ -72,6 +74,7 @@ impl TenantContext {
                 name: "Freehold".to_owned(),
                 role: Role::Owner,
                 person: None,
+                support: None,
             },
             request_id: String::new(),
             clock,

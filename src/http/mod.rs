@@ -4,6 +4,7 @@ pub mod arrival;
 pub mod browser;
 pub mod client;
 pub mod cors;
+pub mod desk;
 pub mod docs;
 pub mod edge;
 pub mod headers;
@@ -19,6 +20,7 @@ pub mod request_id;
 pub mod router;
 pub mod serve;
 pub mod sign_in;
+pub mod support;
 pub mod vocabulary;
 pub mod workspace;
 

@@ -235,6 +235,19 @@ pub async fn link_remove(
     audit_add(conn, caller, now, "account.unlink", None, &account.to_string(), detail).await
 }
 
+/// The names of these people, by their ids; of accounts that are still there.
+pub async fn names_of(
+    conn: &mut PgConnection,
+    ids: &[AccountId],
+) -> Result<std::collections::HashMap<String, String>> {
+    let rows: Vec<(AccountId, String)> =
+        sqlx::query_as("SELECT id, name FROM account WHERE id = ANY($1) AND deleted_at IS NULL")
+            .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
+            .fetch_all(conn)
+            .await?;
+    Ok(rows.into_iter().map(|(id, name)| (id.to_string(), name)).collect())
+}
+
 /// Gives an account another name.
 pub async fn account_rename(
     conn: &mut PgConnection,

@@ -1,6 +1,6 @@
 //! What a worker does for identity now and then.
 
-use super::{sessions, signing, throttle};
+use super::{operators, sessions, signing, support, throttle};
 use crate::control_plane::worker::Chore;
 
 /// For [`crate::control_plane::worker::work_with`].
@@ -11,11 +11,17 @@ pub const ALL: &[Chore] = &[
         repair: |hands| Box::pin(async move { signing::signing_key_tend(&hands.cp, &hands.master).await }),
     },
     Chore {
+        name: "support_expire",
+        seconds: 30,
+        repair: |hands| Box::pin(async move { support::support_expire(&hands.cp).await }),
+    },
+    Chore {
         name: "session_sweep",
         seconds: 600,
         repair: |hands| {
             Box::pin(async move {
                 let mut control = hands.cp.db.acquire().await?;
+                operators::sweep(&mut control, hands.cp.clock.now()).await?;
                 throttle::sweep(&mut control, hands.cp.clock.now()).await?;
                 sessions::sweep(&mut control, hands.cp.clock.now()).await
             })

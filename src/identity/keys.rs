@@ -7,6 +7,8 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use super::members::By;
+use super::operators::OperatorRole;
+use super::support::support_end_all_of;
 use crate::control_plane::ControlPlane;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
@@ -43,6 +45,7 @@ pub struct ApiKey {
 pub struct OperatorKey {
     pub id: OperatorKeyId,
     pub name: String,
+    pub role: OperatorRole,
     pub tail: String,
     pub created_at: DateTime<Utc>,
     pub expires_at: Option<DateTime<Utc>>,
@@ -289,11 +292,22 @@ pub async fn api_key_revoke(cp: &ControlPlane, caller: &Caller, id: ApiKeyId) ->
     Ok(key)
 }
 
-/// Makes an operator's key.
+/// Makes an operator's key that may do everything.
 pub async fn operator_key_create(
     cp: &ControlPlane,
     caller: &Caller,
     name: &str,
+    expires_at: Option<DateTime<Utc>>,
+) -> Result<WithSecret<OperatorKey>> {
+    operator_key_create_as(cp, caller, name, OperatorRole::Operator, expires_at).await
+}
+
+/// Makes an operator's key with a role.
+pub async fn operator_key_create_as(
+    cp: &ControlPlane,
+    caller: &Caller,
+    name: &str,
+    role: OperatorRole,
     expires_at: Option<DateTime<Utc>>,
 ) -> Result<WithSecret<OperatorKey>> {
     if name.is_empty() || name.chars().count() > 120 {
@@ -304,9 +318,9 @@ pub async fn operator_key_create(
     let secret = credentials::make(KeyKind::Operator, &cp.entropy);
     let mut tx = cp.db.begin().await?;
     let record: OperatorKey = sqlx::query_as(
-        "INSERT INTO operator_key (id, name, key_hash, tail, created_at, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6)
-         RETURNING id, name, tail, created_at, expires_at, revoked_at, last_used_at",
+        "INSERT INTO operator_key (id, name, key_hash, tail, created_at, expires_at, role)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
+         RETURNING id, name, role, tail, created_at, expires_at, revoked_at, last_used_at",
     )
     .bind(OperatorKeyId::new())
     .bind(name)
@@ -314,6 +328,7 @@ pub async fn operator_key_create(
     .bind(&secret.tail)
     .bind(now)
     .bind(expires_at)
+    .bind(role)
     .fetch_one(&mut *tx)
     .await?;
     audit_add(
@@ -323,7 +338,7 @@ pub async fn operator_key_create(
         "operator_key.create",
         None,
         &record.id.to_string(),
-        json!({ "name": name }),
+        json!({ "name": name, "role": role }),
     )
     .await?;
     tx.commit().await?;
@@ -333,7 +348,7 @@ pub async fn operator_key_create(
 /// The operators' keys, newest first.
 pub async fn operator_key_list(conn: &mut PgConnection) -> Result<Vec<OperatorKey>> {
     Ok(sqlx::query_as(
-        "SELECT id, name, tail, created_at, expires_at, revoked_at, last_used_at
+        "SELECT id, name, role, tail, created_at, expires_at, revoked_at, last_used_at
            FROM operator_key ORDER BY created_at DESC, id DESC",
     )
     .fetch_all(conn)
@@ -350,7 +365,7 @@ pub async fn operator_key_revoke(
     let mut tx = cp.db.begin().await?;
     let key = sqlx::query_as(
         "UPDATE operator_key SET revoked_at = coalesce(revoked_at, $2) WHERE id = $1
-         RETURNING id, name, tail, created_at, expires_at, revoked_at, last_used_at",
+         RETURNING id, name, role, tail, created_at, expires_at, revoked_at, last_used_at",
     )
     .bind(id)
     .bind(now)
@@ -358,20 +373,29 @@ pub async fn operator_key_revoke(
     .await?
     .ok_or_else(|| Error::new(&codes::NOT_FOUND).detail(format!("there is no operator key {id}")))?;
     audit_add(&mut tx, caller, now, "operator_key.revoke", None, &id.to_string(), json!({})).await?;
+    support_end_all_of(&mut tx, caller, &format!("operator:{id}"), now).await?;
     tx.commit().await?;
     Ok(key)
+}
+
+/// Who asks with an operator's key.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct KeyHolder {
+    pub id: OperatorKeyId,
+    pub name: String,
+    pub role: OperatorRole,
 }
 
 /// Who holds this operator key. Asked of the database each time: operators are few, and revocation is at once.
 ///
 /// # Errors
 /// `unauthenticated` for a key that is unknown, expired or revoked.
-pub async fn operator_authenticate(cp: &ControlPlane, key: &str) -> Result<OperatorKeyId> {
+pub async fn operator_authenticate(cp: &ControlPlane, key: &str) -> Result<KeyHolder> {
     let hash =
         credentials::parse(KeyKind::Operator, key).ok_or_else(|| Error::new(&codes::UNAUTHENTICATED))?;
     let now = cp.clock.now();
-    sqlx::query_scalar(
-        "SELECT id FROM operator_key
+    sqlx::query_as(
+        "SELECT id, name, role FROM operator_key
           WHERE key_hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)",
     )
     .bind(&hash[..])

@@ -18,6 +18,8 @@
 //! | `domains`, `sso` | mail domains that a tenant has proven, and its own OpenID provider |
 //! | `throttle` | how often something may be tried |
 //! | `chores` | what a worker does for all this now and then |
+//! | `operators` | the provider's staff: their own sign-in |
+//! | `support` | an operator's look into a tenant: for a reason, for a time |
 //! | `members` | seats in tenants: roles, removal, the last owner |
 //!
 //! Two rules run through all of it. An account is the pair (issuer, subject): an e-mail address that somebody claims
@@ -35,6 +37,7 @@ pub mod keys;
 pub mod letters;
 pub mod members;
 pub mod oidc;
+pub mod operators;
 pub mod return_to;
 pub mod sessions;
 pub mod settings;
@@ -42,6 +45,7 @@ pub mod sign_in;
 pub mod sign_up;
 pub mod signing;
 pub mod sso;
+pub mod support;
 pub mod throttle;
 pub mod tokens;
 pub mod userinfo;
@@ -60,6 +64,8 @@ pub struct Identity {
     pub cp: ControlPlane,
     pub master: MasterKey,
     pub providers: Providers,
+    /// The providers that operators sign in with, and nobody else.
+    pub operators: Providers,
     pub settings: Arc<Settings>,
     pub keyring: Keyring,
 }
@@ -70,8 +76,15 @@ impl Identity {
             cp: cp.clone(),
             master: master.clone(),
             providers,
+            operators: Providers::default(),
             settings: Arc::new(settings),
             keyring: Keyring::new(cp, master),
         }
+    }
+
+    /// The same, with a way in for operators.
+    #[must_use]
+    pub fn with_operators(self, operators: Providers) -> Self {
+        Self { operators, ..self }
     }
 }

@@ -77,6 +77,7 @@ pub struct Session {
 /// A session just begun.
 pub struct Started {
     pub id: SessionId,
+    pub account: AccountId,
     /// For the cookie; it is not kept.
     pub token: SecretString,
     pub expires_at: DateTime<Utc>,
@@ -109,7 +110,7 @@ pub async fn session_start(
     .await?;
     oldest_give_way(&mut *conn, proof.account, proof.at).await?;
     changes::notify(conn, Change::Account(proof.account)).await?;
-    Ok(Started { id, token: token.key, expires_at })
+    Ok(Started { id, account: proof.account, token: token.key, expires_at })
 }
 
 /// Begins a session of a terminal, on the word of a browser that is signed in: as that one began. It outlives the browser's.
@@ -437,7 +438,7 @@ pub async fn hand_off_redeem(
     .await?;
     let (account, expires_at) = begun.ok_or_else(refused)?;
     changes::notify(conn, Change::Account(account)).await?;
-    Ok((Started { id, token: token.key, expires_at }, return_to))
+    Ok((Started { id, account, token: token.key, expires_at }, return_to))
 }
 
 /// Removes what has been over for a month.

@@ -16,6 +16,9 @@ pub struct Settings {
     /// `[[provider]]`, in the order of the buttons.
     #[serde(rename = "provider")]
     pub providers: Vec<ProviderSettings>,
+    /// `[[operator_provider]]`: where operators sign in, at `/operator`. Customers never see it.
+    #[serde(rename = "operator_provider")]
+    pub operator_providers: Vec<ProviderSettings>,
     /// `[mail]`. Without it nobody can be invited by mail.
     pub mail: Option<MailSettings>,
 }
@@ -41,7 +44,7 @@ pub enum MailTransport {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { sign_up: true, providers: Vec::new(), mail: None }
+        Self { sign_up: true, providers: Vec::new(), operator_providers: Vec::new(), mail: None }
     }
 }
 

@@ -22,6 +22,9 @@ use crate::kernel::{Error, Result, codes};
 /// How long a person may take at the provider.
 pub const PATIENCE: Duration = Duration::from_secs(600);
 
+/// How the ids of operators' providers begin. No id in a configuration holds a `/`.
+pub const OPERATORS: &str = "operator/";
+
 /// The providers of the configuration, in its order.
 #[derive(Clone, Default)]
 pub struct Providers(Arc<Vec<Arc<Provider>>>);
@@ -30,6 +33,18 @@ impl Providers {
     /// # Errors
     /// `bad_request` for one that is not configured well, or twice.
     pub fn new(settings: &[ProviderSettings], web: &Web) -> Result<Self> {
+        Self::named(settings, web, "")
+    }
+
+    /// Those that operators sign in with: apart from all others, in name as well.
+    ///
+    /// # Errors
+    /// As [`Providers::new`].
+    pub fn of_operators(settings: &[ProviderSettings], web: &Web) -> Result<Self> {
+        Self::named(settings, web, OPERATORS)
+    }
+
+    fn named(settings: &[ProviderSettings], web: &Web, before: &str) -> Result<Self> {
         let mut seen = HashMap::new();
         let mut providers = Vec::new();
         for one in settings {
@@ -37,7 +52,9 @@ impl Providers {
                 return Err(Error::new(&codes::BAD_REQUEST)
                     .detail(format!("sign-in provider {:?} is configured twice", one.id)));
             }
-            providers.push(Arc::new(Provider::new(one.register()?, web.clone())));
+            let mut registration = one.register()?;
+            registration.id.insert_str(0, before);
+            providers.push(Arc::new(Provider::new(registration, web.clone())));
         }
         Ok(Self(Arc::new(providers)))
     }
@@ -98,7 +115,11 @@ pub struct Returned {
 impl Identity {
     /// Where a provider sends browsers back to: exactly this, as it is registered there.
     pub fn callback_url(&self, provider: &str) -> String {
-        format!("{}/sign-in/{provider}/callback", self.cp.addresses.base_url())
+        let base = self.cp.addresses.base_url();
+        match provider.strip_prefix(OPERATORS) {
+            Some(provider) => format!("{base}/operator/sign-in/{provider}/callback"),
+            None => format!("{base}/sign-in/{provider}/callback"),
+        }
     }
 
     /// Begins a sign-in. `browser` is the cookie of an earlier one.

@@ -25,6 +25,8 @@ pub enum KeyKind {
     Device,
     /// A look into a tenant by the provider's staff.
     Support,
+    /// An operator's browser at the sign-in host.
+    OperatorSession,
 }
 
 impl KeyKind {
@@ -37,6 +39,7 @@ impl KeyKind {
             Self::Refresh => "fhr_",
             Self::Device => "fhd_",
             Self::Support => "fhx_",
+            Self::OperatorSession => "fhb_",
         }
     }
 }

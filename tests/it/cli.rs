@@ -318,3 +318,47 @@ async fn help_completions_and_manual_pages() {
     assert_eq!(cli.run(&["man", "pages"]).await.code, 0);
     assert!(folder.path().join("pages/freehold-tenant-create.1").exists());
 }
+
+#[tokio::test]
+async fn a_broken_audit_chain_is_named_and_the_log_is_exported() {
+    let world = world(0).await;
+    let direct = Cli::direct(&world);
+    world.tenant("acme").await;
+    let (remote, stop) = served(&world).await;
+    for cli in [&direct, &remote] {
+        let whole = cli.run(&["audit", "verify"]).await;
+        assert!(whole.code == 0 && whole.stdout.contains("every chain is whole"), "{}", whole.stderr);
+        let exported = cli.run(&["audit", "export", "--tenant", "acme", "--format", "jsonl"]).await;
+        assert_eq!(exported.code, 0, "{}", exported.stderr);
+        let first: Value = serde_json::from_str(exported.stdout.lines().next_back().unwrap()).unwrap();
+        assert_eq!(first["action"], "tenant.create");
+        let csv = cli.run(&["audit", "export", "--action", "pool."]).await;
+        assert!(
+            csv.stdout.starts_with("id,at,actor,action") && csv.stdout.contains("\"pool.add\""),
+            "{}",
+            csv.stdout
+        );
+    }
+    let heads = direct.run(&["audit", "heads", "--all", "--output", "json"]).await;
+    std::fs::write(world.folder.path().join("heads.json"), &heads.stdout).unwrap();
+    let compared = remote.run(&["audit", "verify", "--heads", "heads.json"]).await;
+    assert_eq!(compared.code, 0, "{} {}", compared.stdout, compared.stderr);
+    sqlx::raw_sql(
+        "BEGIN; SET LOCAL session_replication_role = replica;
+         UPDATE audit SET actor = 'mallory' WHERE action = 'tenant.create'; COMMIT",
+    )
+    .execute(world.db())
+    .await
+    .unwrap();
+    for cli in [&direct, &remote] {
+        let broken = cli.run(&["audit", "verify", "--tenant", "acme", "--output", "json"]).await;
+        assert_eq!(broken.code, 1, "{}", broken.stderr);
+        let report: Value = serde_json::from_str(&broken.stdout).unwrap();
+        assert_eq!(
+            (&report["broken"][0]["seq"], &report["broken"][0]["what"]),
+            (&1.into(), &"changed".into())
+        );
+        assert!(broken.stderr.contains("a chain of the audit log is broken"), "{}", broken.stderr);
+    }
+    stop.cancel();
+}

@@ -69,12 +69,16 @@ async fn scene() -> Scene {
         let new = json!({ "name": format!("{} ci", who.slug), "role": "viewer", "scopes": ["tasks:read"] });
         let (status, body) = app.send(who.ask(&app, true, Method::POST, "/api/v1/api-keys").json(&new)).await;
         assert_eq!(status, 201, "{body}");
+        let path = format!("/operator/v1/tenants/{}/support-sessions", who.slug);
+        let why = json!({ "reason": format!("ticket of {}", who.slug) });
+        let (status, body) = app.send(app.operator(Method::POST, &path).json(&why)).await;
+        assert_eq!(status, 201, "{body}");
     }
     let document = serde_json::to_value(freehold::app::openapi()).unwrap();
     let operations = operations(&document, "/api/");
     let ids = harvest(&app, &operations, &victim).await;
     assert!(ids.len() > 20, "the demo data has more ids than {}", ids.len());
-    for kind in ["acc_", "inv_", "key_", "ses_", "aud_", "prj_", "tsk_"] {
+    for kind in ["acc_", "inv_", "key_", "ses_", "aud_", "sup_", "prj_", "tsk_"] {
         assert!(ids.iter().any(|id| id.starts_with(kind)), "no {kind} among what the victim's pages show");
     }
     Scene { app, operations, intruder, victim, ids }

@@ -1,8 +1,10 @@
 //! One binary for all integration tests: they share one set of servers, started by the first that asks.
 
 mod attacks;
+mod audit;
 mod broker;
 mod cli;
+mod desk;
 mod docs;
 mod edge;
 mod faults;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -76,6 +77,20 @@ impl OperatorClient {
 
     pub async fn delete<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T> {
         read(self.send(self.request(Method::DELETE, path)?).await?).await
+    }
+
+    /// A file, in pieces as they come. It may take as long as it takes.
+    pub async fn stream(
+        &self,
+        path: &[&str],
+        query: &impl Serialize,
+    ) -> Result<BoxStream<'static, Result<Vec<u8>>>> {
+        let request = self.request(Method::GET, path)?.query(query).timeout(Duration::from_secs(24 * 3600));
+        let pieces = self.send(request).await?.bytes_stream();
+        let broken = |error| {
+            Error::new(&codes::TIMEOUT).detail("the server's answer broke off in the middle").source(error)
+        };
+        Ok(pieces.map(move |piece| piece.map(|bytes| bytes.to_vec()).map_err(broken)).boxed())
     }
 
     /// A change that may still be under way when the server answers.

@@ -47,7 +47,8 @@ impl Fleet {
         checked(new)?;
         match self {
             Self::Direct(direct) => {
-                keys::operator_key_create(&direct.cp, &direct.caller, &new.name, new.expires_at).await
+                let (cp, caller) = (&direct.cp, &direct.caller);
+                keys::operator_key_create_as(cp, caller, &new.name, new.role, new.expires_at).await
             }
             Self::Remote(client) => client.post(&["operator-keys"], new).await,
         }

@@ -13,6 +13,7 @@ mod client;
 mod direct;
 mod keys;
 mod shards;
+mod support;
 mod tenants;
 mod work;
 

@@ -1,12 +1,20 @@
 //! Runs, jobs and the audit log.
 
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+
 use super::Fleet;
+use crate::control_plane::audit::export::audit_export;
+use crate::control_plane::audit::verify::{
+    AuditHead, Broken, HeadFilter, Verified, Verify, audit_compare, audit_heads, audit_verify,
+};
 use crate::control_plane::audit::{AuditFilter, AuditLine, audit_list};
 use crate::control_plane::work;
+use crate::http::operator::KeptHeads;
 use crate::jobs::queue::{Job, JobFilter, job_list};
 use crate::jobs::run::{Run, RunFilter, run_by_id, run_list};
 use crate::kernel::Result;
-use crate::kernel::ids::{JobId, RunId};
+use crate::kernel::ids::{JobId, RunId, TenantId};
 use crate::kernel::page::Page;
 
 impl Fleet {
@@ -64,5 +72,66 @@ impl Fleet {
             Self::Direct(direct) => audit_list(&mut *direct.control().await?, filter).await,
             Self::Remote(client) => client.get(&["audit"], filter).await,
         }
+    }
+
+    /// The log as a file, in pieces.
+    pub async fn audit_export(&self, filter: &AuditFilter) -> Result<BoxStream<'static, Result<Vec<u8>>>> {
+        match self {
+            Self::Direct(direct) => {
+                let (tenant, what, format) =
+                    (filter.tenant, filter.what()?, filter.format.unwrap_or_default());
+                let pieces = audit_export(&direct.cp, &direct.caller, tenant, what, format).await?;
+                Ok(pieces.map(|piece| piece.map(String::into_bytes)).boxed())
+            }
+            Self::Remote(client) => client.stream(&["audit", "export"], filter).await,
+        }
+    }
+
+    /// Goes through all chains, or through a tenant's, and says meanwhile how far it is.
+    pub async fn audit_verify(
+        &self,
+        tenant: Option<TenantId>,
+        mut so_far: impl FnMut(&Verified),
+    ) -> Result<Verified> {
+        let mut all = Verified::default();
+        let mut wish = Verify { tenant, cursor: None };
+        loop {
+            let part = match self {
+                Self::Direct(direct) => audit_verify(&mut *direct.control().await?, &wish).await?,
+                Self::Remote(client) => client.get(&["audit", "verify"], &wish).await?,
+            };
+            all.chains += part.chains;
+            all.lines += part.lines;
+            all.forgotten += part.forgotten;
+            all.broken.extend(part.broken);
+            so_far(&all);
+            match part.next_cursor {
+                None => return Ok(all),
+                next => wish.cursor = next,
+            }
+        }
+    }
+
+    pub async fn audit_heads(&self, filter: &HeadFilter) -> Result<Page<AuditHead>> {
+        match self {
+            Self::Direct(direct) => audit_heads(&mut *direct.control().await?, filter).await,
+            Self::Remote(client) => client.get(&["audit", "heads"], filter).await,
+        }
+    }
+
+    /// Whether the chains still go through ends that were kept.
+    pub async fn audit_compare(&self, kept: &[AuditHead]) -> Result<Vec<Broken>> {
+        let mut broken = Vec::new();
+        for kept in kept.chunks(1_000) {
+            broken.extend(match self {
+                Self::Direct(direct) => audit_compare(&mut *direct.control().await?, kept).await?,
+                Self::Remote(client) => {
+                    let heads = kept.to_vec();
+                    let page: Page<Broken> = client.post(&["audit", "compare"], &KeptHeads { heads }).await?;
+                    page.items
+                }
+            });
+        }
+        Ok(broken)
     }
 }

@@ -190,7 +190,7 @@ async fn create(globals: &Globals, fleet: &Fleet, args: Create) -> Result<()> {
 async fn list(globals: &Globals, fleet: &Fleet, args: List) -> Result<()> {
     let page = args.paging.collect(async |limit, cursor| {
         let (shard, plan) = (args.shard.clone(), args.plan.clone());
-        fleet.tenant_list(&TenantFilter { state: args.state, shard, plan, limit, cursor }).await
+        fleet.tenant_list(&TenantFilter { state: args.state, shard, plan, search: None, limit, cursor }).await
     });
     print_page(globals, &page.await?, many)
 }

@@ -77,7 +77,7 @@ impl Signals {
 
     fn counter(&self, lookup: &Lookup) -> &AtomicU64 {
         match lookup {
-            Lookup::Key(_) => &self.key_changes,
+            Lookup::Key(_) | Lookup::Support(_) => &self.key_changes,
             Lookup::Account(_) | Lookup::Session(_) => &self.people_changes,
             Lookup::Tenant(_) | Lookup::Slug(_) | Lookup::Domain(_) => &self.tenant_changes,
         }

@@ -16,6 +16,7 @@ mod listener;
 mod load;
 mod notes;
 mod person;
+mod support;
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use tokio::sync::Semaphore;
 
 pub use entry::{Key, Tenant};
 pub use person::{LiveSession, Person};
+pub use support::Support;
 
 use crate::control_plane::changes::Change;
 use crate::kernel::credentials::KeyHash;
@@ -69,6 +71,8 @@ enum Lookup {
     Account(AccountId),
     /// By the hash of a session's token.
     Session(KeyHash),
+    /// An operator's look into a tenant, by the hash of its token.
+    Support(KeyHash),
 }
 
 #[derive(Clone)]
@@ -76,6 +80,7 @@ enum Found {
     Tenant(Arc<Tenant>),
     Key(Arc<Key>),
     Person(Arc<Person>),
+    Support(Arc<Support>),
     Nothing,
 }
 
@@ -89,6 +94,7 @@ struct Inner {
     tenants: Cache<TenantId, Arc<Held<Tenant>>>,
     keys: Cache<KeyHash, Arc<Held<Key>>>,
     people: Cache<AccountId, Arc<Held<Person>>>,
+    supports: Cache<KeyHash, Arc<Held<Support>>>,
     /// Hints, as `names`: whose session a token is.
     holders: Cache<KeyHash, AccountId>,
     /// Hints only: a name leads to a tenant that is then asked whether it still has that name.
@@ -110,6 +116,8 @@ impl Directory {
             tenants: Cache::new(capacity.tenants),
             keys: Cache::new(capacity.keys),
             people: Cache::new(capacity.people),
+            // Operators are few.
+            supports: Cache::new(1_000),
             holders: Cache::new(capacity.people.saturating_mul(2)),
             names: Cache::new(capacity.tenants.saturating_mul(2)),
             unknown: Cache::builder().max_capacity(capacity.unknown).time_to_live(UNKNOWN_FOR).build(),
@@ -158,6 +166,27 @@ impl Directory {
         Ok(self.look_up(&lookup).await?.key())
     }
 
+    /// The support session of this token's hash, unless it was ended or never was. Whether its time is over is the
+    /// caller's to check.
+    pub async fn support(&self, token: KeyHash) -> Result<Option<Arc<Support>>> {
+        let lookup = Lookup::Support(token);
+        if let Some(held) = self.0.supports.get(&token) {
+            if held.age() > freshness::KEY_UNCONFIRMED {
+                self.0.supports.invalidate(&token);
+            } else if let Some(found) = self.settle(&lookup, &held).await {
+                return Ok(found.support());
+            } else {
+                return Ok(Some(held.value.clone()));
+            }
+        }
+        Ok(self.look_up(&lookup).await?.support())
+    }
+
+    /// The control database, for what has to be written down before it is done.
+    pub(super) fn control(&self) -> &PgPool {
+        &self.0.db
+    }
+
     /// The person of this account, unless it is erased or never was.
     pub async fn person(&self, id: AccountId) -> Result<Option<Arc<Person>>> {
         self.find_person(Lookup::Account(id), Some(id), |_| true).await
@@ -203,7 +232,9 @@ impl Directory {
             Change::Key(hash) => {
                 inner.signals.count(&Lookup::Key(hash));
                 inner.keys.invalidate(&hash);
+                inner.supports.invalidate(&hash);
                 inner.unknown.invalidate(&Lookup::Key(hash));
+                inner.unknown.invalidate(&Lookup::Support(hash));
             }
             Change::Account(id) => {
                 // Forgotten, not doubted: a revoked session must not be served again.
@@ -340,6 +371,10 @@ impl Directory {
                     None => Found::Nothing,
                 },
                 Lookup::Account(id) => known(person::by_id(&inner.db, *id, inner.clock.now()).await?),
+                Lookup::Support(token) => match support::by_token(&inner.db, token).await? {
+                    Some(support) => Found::Support(support),
+                    None => Found::Nothing,
+                },
                 Lookup::Session(token) => {
                     known(person::by_session(&inner.db, token, inner.clock.now()).await?)
                 }
@@ -392,6 +427,14 @@ impl Directory {
                     }
                 }
             }
+            Found::Support(support) => {
+                if let Lookup::Support(token) = lookup {
+                    inner.supports.insert(*token, Arc::new(Held::new(support.clone(), flushes)));
+                    if inner.signals.changes(lookup) != changes {
+                        inner.supports.invalidate(token);
+                    }
+                }
+            }
             Found::Person(person) => {
                 let held = Arc::new(Held::new(person.clone(), flushes));
                 inner.people.insert(person.id, held);
@@ -408,6 +451,7 @@ impl Directory {
                     Lookup::Key(hash) => inner.keys.invalidate(hash),
                     Lookup::Account(id) => inner.people.invalidate(id),
                     Lookup::Session(token) => inner.holders.invalidate(token),
+                    Lookup::Support(token) => inner.supports.invalidate(token),
                     name => inner.names.invalidate(name),
                 }
                 inner.unknown.insert(lookup.clone(), changes);
@@ -448,6 +492,13 @@ impl Found {
     fn person(self) -> Option<Arc<Person>> {
         match self {
             Self::Person(person) => Some(person),
+            _ => None,
+        }
+    }
+
+    fn support(self) -> Option<Arc<Support>> {
+        match self {
+            Self::Support(support) => Some(support),
             _ => None,
         }
     }

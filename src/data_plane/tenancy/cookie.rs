@@ -38,6 +38,13 @@ pub fn session_of(headers: &HeaderMap) -> Option<(&str, KeyHash)> {
     credentials::parse(KeyKind::Session, token).map(|hash| (token, hash))
 }
 
+/// The token of an operator's look into this tenant, with the hash to look it up by. It travels in the same cookie as a
+/// person's session: a browser has one or the other.
+pub fn support_of(headers: &HeaderMap) -> Option<(&str, KeyHash)> {
+    let token = value_of(headers, SESSION_COOKIE)?;
+    credentials::parse(KeyKind::Support, token).map(|hash| (token, hash))
+}
+
 /// What proves that a page of ours asked: derived from the session's token, so that it is kept nowhere and dies with it.
 pub fn csrf_proof(session_token: &str) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, session_token.as_bytes());

@@ -8,6 +8,7 @@ pub mod cookie;
 pub mod decide;
 pub mod host;
 pub mod scopes;
+mod support;
 pub mod token;
 
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, header};
 
 use super::broker::Broker;
 use super::context::{Actor, RequestId, SignedIn, TenantContext};
-use super::directory::{Directory, Key, Person, Tenant};
+use super::directory::{Directory, Key, Person, Support, Tenant};
 use super::idempotency::{self, Once};
 use super::limits::{self, Limiter};
 use crate::kernel::credentials::{self, KeyHash, KeyKind};
@@ -60,13 +61,15 @@ enum Caller {
     Key(Arc<Key>),
     /// A person with a live session, and the role they hold in the tenant.
     Person(Arc<Person>, SessionId, Role),
+    /// An operator, for a reason and for a time.
+    Support(Arc<Support>),
 }
 
 impl Caller {
     fn scopes(&self) -> Held {
         match self {
             Self::Key(key) => key.scopes.clone(),
-            Self::Person(..) => None,
+            Self::Person(..) | Self::Support(_) => None,
         }
     }
 }
@@ -87,7 +90,7 @@ pub async fn admit(State(tenancy): State<Arc<Tenancy>>, mut request: Request, ne
         limits::headers::refusal(decision).into_response()
     } else {
         let held = caller.scopes();
-        match tenancy.pass(&held, &mut request).await {
+        match tenancy.pass(&caller, &held, &mut request).await {
             Ok(once) => {
                 let actor = tenancy.note(caller);
                 let mut context = tenancy.context(tenant, actor, request.extensions().get(), once);
@@ -153,6 +156,12 @@ impl Tenancy {
 
     /// A cookie is for the one tenant whose host it was made for; the seat is looked at anew each time.
     async fn by_cookie(&self, method: &Method, headers: &HeaderMap) -> Result<(Caller, TenantId)> {
+        if let Some((token, hash)) = cookie::support_of(headers) {
+            let support = self.by_support(hash).await?;
+            cookie::check_meant(method, headers, token)?;
+            let tenant = support.tenant;
+            return Ok((Caller::Support(support), tenant));
+        }
         let (token, hash) = cookie::session_of(headers).ok_or_else(unauthenticated)?;
         let person = self.directory.person_of_session(hash).await?.ok_or_else(unauthenticated)?;
         let session = person.session_of(&hash, self.clock.now()).ok_or_else(unauthenticated)?;
@@ -164,9 +173,14 @@ impl Tenancy {
     }
 
     /// The last things asked of a caller who is known and not too fast.
-    async fn pass(&self, held: &Held, request: &mut Request) -> Result<Option<Once>> {
+    async fn pass(&self, caller: &Caller, held: &Held, request: &mut Request) -> Result<Option<Once>> {
         let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
         self.scopes.check(held, request.method(), path)?;
+        if let Caller::Support(support) = caller
+            && let Some(change) = support::change_by(support, request)
+        {
+            self.note_change(support, change).await?;
+        }
         once(request, self.body_limit).await
     }
 
@@ -175,7 +189,8 @@ impl Tenancy {
         match caller {
             Caller::Key(key) => {
                 self.directory.note_use(&key);
-                Actor { id: key.id.to_string(), name: key.name.to_string(), role: key.role, person: None }
+                let (id, name) = (key.id.to_string(), key.name.to_string());
+                Actor { id, name, role: key.role, person: None, support: None }
             }
             Caller::Person(person, session, role) => {
                 if let Some(session) = person.session(session, self.clock.now()) {
@@ -183,8 +198,15 @@ impl Tenancy {
                 }
                 let signed_in = SignedIn { account: person.id, session };
                 let (id, name) = (person.id.to_string(), person.name.to_string());
-                Actor { id, name, role, person: Some(signed_in) }
+                Actor { id, name, role, person: Some(signed_in), support: None }
             }
+            Caller::Support(support) => Actor {
+                id: support.id.to_string(),
+                name: format!("{} (support)", support.operator),
+                role: support.role,
+                person: None,
+                support: Some(support),
+            },
         }
     }
 

@@ -12,6 +12,7 @@ use crate::data_plane::RequestId;
 use crate::data_plane::tenancy::decide::bearer;
 use crate::http::vocabulary::Path;
 use crate::identity::keys::operator_authenticate;
+use crate::identity::operators::OperatorRole;
 use crate::jobs::feed::RunFeed;
 use crate::kernel::{Error, Result, codes};
 
@@ -19,6 +20,8 @@ use crate::kernel::{Error, Result, codes};
 pub struct Operator {
     pub cp: ControlPlane,
     pub caller: Caller,
+    /// The key's name, for tenants to read.
+    pub name: String,
     pub feed: RunFeed,
 }
 
@@ -27,9 +30,13 @@ impl FromRequestParts<Inside> for Operator {
 
     async fn from_request_parts(parts: &mut Parts, state: &Inside) -> Result<Self> {
         let key = bearer(&parts.headers).ok_or_else(|| Error::new(&codes::UNAUTHENTICATED))?;
-        let id = operator_authenticate(&state.cp, key).await?;
-        let caller = Caller { actor: format!("operator:{id}"), request_id: request_id(parts) };
-        Ok(Self { cp: state.cp.clone(), caller, feed: state.feed.clone() })
+        let holder = operator_authenticate(&state.cp, key).await?;
+        // What is safe by its method is reading, all else is changing: no route can forget to ask.
+        if !parts.method.is_safe() {
+            holder.role.require(OperatorRole::Operator)?;
+        }
+        let caller = Caller { actor: format!("operator:{}", holder.id), request_id: request_id(parts) };
+        Ok(Self { cp: state.cp.clone(), caller, name: holder.name, feed: state.feed.clone() })
     }
 }
 

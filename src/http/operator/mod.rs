@@ -26,8 +26,10 @@ mod pools;
 mod runs;
 mod shards;
 mod slots;
+mod support;
 mod tenants;
 
+pub use audit::KeptHeads;
 pub use operator_keys::NewOperatorKey;
 pub use plans::ApplyPlans;
 pub use shards::Fill;
@@ -55,6 +57,7 @@ pub fn routes(cp: ControlPlane) -> OpenApiRouter {
         .merge(jobs::routes())
         .merge(audit::routes())
         .merge(operator_keys::routes())
+        .merge(support::routes())
         .route_layer(map_response(async |answer| tenancy::private(answer)))
         .with_state(Inside { cp, feed })
 }

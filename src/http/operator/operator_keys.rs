@@ -11,6 +11,7 @@ use super::Inside;
 use super::caller::Operator;
 use crate::http::vocabulary::{Json, Path};
 use crate::identity::keys::{self, OperatorKey, WithSecret};
+use crate::identity::operators::OperatorRole;
 use crate::kernel::Result;
 use crate::kernel::ids::OperatorKeyId;
 use crate::kernel::page::Page;
@@ -22,6 +23,10 @@ pub struct NewOperatorKey {
     /// Who will use it.
     #[garde(length(chars, min = 1, max = 120))]
     pub name: String,
+    /// `viewer` reads only. `operator` when not given.
+    #[garde(skip)]
+    #[serde(default)]
+    pub role: OperatorRole,
     #[garde(skip)]
     pub expires_at: Option<DateTime<Utc>>,
 }
@@ -42,7 +47,9 @@ async fn list(operator: Operator) -> Result<Json<Page<OperatorKey>>> {
 #[utoipa::path(post, path = "/operator/v1/operator-keys", operation_id = "operator_operator_key_create", tag = "Operator: keys",
     request_body = NewOperatorKey, responses((status = 201, body = WithSecret<OperatorKey>)))]
 async fn create(operator: Operator, Json(new): Json<NewOperatorKey>) -> Result<impl IntoResponse> {
-    let key = keys::operator_key_create(&operator.cp, &operator.caller, &new.name, new.expires_at).await?;
+    let key =
+        keys::operator_key_create_as(&operator.cp, &operator.caller, &new.name, new.role, new.expires_at)
+            .await?;
     Ok((StatusCode::CREATED, Json(key)))
 }
 

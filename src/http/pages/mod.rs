@@ -5,6 +5,7 @@
 
 mod account;
 pub mod assets;
+mod audit;
 mod home;
 mod invitation;
 mod members;
@@ -16,23 +17,26 @@ use std::sync::Arc;
 use askama::Template;
 use axum::Router;
 use axum::extract::FromRef;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{HeaderValue, StatusCode, header};
 
 pub use super::browser::see_other;
 use super::browser::{Site, at_base};
+use super::support::reads_only;
 use crate::identity::Identity;
 use crate::jobs::feed::RunFeed;
 use crate::kernel::Error;
+pub use account::{day as account_day, moment as account_moment};
 
 /// Where a tenant's host begins.
 const TENANT_HOME: &str = "/projects";
 
 /// The platform's own pages at a tenant's host, to be put [behind the door](workspace::behind_the_door).
 pub fn workspace_routes(identity: Identity) -> Router {
-    members::routes(identity)
+    // What an operator who looks in has no business with is all here; see `http::support`.
+    members::routes(identity.clone()).merge(audit::routes(identity)).route_layer(from_fn(reads_only))
 }
 
 /// What the pages work with.

@@ -16,6 +16,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde::Deserialize;
 
+use super::account::moment;
 use super::{Frame, failure};
 use crate::data_plane::context::{As, MinRole};
 use crate::data_plane::tenancy::cookie::{self, CSRF_HEADER};
@@ -130,6 +131,16 @@ pub struct Chrome {
     pub home: String,
     /// For the hidden field `once` of a form that must not change things twice.
     pub once: String,
+    /// On every page of a support session.
+    pub support: Option<Banner>,
+}
+
+/// Who looks in, why, and until when.
+#[derive(Clone, Debug)]
+pub struct Banner {
+    pub operator: String,
+    pub reason: String,
+    pub until: String,
 }
 
 impl Chrome {
@@ -158,7 +169,13 @@ impl<R: MinRole, S: Send + Sync> FromRequestParts<S> for Here<R> {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
         let ctx = As::<R>::from_request_parts(parts, state).await?;
-        let csrf = cookie::session_of(&parts.headers).map(|(token, _)| cookie::csrf_proof(token));
+        let token = cookie::session_of(&parts.headers).or_else(|| cookie::support_of(&parts.headers));
+        let csrf = token.map(|(token, _)| cookie::csrf_proof(token));
+        let support = ctx.actor.support.as_deref().map(|support| Banner {
+            operator: support.operator.clone(),
+            reason: support.reason.clone(),
+            until: moment(support.expires_at),
+        });
         let chrome = Chrome {
             frame: Frame::default(),
             workspace: ctx.workspace_name().to_owned(),
@@ -168,6 +185,7 @@ impl<R: MinRole, S: Send + Sync> FromRequestParts<S> for Here<R> {
             path: parts.uri.path().to_owned(),
             home: parts.extensions.get::<Home>().map(|home| home.0.clone()).unwrap_or_default(),
             once: FormId::new().to_string(),
+            support,
         };
         Ok(Self { ctx, chrome })
     }

@@ -15,8 +15,10 @@ use data_encoding::BASE64URL_NOPAD;
 use http::{HeaderMap, Uri};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::ENTER_COOKIE;
+use crate::control_plane::audit::{Caller, audit_add};
 use crate::data_plane::tenancy::host::{self, Host};
 use crate::data_plane::tenancy::{self, cookie, decide};
 use crate::http::browser::{
@@ -120,6 +122,11 @@ async fn redeem(site: &Site, slug: &Slug, code: &str, asking: &Asking, headers: 
     if let Some((_, old)) = cookie::session_of(headers) {
         session_end_by_token(&mut tx, &old, now).await?;
     }
+    // A sign-in at the sign-in host is in the person's own chain; that they came here is the tenant's to know.
+    let caller = Caller { actor: started.account.to_string(), request_id: asking.request_id.clone() };
+    let detail = json!({ "address": asking.device.address });
+    let (action, subject) = ("session.enter", started.id.to_string());
+    audit_add(&mut tx, &caller, now, action, Some(tenant.id), &subject, detail).await?;
     tx.commit().await?;
     Ok(with_cookies(see_other(&to), [session_cookie(&started, now), drop_cookie(ENTER_COOKIE)]))
 }

@@ -7,6 +7,7 @@
 //! | `POST /sign-out` | both | ends this browser's session, everywhere |
 //! | `GET /go/{slug}` | sign-in host | on to a tenant's host, with a code for this browser |
 //! | `GET /enter` | a tenant's host | begins that, and redeems the code |
+//! | `GET /enter/support` | a tenant's host | an operator's link: a support session |
 //! | `POST /account/confirm` | sign-in host | a fresh sign-in before something grave |
 //! | `POST /account/links`, `/account/links/remove` | sign-in host | links and unlinks a provider |
 
@@ -15,6 +16,7 @@ mod hand_off;
 mod links;
 mod page;
 mod sign_out;
+mod support;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -40,6 +42,7 @@ pub fn routes(site: Site) -> Router {
     Router::new()
         .merge(base)
         .route("/enter", get(hand_off::enter))
+        .route("/enter/support", get(support::enter))
         .route("/sign-out", post(sign_out::sign_out))
         .with_state(site)
 }

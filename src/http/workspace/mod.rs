@@ -5,10 +5,12 @@
 //! To add an operation: a handler that takes `As<Role>` and `State<Identity>`, in the file of its noun, registered with
 //! [`crate::operations!`].
 
+use axum::middleware::from_fn;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::control_plane::audit::Caller;
 use crate::data_plane::TenantContext;
+use crate::http::support::reads_only;
 use crate::identity::Identity;
 use crate::identity::members::By;
 
@@ -19,6 +21,7 @@ mod me;
 mod members;
 mod ownership;
 mod sessions;
+mod support;
 
 /// Every route, with its state.
 pub fn routes(identity: Identity) -> OpenApiRouter {
@@ -30,6 +33,8 @@ pub fn routes(identity: Identity) -> OpenApiRouter {
         .merge(api_keys::routes())
         .merge(sessions::routes())
         .merge(audit::routes())
+        .merge(support::routes())
+        .route_layer(from_fn(reads_only))
         .with_state(identity)
 }
 

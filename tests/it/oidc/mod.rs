@@ -2,7 +2,7 @@
 
 mod bad_input;
 mod cookies;
-mod fixture;
+pub mod fixture;
 mod forged;
 mod github;
 mod keys;

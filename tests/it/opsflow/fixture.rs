@@ -75,7 +75,8 @@ impl Workspace {
     /// Someone of this tenant, asking OpsFlow's routes past the key check and the rate limit.
     pub fn caller(&self, id: &str, role: Role) -> Caller {
         let mut context = self.context.clone();
-        context.actor = Actor { id: id.to_owned(), name: id.replace("key_", ""), role, person: None };
+        let (id, name) = (id.to_owned(), id.replace("key_", ""));
+        context.actor = Actor { id, name, role, person: None, support: None };
         let (routes, _) = Current::routes().split_for_parts();
         Caller { routes: routes.layer(Extension(context.clone())), context }
     }

@@ -1,0 +1,6 @@
+//! Operators: their own sign-in, and what they may look into.
+
+pub mod fixture;
+mod sign_in;
+mod support;
+mod support_page;
