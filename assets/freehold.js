@@ -17,6 +17,35 @@ document.addEventListener("click", (event) => {
   if (button && !window.confirm(button.dataset.ask)) event.preventDefault();
 });
 
+// A choice in a list is sent by the button beside it, which shows when there is something to send.
+for (const choice of document.querySelectorAll("select[data-send]")) {
+  const button = choice.form.querySelector("button");
+  const chosen = choice.value;
+  button.hidden = true;
+  choice.addEventListener("change", () => {
+    button.hidden = choice.value === chosen;
+  });
+}
+
+// An open menu closes by Escape, and by a click beside it.
+const close = (keep) => {
+  for (const menu of document.querySelectorAll("details.menu[open]")) if (menu !== keep) menu.open = false;
+};
+document.addEventListener("click", (event) => close(event.target.closest("details.menu")));
+document.addEventListener("keydown", (event) => {
+  const open = document.querySelector("details.menu[open]");
+  if (event.key !== "Escape" || !open) return;
+  close();
+  open.querySelector("summary").focus();
+});
+
+// After a refusal, back to what was filled in.
+const back = document.querySelector("[data-back]");
+if (back && history.length > 1) {
+  back.hidden = false;
+  back.addEventListener("click", () => history.back());
+}
+
 // The address follows the name until it is touched, and says whether it is free.
 const slug = document.querySelector("[data-slug]");
 if (slug) {

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Installs what Freehold needs to build, run and be tested, if it is missing: PostgreSQL's server programs (15 or newer),
-# Redis, a C compiler, and Node.js (18 or newer) with npm for the tests' OpenID provider. Debian and Ubuntu; on other
+# Redis, a C compiler, and Node.js (18 or newer) with npm for a local OpenID provider. Debian and Ubuntu; on other
 # systems it says what to install. Quiet when nothing is missing.
-# With --bench also valgrind, which counts instructions for the regression gate of `make bench`.
+# With --test also Chromium, which the tests go through the pages with; with --bench also valgrind, which counts
+# instructions for the regression gate of `make bench`.
 #
 # Only the programs are wanted: `freehold dev` and the tests start servers of their own. So no system service is started
 # or enabled, and no database cluster is created, by what this script installs.
@@ -45,6 +46,11 @@ have_node() {
     [ "${version%%.*}" -ge "$NODE_MIN" ] 2>/dev/null
 }
 
+# As src/testkit/chromium looks for it.
+have_chromium() {
+    have chromium || have chromium-browser || have google-chrome-stable || have google-chrome
+}
+
 candidate() { LC_ALL=C apt-cache policy "$1" 2>/dev/null | grep -q '^ *Candidate: [^(]'; }
 
 # The newest PostgreSQL that apt can install.
@@ -66,6 +72,7 @@ have_postgres || missing="$missing postgres"
 have redis-server || have valkey-server || missing="$missing redis"
 have cc || missing="$missing compiler"
 if [ "${1:-}" = --bench ]; then have valgrind || missing="$missing valgrind"; fi
+if [ "${1:-}" = --test ]; then have_chromium || missing="$missing chromium"; fi
 have_node || missing="$missing node"
 [ -n "$missing" ] || exit 0
 
@@ -75,7 +82,8 @@ if ! have apt-get; then
     say "  redis:    the Redis or Valkey server, 6.2 or newer (Fedora: valkey, Arch: valkey)"
     say "  compiler: a C compiler and the C library's headers (gcc)"
     say "  valgrind: for the instruction counts of make bench only"
-    say "  node:     Node.js $NODE_MIN or newer with npm, for the tests' OpenID provider (Fedora: nodejs npm)"
+    say "  node:     Node.js $NODE_MIN or newer with npm, for the local OpenID provider (Fedora: nodejs npm)"
+    say "  chromium: Chromium or Google Chrome, for the tests only (Fedora: chromium)"
     fail "initdb, postgres, redis-server (or valkey-server), cc, node and npm must be on the PATH."
 fi
 
@@ -132,7 +140,13 @@ choose() {
             # Some sources bring npm with nodejs.
             candidate npm || package=nodejs
             candidate nodejs || return 1
-            reason="the tests run a real OpenID provider"
+            reason="make dev and the tests run a real OpenID provider"
+            ;;
+        chromium)
+            # Ubuntu's package of this name only fetches a snap, which does not start everywhere: there, install Google Chrome.
+            package="chromium fonts-liberation"
+            candidate chromium || return 1
+            reason="the tests go through the pages with it"
             ;;
         esac
         if [ "${1:-}" = explain ]; then say "installing $package: $reason"; fi
@@ -143,8 +157,8 @@ choose() {
 updated=no
 choose || {
     update
-    choose || fail "this system's package sources have no PostgreSQL $POSTGRES_MIN or newer, or no redis-server." \
-        "For PostgreSQL add https://wiki.postgresql.org/wiki/Apt, then run this again."
+    choose || fail "this system's package sources lack one of:$missing." \
+        "For PostgreSQL $POSTGRES_MIN or newer add https://wiki.postgresql.org/wiki/Apt, then run this again."
 }
 choose explain
 say "no service is started and no database cluster is created by this"

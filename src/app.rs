@@ -26,14 +26,15 @@ use crate::db::{control, migrations};
 use crate::http::browser::Site;
 use crate::http::health::WorkerHealth;
 use crate::http::operator;
-use crate::http::pages::{self, Pages};
+use crate::http::pages::{self, Pages, Words};
 use crate::http::router::{AllPages, HttpState, router, worker_router};
 use crate::http::serve::{self, ServeOptions};
 use crate::http::{admin_router, desk, limits, oauth, sign_in, workspace};
+use crate::identity::Identity;
+use crate::identity::letters::{self, Carrier};
 use crate::identity::oidc::web::Web;
 use crate::identity::settings::Settings;
 use crate::identity::sign_in::Providers;
-use crate::identity::{Identity, letters};
 use crate::jobs::feed::RunFeed;
 use crate::kernel::{Clock, Entropy, MasterKey, Result};
 use crate::product::{Current, Product};
@@ -64,8 +65,15 @@ pub fn hands(config: &ControlConfig, application: &str) -> Result<Hands> {
 /// # Errors
 /// `bad_request` for settings that are wrong.
 pub fn errands(hands: &Hands, settings: &Settings) -> Result<Errands> {
+    errands_by(hands, settings, settings.mail.as_ref().map(mail::carrier).transpose()?)
+}
+
+/// The same, with this carrier and not the one of the settings.
+///
+/// # Errors
+/// As [`errands`].
+pub fn errands_by(hands: &Hands, settings: &Settings, carrier: Option<Carrier>) -> Result<Errands> {
     let identity = identity(&hands.cp, &hands.master, settings)?;
-    let carrier = settings.mail.as_ref().map(mail::carrier).transpose()?;
     Ok(Errands::default().with(letters::JOB, move |tenant, payload| {
         let (identity, carrier) = (identity.clone(), carrier.clone());
         Box::pin(async move { letters::letter_send(&identity, carrier.as_ref(), tenant, payload).await })
@@ -139,8 +147,10 @@ pub fn server<P: Product>(
         base: sign_in::routes(site.clone())
             .merge(oauth::routes(site.clone()))
             .merge(desk::routes(site.clone()))
-            .merge(pages::routes(all)),
+            .merge(pages::routes(all))
+            .merge(pages::at_base_only(parts.pages, site.clone())),
         workspace: P::pages().merge(pages::workspace_routes(identity.clone())),
+        product: Words { name: P::NAME, tagline: P::TAGLINE, pages: P::PAGES },
         site,
     };
     let tenant = P::routes().merge(workspace::routes(identity));
@@ -165,6 +175,8 @@ pub struct Parts {
     pub identity: Settings,
     /// Given, `/metrics` is answered beside everything else: for development.
     pub metrics: Option<PrometheusHandle>,
+    /// More pages at the sign-in host: the mailbox of `freehold dev`.
+    pub pages: Router,
 }
 
 impl Server {

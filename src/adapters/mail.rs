@@ -42,6 +42,7 @@ pub fn carrier(settings: &MailSettings) -> Result<Carrier> {
             }
             Transport::Smtp(smtp.build())
         }
+        MailTransport::Given => return Err(wrong("this program brings no mailbox along".to_owned())),
     };
     Ok(Arc::new(move |mail| Box::pin(send(transport.clone(), from.clone(), mail))))
 }

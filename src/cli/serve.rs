@@ -30,7 +30,7 @@ pub async fn run(control: &ControlConfig, args: &ServeArgs) -> Result<()> {
     app::require_control(control).await?;
     let identity = args.serve.identity()?;
     let draining = stop_signal()?;
-    let parts = Parts { draining, metrics: None, identity };
+    let parts = Parts { draining, identity, ..Parts::default() };
     let server = app::server::<Current>(cp, control.master_key()?, &args.serve, parts)?;
     let listener = serve::bind(args.serve.http_addr).await?;
     if let (Some(addr), Some(metrics)) = (args.serve.metrics_addr, metrics) {

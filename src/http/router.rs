@@ -10,7 +10,7 @@ use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Router, response::Response};
-use http::header;
+use http::{HeaderMap, header};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
@@ -23,7 +23,7 @@ use super::cors::Cors;
 use super::edge::{self, Edge};
 use super::health::{self, Health, WorkerHealth};
 use super::observe::Observer;
-use super::pages::{self, assets};
+use super::pages::{self, Words, assets};
 use super::{docs, headers, limits, openapi};
 use crate::data_plane::TenantContext;
 use crate::data_plane::broker::Broker;
@@ -63,11 +63,13 @@ pub struct AllPages {
     pub site: Site,
     pub base: Router,
     pub workspace: Router,
+    pub product: Words,
 }
 
 impl AllPages {
     fn merged(self, tenancy: Arc<Tenancy>) -> Router {
-        self.base.merge(pages::workspace::behind_the_door(self.workspace, tenancy, self.site))
+        let all = self.base.merge(pages::workspace::behind_the_door(self.workspace, tenancy, self.site));
+        pages::framed(all, self.product)
     }
 }
 
@@ -87,6 +89,7 @@ pub fn router(
     if tenant.has_routes() {
         tenant = tenant.route_layer(from_fn_with_state(tenancy.clone(), tenancy::admit));
     }
+    let words = pages.as_ref().map(|pages| pages.product);
     let routes = Router::new()
         .merge(tenant)
         .merge(operator)
@@ -95,12 +98,12 @@ pub fn router(
         .merge(assets::routes())
         .merge(health_routes(&state))
         .merge(state.metrics.clone().map(metrics_routes).unwrap_or_default());
-    dress(routes, &state)
+    dress(routes, &state, words)
 }
 
 /// What is for the machine room only, for a listener of its own: `/metrics` and the health pages.
 pub fn admin_router(state: &HttpState, metrics: PrometheusHandle) -> Router {
-    dress(health_routes(state).merge(metrics_routes(metrics)), state)
+    dress(health_routes(state).merge(metrics_routes(metrics)), state, None)
 }
 
 /// The same for a worker, which answers nothing else.
@@ -159,20 +162,27 @@ fn metrics_routes(metrics: PrometheusHandle) -> Router {
 
 /// Puts the layers around routes, the outermost first. In one call: a layer added by itself is boxed and cloned for each
 /// request, with all that is within it.
-fn dress(routes: Router, state: &HttpState) -> Router {
+fn dress(routes: Router, state: &HttpState, words: Option<Words>) -> Router {
     let cors = Cors {
         base_domain: state.base_domain.clone(),
         plain_http: state.plain_http,
         extra: state.extra_origins.clone().into(),
     };
     let edge = Edge { observer: Observer::new(state.entropy.clone()), cors, limit: state.request_timeout };
-    routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(
+    let nothing = move |headers: HeaderMap| nothing_here(words, headers);
+    routes.fallback(nothing).method_not_allowed_fallback(method_not_allowed).layer(
         ServiceBuilder::new()
             .layer(CompressionLayer::new())
             .layer(from_fn_with_state(Arc::new(edge), edge::pass))
             .layer(DefaultBodyLimit::max(limits::BODY))
             .layer(CatchPanicLayer::custom(limits::panicked)),
     )
+}
+
+/// Where there are pages, a page for a person.
+async fn nothing_here(words: Option<Words>, headers: HeaderMap) -> Response {
+    let page = words.and_then(|words| pages::nothing_here(words, &headers));
+    page.unwrap_or_else(|| Error::new(&codes::NOT_FOUND).into_response())
 }
 
 async fn not_found() -> Response {

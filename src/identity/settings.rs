@@ -40,6 +40,9 @@ pub enum MailTransport {
     Smtp { host: String, port: Option<u16>, user: Option<String>, password: Option<SecretRef> },
     /// One file per mail.
     Folder { path: PathBuf },
+    /// By what the program brings along; no file can ask for it. Only `freehold dev` has one, which sends nothing.
+    #[serde(skip)]
+    Given,
 }
 
 impl Default for Settings {
@@ -105,6 +108,8 @@ mod tests {
         for bad in ["sign_up = 1", "unknown = 1", "[[provider]]\nid = \"x\""] {
             assert!(Settings::parse(bad).is_err(), "{bad}");
         }
+        let given = "[mail]\nfrom = \"a@b.example\"\ntransport = \"given\"";
+        assert!(Settings::parse(given).is_err(), "only a program brings a mailbox along");
         let secret_in_the_open = text.replace("env:GOOGLE_SECRET", "GOCSPX-abc");
         assert!(Settings::parse(&secret_in_the_open).is_err(), "a secret is given by reference");
     }

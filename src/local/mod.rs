@@ -1,4 +1,5 @@
-//! Servers of our own: private PostgreSQL and Redis processes for `freehold dev` and for the tests.
+//! Servers of our own: private PostgreSQL and Redis processes for `freehold dev` and for the tests, and an OpenID
+//! provider for `freehold dev` alone.
 //!
 //! They share nothing with what is installed as a service: own folder, own free port on 127.0.0.1, own random
 //! password. Nobody has to remember to stop them either: each has a small keeper that stops it as soon as we are gone,
@@ -14,10 +15,12 @@
 //! | `keeper` | a server's life is tied to ours |
 //! | `leftover` | servers that a crashed run left behind |
 //! | `postgres`, `redis` | one server each |
-//! | `stack` | all of them together, as `freehold dev` uses them |
+//! | `stack` | the databases together, as `freehold dev` uses them |
+//! | `idp` | the OpenID provider, a Node.js process |
 
 pub mod binaries;
 mod folder;
+mod idp;
 mod keeper;
 mod leftover;
 mod lock;
@@ -28,6 +31,7 @@ mod stack;
 mod user;
 
 pub use folder::write_private;
+pub use idp::LocalIdp;
 pub use lock::Lock;
 pub use postgres::{ADMIN, PostgresOptions, PostgresServer};
 pub use redis::{RedisOptions, RedisServer};

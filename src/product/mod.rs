@@ -16,8 +16,15 @@ pub mod opsflow;
 
 /// What the platform asks of a product.
 pub trait Product {
-    /// Its name, for people.
+    /// Its name, for people: it is on every page.
     const NAME: &'static str;
+
+    /// What it is, in a few words, for a stranger at the first page.
+    const TAGLINE: &'static str = Self::NAME;
+
+    /// Those of its [pages](Product::pages) that are in the navigation of a workspace: path, and what it is called. A
+    /// workspace begins at the first; without any, at the platform's `/members`.
+    const PAGES: &'static [(&'static str, &'static str)] = &[];
 
     /// The jobs that each active tenant is given regularly. None unless a product says so.
     const REGULAR_JOBS: &'static [RegularJob] = &[];
@@ -30,8 +37,8 @@ pub trait Product {
     /// with [`crate::operations!`], so that each states the role its handler demands.
     fn routes() -> OpenApiRouter;
 
-    /// Its pages at a tenant's host, behind the same door. The workspace begins at `/projects`; the platform has
-    /// `/members`. None when it has no pages.
+    /// Its pages at a tenant's host, behind the same door. The platform has `/members`, `/sessions` and others there. None
+    /// when it has no pages.
     fn pages() -> Router {
         Router::new()
     }

@@ -245,7 +245,7 @@ impl Replica {
         let listener = serve::bind(config.http_addr).await.expect("a free port");
         let addr = listener.local_addr().expect("the port");
         let stop = CancellationToken::new();
-        let parts = Parts { draining: stop.clone(), metrics: None, identity };
+        let parts = Parts { draining: stop.clone(), identity, ..Parts::default() };
         let server = app::server::<P>(cp, master.clone(), &config, parts).expect("the server");
         let http = server.http.clone();
         let options = ServeOptions { drain: config.drain(), ..ServeOptions::default() };

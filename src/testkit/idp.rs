@@ -58,7 +58,6 @@ impl Idp {
         ] });
         let mut process = Command::new("node")
             .arg("server.mjs")
-            .arg(options.to_string())
             .current_dir(folder())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -66,7 +65,8 @@ impl Idp {
             .kill_on_drop(true)
             .spawn()
             .unwrap_or_else(|error| panic!("{NEEDED}: {error}"));
-        let stdin = process.stdin.take().expect("its stdin");
+        let mut stdin = process.stdin.take().expect("its stdin");
+        stdin.write_all(format!("{options}\n").as_bytes()).await.expect("its stdin");
         let stdout = BufReader::new(process.stdout.take().expect("its stdout"));
         let talk = Mutex::new((stdin, stdout.lines()));
         let issuer = hear(&mut talk.lock().await.1).await["issuer"].as_str().expect("an issuer").to_owned();

@@ -3,6 +3,7 @@
 mod app;
 mod browser;
 pub mod chaos;
+pub mod chromium;
 mod cluster;
 pub mod cpu;
 mod eventually;

@@ -3,6 +3,7 @@
 mod attacks;
 mod audit;
 mod broker;
+mod browser;
 mod cli;
 mod desk;
 mod docs;

@@ -14,7 +14,6 @@ use crate::config::{ControlConfig, ServeConfig};
 use crate::control_plane::{slots, worker};
 use crate::http::serve;
 use crate::identity::chores;
-use crate::identity::settings::{MailSettings, MailTransport, Settings};
 use crate::kernel::{Entropy, Error, Result};
 use crate::local::{Stack, StackOptions, write_private};
 use crate::product::Current;
@@ -22,9 +21,13 @@ use crate::telemetry::{logs::LogFormat, numbers};
 
 mod demo;
 mod fleet;
+mod mailbox;
 mod screen;
+mod sign_in;
 
-/// Run everything on this machine: PostgreSQL, Redis, server, worker and two demo tenants
+use sign_in::People;
+
+/// Run everything on this machine: PostgreSQL, Redis, server, worker, a sign-in provider and two demo tenants
 #[derive(Debug, Args)]
 #[command(after_help = "EXAMPLES:
   freehold dev                                        # start, or go on with the data of last time
@@ -75,28 +78,34 @@ async fn on_stack(
     let settings = settings(&control.home, stack, addr)?;
     let control = with_settings(control, &settings);
     let mut hands = app::hands(&control, "freehold-dev")?;
-    let identity = identity(&control.home, &args.serve)?;
-    hands.errands = app::errands(&hands, &identity)?;
+    let mut identity = args.serve.identity()?;
     hands.tenant_jobs = app::tenant_jobs::<Current>(&hands);
-    let ready = stop
-        .run_until_cancelled(async {
-            fleet::prepare(&hands, &control.home, stack).await?;
-            let tenants = demo::tenants(&hands, &control.home).await?;
-            // The demo tenants took a slot each.
-            slots::refill(&hands, slots::Fill::Full).await?;
-            Ok::<_, Error>(tenants)
-        })
-        .await;
-    let Some(tenants) = ready.transpose()? else { return Ok(()) };
+    let prepared = async {
+        fleet::prepare(&hands, &control.home, stack).await?;
+        let tenants = demo::tenants(&hands, &control.home).await?;
+        // The demo tenants took a slot each.
+        slots::refill(&hands, slots::Fill::Full).await?;
+        Ok::<_, Error>(tenants)
+    };
+    let (home, open) = (&control.home, !addr.ip().is_loopback());
+    let people = People::provide(home, &hands.cp.addresses, &mut identity, open);
+    let ready = stop.run_until_cancelled(async { tokio::join!(prepared, people) }).await;
+    let Some((tenants, people)) = ready else { return Ok(()) };
+    let tenants = tenants?;
+    hands.errands = match people.carrier() {
+        Some(carrier) => app::errands_by(&hands, &identity, Some(carrier))?,
+        None => app::errands(&hands, &identity)?,
+    };
 
     let metrics = numbers::install();
     let mut config = args.serve.clone();
     config.redis_url = Some(SecretString::from(settings.redis_url.clone()));
-    let parts = Parts { draining: stop.clone(), metrics, identity };
+    let ways_in = screen::WaysIn::of(&people, &identity);
+    let parts = Parts { draining: stop.clone(), metrics, identity, pages: people.pages() };
     let server = app::server::<Current>(hands.cp.clone(), hands.master.clone(), &config, parts)?;
     demo::data(&server.http, &tenants).await?;
     let working = tokio::spawn(worker::work_with(hands.clone(), chores::ALL, stop.clone()));
-    screen::ready(addr, &control, &tenants, begun.elapsed());
+    screen::ready(addr, &control, &tenants, &ways_in, begun.elapsed());
     server.run(listener, options(&config)).await;
     working.await.ok();
     hands.close().await;
@@ -118,17 +127,6 @@ fn settings(folder: &Path, stack: &Stack, addr: SocketAddr) -> Result<HomeSettin
     };
     let text = serde_json::to_string_pretty(&settings).map_err(Error::internal)?;
     write_private(&home::settings_file(folder), &text)?;
-    Ok(settings)
-}
-
-/// What FREEHOLD_IDENTITY says. Mail goes into a folder unless it says otherwise.
-fn identity(home: &Path, serve: &ServeConfig) -> Result<Settings> {
-    let mut settings = serve.identity()?;
-    let folder = || MailSettings {
-        from: "Freehold <no-reply@localhost.localdomain>".to_owned(),
-        transport: MailTransport::Folder { path: home.join("mail") },
-    };
-    settings.mail = Some(settings.mail.take().unwrap_or_else(folder));
     Ok(settings)
 }
 

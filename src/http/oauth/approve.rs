@@ -3,7 +3,7 @@
 use askama::Template;
 use axum::extract::{Query, State};
 use axum::response::Response;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use http::StatusCode;
 use serde::Deserialize;
 
@@ -85,5 +85,5 @@ fn show(visitor: &Visitor, stage: Stage<'_>) -> Response {
 }
 
 fn minute(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+    at.format("%-d %b %Y, %H:%M:%S UTC").to_string()
 }

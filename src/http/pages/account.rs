@@ -4,12 +4,16 @@ use askama::Template;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
+use serde_json::json;
 
 use super::{Frame, Pages, page};
+use crate::control_plane::audit::audit_add;
 use crate::http::browser::{Answer, Meant, Visitor, see_other};
 use crate::identity::accounts::{Account, Link, account_by_id, account_rename, link_list};
 use crate::identity::oidc::settings::Registration;
-use crate::identity::sessions::{Session, session_list, session_revoke, session_revoke_others};
+use crate::identity::sessions::{
+    Session, SessionKind, session_is_fresh, session_list, session_revoke, session_revoke_others,
+};
 use crate::kernel::Error;
 use crate::kernel::ids::SessionId;
 
@@ -23,18 +27,22 @@ struct Page<'a> {
     links: Vec<Link>,
     /// Those that could be added.
     providers: Vec<&'a Registration>,
+    /// Those that may confirm who this is, which a change of the ways to sign in takes; none when that was a moment ago.
+    confirm: Vec<&'a Registration>,
     sessions: Vec<Device>,
 }
 
-/// A session as a row of the table.
-struct Device {
-    id: SessionId,
-    device: String,
-    address: String,
-    method: String,
-    created: String,
-    seen: String,
-    here: bool,
+/// A session as a row of `devices.html`.
+pub(super) struct Device {
+    pub id: SessionId,
+    pub device: String,
+    pub address: String,
+    /// How its person got in.
+    pub method: String,
+    pub created: String,
+    pub seen: String,
+    /// Whether it is the one that asks.
+    pub here: bool,
 }
 
 /// `GET /account`
@@ -44,29 +52,41 @@ pub async fn show(visitor: Visitor, State(pages): State<Pages>) -> Answer {
     let account = account_by_id(&mut conn, visitor.person.id).await?;
     let links = link_list(&mut conn, account.id).await?;
     let sessions = session_list(&mut conn, account.id, now).await?;
-    let unlinked = |one: &&Registration| links.iter().all(|link| link.issuer != one.issuer);
-    let providers = identity.providers.registrations().filter(unlinked).collect();
+    let linked = |one: &&Registration| links.iter().any(|link| link.issuer == one.issuer);
+    let known = || identity.providers.registrations();
+    let fresh = session_is_fresh(&mut conn, account.id, visitor.session, now).await.is_ok();
+    let confirm = known().filter(|one| !fresh && linked(one)).collect();
+    let providers = known().filter(|one| !linked(one)).collect();
     Ok(page(&Page {
         frame: Frame::default(),
         who: account.name.clone(),
         csrf: visitor.csrf(),
         providers,
+        confirm,
         sessions: sessions.into_iter().map(|session| device(session, visitor.session)).collect(),
         links,
         account,
     }))
 }
 
-fn device(session: Session, here: SessionId) -> Device {
+pub(super) fn device(session: Session, here: SessionId) -> Device {
     Device {
         here: session.id == here,
         id: session.id,
-        device: device_name(&session.user_agent),
+        device: match session.kind {
+            SessionKind::Cli => "Terminal".to_owned(),
+            SessionKind::Base | SessionKind::Tenant => device_name(&session.user_agent),
+        },
         address: session.address,
-        method: session.method,
+        method: way_in(&session.method),
         created: day(session.created_at),
         seen: moment(session.last_seen_at),
     }
+}
+
+/// A way to sign in, for people: `oidc:google` is "google".
+fn way_in(method: &str) -> String {
+    method.rsplit(':').next().unwrap_or(method).to_owned()
 }
 
 /// `21 Nov 2026`
@@ -132,8 +152,9 @@ pub struct Which {
 /// `POST /account/sessions/revoke`
 pub async fn revoke(State(pages): State<Pages>, Meant(visitor, form): Meant<Which>) -> Answer {
     let cp = &pages.site.identity.cp;
-    let mut tx = cp.db.begin().await?;
-    session_revoke(&mut tx, visitor.person.id, form.session, cp.clock.now()).await?;
+    let (mut tx, now, subject) = (cp.db.begin().await?, cp.clock.now(), form.session.to_string());
+    session_revoke(&mut tx, visitor.person.id, form.session, now).await?;
+    audit_add(&mut tx, &visitor.caller(), now, "session.revoke", None, &subject, json!({})).await?;
     tx.commit().await?;
     Ok(see_other("/account"))
 }
@@ -144,8 +165,10 @@ pub struct Nothing {}
 /// `POST /account/sessions/revoke-others`
 pub async fn revoke_others(State(pages): State<Pages>, Meant(visitor, _): Meant<Nothing>) -> Answer {
     let cp = &pages.site.identity.cp;
-    let mut tx = cp.db.begin().await?;
-    session_revoke_others(&mut tx, visitor.person.id, Some(visitor.session), cp.clock.now()).await?;
+    let (mut tx, now, account) = (cp.db.begin().await?, cp.clock.now(), visitor.person.id);
+    let ended = session_revoke_others(&mut tx, account, Some(visitor.session), now).await?;
+    let (subject, detail) = (account.to_string(), json!({ "ended": ended }));
+    audit_add(&mut tx, &visitor.caller(), now, "session.revoke_others", None, &subject, detail).await?;
     tx.commit().await?;
     Ok(see_other("/account"))
 }
@@ -160,5 +183,6 @@ mod tests {
         assert_eq!(device_name(firefox), "Firefox on Linux");
         assert_eq!(device_name("freehold/0.1"), "Freehold CLI");
         assert_eq!(device_name(""), "Unknown device");
+        assert_eq!((way_in("oidc:google").as_str(), way_in("password").as_str()), ("google", "password"));
     }
 }

@@ -38,7 +38,7 @@ pub async fn root(
     uri: Uri,
 ) -> Answer {
     if !is_base(&headers, &uri, &pages.site.base_domain) {
-        return Ok(see_other(super::TENANT_HOME));
+        return Ok(see_other(Frame::default().begins()));
     }
     let identity = &pages.site.identity;
     let (frame, may_make) = (Frame::default(), identity.settings.sign_up);
@@ -61,6 +61,11 @@ struct SignIn<'a> {
     frame: Frame,
     providers: Vec<&'a Registration>,
     return_to: &'a str,
+}
+
+/// `GET /signup`: a workspace of one's own, by way of signing in.
+pub async fn sign_up() -> Response {
+    see_other("/new")
 }
 
 #[derive(Deserialize)]

@@ -12,6 +12,7 @@ use super::workspace::{Chrome, Here};
 use super::{Frame, page};
 use crate::data_plane::context::{Admin, Viewer};
 use crate::http::browser::see_other;
+use crate::http::sign_in::page::leads_to;
 use crate::http::vocabulary::validate;
 use crate::http::workspace::{by, caller};
 use crate::identity::Identity;
@@ -134,8 +135,9 @@ async fn remove(
     let now = identity.cp.clock.now();
     member_remove(&mut tx, &caller(&here), by(&here), here.tenant_id, going.account, now).await?;
     tx.commit().await?;
+    // Not by a redirect: a form may not lead to the sign-in host (`form-action 'self'`).
     let left = here.actor.person.is_some_and(|person| person.account == going.account);
-    Ok(see_other(if left { &here.chrome.home } else { "/members" }))
+    Ok(if left { leads_to(&here.chrome.home, "your workspaces") } else { see_other("/members") })
 }
 
 #[derive(Deserialize)]

@@ -10,33 +10,34 @@ mod home;
 mod invitation;
 mod members;
 mod new;
+mod sessions;
 pub mod workspace;
 
 use std::sync::Arc;
 
 use askama::Template;
 use axum::Router;
-use axum::extract::FromRef;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::extract::{FromRef, Request};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 pub use super::browser::see_other;
 use super::browser::{Site, at_base};
 use super::support::reads_only;
 use crate::identity::Identity;
 use crate::jobs::feed::RunFeed;
-use crate::kernel::Error;
+use crate::kernel::{Error, codes};
 pub use account::{day as account_day, moment as account_moment};
-
-/// Where a tenant's host begins.
-const TENANT_HOME: &str = "/projects";
 
 /// The platform's own pages at a tenant's host, to be put [behind the door](workspace::behind_the_door).
 pub fn workspace_routes(identity: Identity) -> Router {
     // What an operator who looks in has no business with is all here; see `http::support`.
-    members::routes(identity.clone()).merge(audit::routes(identity)).route_layer(from_fn(reads_only))
+    members::routes(identity.clone())
+        .merge(sessions::routes(identity.clone()))
+        .merge(audit::routes(identity))
+        .route_layer(from_fn(reads_only))
 }
 
 /// What the pages work with.
@@ -56,6 +57,7 @@ impl FromRef<Pages> for Site {
 pub fn routes(pages: Pages) -> Router {
     Router::new()
         .route("/sign-in", get(home::sign_in))
+        .route("/signup", get(home::sign_up))
         .route("/new", get(new::form).post(new::make))
         .route("/new/slug", get(new::slug))
         .route("/new/{tenant}", get(new::progress))
@@ -74,18 +76,73 @@ pub fn routes(pages: Pages) -> Router {
 const CSP: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; \
      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
+/// What pages call the product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Words {
+    pub name: &'static str,
+    /// What it is, in a few words.
+    pub tagline: &'static str,
+    /// Its pages in the navigation of a workspace: the path of each, and what it is called. The first is where a workspace
+    /// begins.
+    pub pages: &'static [(&'static str, &'static str)],
+}
+
+tokio::task_local! {
+    /// Of the product whose page is being made. The frame is needed wherever something may be refused, and there is one
+    /// product: so it comes with the request, and not by every function's arguments.
+    static WORDS: Words;
+}
+
+/// Names the product on these pages.
+pub fn framed(pages: Router, words: Words) -> Router {
+    if !pages.has_routes() {
+        return pages;
+    }
+    pages.route_layer(from_fn(move |request: Request, next: Next| WORDS.scope(words, next.run(request))))
+}
+
+/// For an address where there is nothing: a page for whoever asks for one.
+pub fn nothing_here(words: Words, headers: &HeaderMap) -> Option<Response> {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let page = || failure(Error::new(&codes::NOT_FOUND));
+    accept.contains("text/html").then(|| WORDS.sync_scope(words, page))
+}
+
+/// Pages from elsewhere, at the sign-in host.
+pub fn at_base_only(pages: Router, site: Site) -> Router {
+    if pages.has_routes() { pages.route_layer(from_fn_with_state(site, at_base)) } else { pages }
+}
+
 /// What the frame around every page shows.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
     pub product: &'static str,
+    pub tagline: &'static str,
+    pub pages: &'static [(&'static str, &'static str)],
     pub css: &'static str,
     pub js: &'static str,
     pub icon: &'static str,
 }
 
+impl Frame {
+    /// Where a workspace begins.
+    pub fn begins(&self) -> &'static str {
+        self.pages.first().map_or("/members", |(path, _)| *path)
+    }
+}
+
 impl Default for Frame {
     fn default() -> Self {
-        Self { product: "OpsFlow", css: assets::css(), js: assets::js(), icon: assets::ICON }
+        let nameless = Words { name: "Freehold", tagline: "Freehold", pages: &[] };
+        let words = WORDS.try_with(|words| *words).unwrap_or(nameless);
+        Self {
+            product: words.name,
+            tagline: words.tagline,
+            pages: words.pages,
+            css: assets::css(),
+            js: assets::js(),
+            icon: assets::ICON,
+        }
     }
 }
 
@@ -103,8 +160,6 @@ fn dress(mut response: Response) -> Response {
     // Not `no-referrer`, which all other answers have: a browser would then send `Origin: null` with our own forms.
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    // Not `no-referrer`: a browser would then send `Origin: null` with our own forms.
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     headers.append(header::VARY, HeaderValue::from_static("cookie"));
     response
 }

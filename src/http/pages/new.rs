@@ -94,7 +94,10 @@ pub async fn make(State(pages): State<Pages>, Meant(visitor, form): Meant<Form>)
         Err(error) if error.code().status < 500 => {
             let said = error.field_errors().iter().map(|e| format!("{}: {}", e.field, e.message)).next();
             let said = said.or_else(|| error.public_detail().map(str::to_owned));
-            let message = said.unwrap_or_else(|| error.code().title.to_owned());
+            let message = match error.is(&codes::SLUG_TAKEN) {
+                true => "Another workspace has this address already.".to_owned(),
+                false => said.unwrap_or_else(|| error.code().title.to_owned()),
+            };
             let mut response = show(&visitor, &pages, form, Some(message)).await?;
             *response.status_mut() = http::StatusCode::UNPROCESSABLE_ENTITY;
             Ok(response)

@@ -82,8 +82,10 @@ async fn as_pages(State(site): State<Site>, mut request: Request, next: Next) ->
     if !problem {
         return response;
     }
-    if safe && response.status() == StatusCode::UNAUTHORIZED {
-        return to_sign_in(&site, &headers, &uri);
+    if response.status() == StatusCode::UNAUTHORIZED {
+        // Not to another host after a form (`form-action 'self'`), and what was filled in is lost either way.
+        let signed_out = || failure(Error::new(&codes::SIGN_IN_REQUIRED));
+        return if safe { to_sign_in(&site, &headers, &uri) } else { signed_out() };
     }
     match response.extensions().get::<std::sync::Arc<Error>>() {
         Some(error) => failure(error.clone()),

@@ -14,7 +14,7 @@
 mod flow;
 mod hand_off;
 mod links;
-mod page;
+pub(in crate::http) mod page;
 mod sign_out;
 mod support;
 

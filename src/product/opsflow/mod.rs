@@ -44,6 +44,8 @@ pub struct OpsFlow;
 
 impl Product for OpsFlow {
     const NAME: &'static str = "OpsFlow";
+    const TAGLINE: &'static str = "Your team's projects and tasks, in one calm place";
+    const PAGES: &'static [(&'static str, &'static str)] = &[("/projects", "Projects")];
     const REGULAR_JOBS: &'static [RegularJob] = &[trim::DAILY];
 
     fn migrations() -> &'static Migrator {
