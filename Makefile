@@ -6,7 +6,7 @@ DEBUG_FLAGS := --locked --features testkit
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help deps dev test lint bench soak chaos openapi clean
+.PHONY: help deps dev test lint bench soak chaos openapi terraform clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ openapi: deps ## Write openapi/v1.json from the code
 	@cargo build $(DEBUG_FLAGS)
 	@mkdir -p openapi
 	@target/debug/freehold openapi > openapi/v1.json.new && mv openapi/v1.json.new openapi/v1.json
+
+terraform: ## Check the Terraform code (needs terraform; no cloud, no credentials)
+	@scripts/check-terraform.sh
 
 clean: ## Remove what was built (the state of `make dev` in .freehold/ stays)
 	cargo clean

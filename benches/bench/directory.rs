@@ -36,6 +36,7 @@ const ROUND: Duration = Duration::from_millis(400);
 const STARTS: usize = 9;
 /// Enough for the tenants that are asked to keep their connections: three of these fit below the server's 400.
 const BUDGET: &str = "110";
+const REST: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Server {
@@ -224,6 +225,8 @@ async fn load(server: &Server, loaded: usize, shots: &Shots) -> f64 {
     let before = resident(server);
     ask(server, shots.touches[..loaded].into(), Until::Requests(loaded)).await.must_be_right();
     ask(server, few, Until::Requests(4_000)).await.must_be_right();
+    // Idle: what an allocator gives back, it gives back after a while.
+    tokio::time::sleep(REST).await;
     let grown = resident(server).saturating_sub(before);
     grown as f64 / (loaded - SERVED).max(1) as f64
 }

@@ -87,5 +87,5 @@ fn main() -> ExitCode {
     if let Some(done) = gate::asked() {
         return done;
     }
-    program::main("bench", LIMIT, SECTIONS)
+    program::main("bench", LIMIT, SECTIONS, &[])
 }

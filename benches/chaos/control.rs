@@ -1,11 +1,8 @@
-//! The control database away for ten minutes. It takes longer than everything else together, so it begins at the
-//! program's start, with a world of its own and a low rate, and the section waits for its end.
+//! The control database away for ten minutes. It takes longer than everything else together, so it runs beside it, with a
+//! world of its own and a low rate.
 
-use std::sync::Mutex;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use clap::Parser;
 use freehold::testkit::Cluster;
 use freehold::testkit::chaos::control::{Measure, Outage, Part, outage};
 use freehold::testkit::figures::Goal;
@@ -22,34 +19,15 @@ const MEASURE: Measure = Measure {
     hung: Duration::from_secs(300),
 };
 
-static UNDER_WAY: Mutex<Option<JoinHandle<Outage>>> = Mutex::new(None);
-
-/// Begins, if this section is going to be asked for.
-pub fn begin() {
-    let args = Args::parse();
-    if args.list || !(args.only.is_empty() || args.only.iter().any(|name| name == NAME)) {
-        return;
-    }
+pub async fn run(args: &Args) -> Outcome {
+    Cluster::durable().await;
     let measure = Measure {
         healthy: args.time(MEASURE.healthy).max(Duration::from_secs(2)),
         refused: args.time(MEASURE.refused).max(Duration::from_secs(5)),
         hung: args.time(MEASURE.hung).max(Duration::from_secs(10)),
         ..MEASURE
     };
-    let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        runtime.block_on(async {
-            Cluster::durable().await;
-            outage(measure).await
-        })
-    });
-    *UNDER_WAY.lock().expect("nobody panics with it") = Some(thread);
-}
-
-pub async fn run(_: &Args) -> Outcome {
-    let thread = UNDER_WAY.lock().expect("nobody panics with it").take().expect("begun in main");
-    let ended = tokio::task::spawn_blocking(move || thread.join()).await.expect("no panic in join");
-    report(&ended.expect("the outage came to its end"))
+    report(&outage(measure).await)
 }
 
 fn report(seen: &Outage) -> Outcome {

@@ -50,5 +50,5 @@ const SECTIONS: &[Section] = &[
 ];
 
 fn main() -> ExitCode {
-    program::main("soak", LIMIT, SECTIONS)
+    program::main("soak", LIMIT, SECTIONS, &[])
 }

@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::process::ExitCode;
+use std::process::{Child, Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -133,7 +133,8 @@ fn postgres_version() -> Option<String> {
 
 /// Runs the sections that were asked for, prints, and writes `target/bench/<name>.json`. Fails when a section has a
 /// broken `must` or a ratio that is worse than recorded, panics, or when all together do not end within `limit`.
-pub fn main(name: &'static str, limit: Duration, sections: &[Section]) -> ExitCode {
+/// Sections whose names are in `beside` begin at the start and run beside the others.
+pub fn main(name: &'static str, limit: Duration, sections: &[Section], beside: &[&str]) -> ExitCode {
     let args = Args::parse();
     if args.list {
         sections.iter().for_each(|section| println!("{:<12} {}", section.name, section.about));
@@ -151,24 +152,31 @@ pub fn main(name: &'static str, limit: Duration, sections: &[Section]) -> ExitCo
     let whole = match (&args.part, asked.as_slice()) {
         (Some(file), [section]) => part(name, &args, section, limit, file),
         (Some(_), _) => panic!("one section to a process"),
-        (None, _) => all(name, &args, &asked, Instant::now() + limit),
+        (None, _) => all(name, &args, &asked, beside, Instant::now() + limit),
     };
     if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Runs each section in a process of its own, and puts together what they found.
-fn all(name: &'static str, args: &Args, sections: &[&Section], end: Instant) -> bool {
+fn all(name: &'static str, args: &Args, sections: &[&Section], beside: &[&str], end: Instant) -> bool {
     let mut report =
         Report { program: name, machine: Machine::look(), scale: args.scale, sections: Vec::new() };
     let Machine { cores, memory_gib, postgres } = &report.machine;
     eprintln!("{name}: {cores} cores, {memory_gib} GiB, {postgres}");
+    let mut begun: Vec<Call> = sections
+        .iter()
+        .filter(|section| beside.contains(&section.name))
+        .map(|section| Call::begin(name, args, section))
+        .collect();
     let (mut goals, mut whole) = (Vec::new(), true);
     for section in sections {
-        eprintln!("\n{}: {} …", section.name, section.about);
-        let file = folder().join(format!("{name}-{}.json", section.name));
-        let _ = std::fs::remove_file(&file);
-        whole &= call(args, section, &file, end);
-        match std::fs::read(&file).ok().and_then(|part| serde_json::from_slice::<Part>(&part).ok()) {
+        let call = match begun.iter().position(|call| call.section == section.name) {
+            Some(early) => begun.remove(early),
+            None => Call::begin(name, args, section),
+        };
+        let (passed, part) = call.finish(end);
+        whole &= passed;
+        match part {
             Some(part) => {
                 report.sections.push(part.done);
                 goals.extend(part.goals);
@@ -188,23 +196,42 @@ fn all(name: &'static str, args: &Args, sections: &[&Section], end: Instant) -> 
     whole
 }
 
-/// Calls this program for one section. False when the section fails, or does not end in time.
-fn call(args: &Args, section: &Section, file: &Path, end: Instant) -> bool {
-    let mut command = std::process::Command::new(std::env::current_exe().expect("this program's file"));
-    command.args(["--only", section.name, "--scale", &args.scale.to_string(), "--part"]).arg(file);
-    command.args(args.json.then_some("--json")).args(args.record.then_some("--record"));
-    let mut process = command.spawn().expect("this program can be started");
-    while Instant::now() < end {
-        if let Some(status) = process.try_wait().expect("a child of this process") {
-            return status.success();
-        }
-        std::thread::sleep(Duration::from_millis(50));
+/// This program at work on one section.
+struct Call {
+    section: &'static str,
+    process: Child,
+    file: PathBuf,
+}
+
+impl Call {
+    fn begin(name: &str, args: &Args, section: &Section) -> Self {
+        eprintln!("\n{}: {} …", section.name, section.about);
+        let file = folder().join(format!("{name}-{}.json", section.name));
+        let _ = std::fs::remove_file(&file);
+        let mut command = Command::new(std::env::current_exe().expect("this program's file"));
+        command.args(["--only", section.name, "--scale", &args.scale.to_string(), "--part"]).arg(&file);
+        command.args(args.json.then_some("--json")).args(args.record.then_some("--record"));
+        Self { section: section.name, process: command.spawn().expect("it can be started"), file }
     }
-    // Its servers end with it.
-    let _ = process.kill();
-    let _ = process.wait();
-    eprintln!("{} did not end in time", section.name);
-    false
+
+    /// Whether it passed, and what it found; neither when it does not end in time.
+    fn finish(mut self, end: Instant) -> (bool, Option<Part>) {
+        let passed = loop {
+            if let Some(status) = self.process.try_wait().expect("a child of this process") {
+                break status.success();
+            }
+            if Instant::now() >= end {
+                // Its servers end with it.
+                let _ = self.process.kill();
+                let _ = self.process.wait();
+                eprintln!("{} did not end in time", self.section);
+                break false;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        let part = std::fs::read(&self.file).ok().and_then(|part| serde_json::from_slice(&part).ok());
+        (passed && part.is_some(), part)
+    }
 }
 
 /// Runs one section here.

@@ -1,0 +1,69 @@
+variable "environment" {
+  description = "Name of the environment: the first part of every name."
+  type        = string
+}
+
+variable "app" {
+  description = "The image, how many of it, and the settings that are no secrets."
+  type = object({
+    image           = string
+    base_domain     = string
+    hosted_zone_id  = string
+    server_count    = optional(number, 2)
+    server_max      = optional(number, 8)
+    server_cpu      = optional(number, 1024)
+    server_mib      = optional(number, 2048)
+    worker_count    = optional(number, 2)
+    worker_cpu      = optional(number, 512)
+    worker_mib      = optional(number, 1024)
+    broker_budget   = optional(number, 200)
+    log_days        = optional(number, 30)
+    drain_seconds   = optional(number, 30)
+    alarm_topic_arn = optional(string)
+  })
+  validation {
+    condition     = can(regex("@sha256:[0-9a-f]{64}$", var.app.image))
+    error_message = "The image is named by its digest (…@sha256:…): a tag may become another image."
+  }
+  validation {
+    condition     = var.app.server_max >= var.app.server_count && var.app.server_count >= 2
+    error_message = "At least two servers, so that one may be replaced; server_max is not below server_count."
+  }
+}
+
+variable "network" {
+  description = "Where it stands, and the group that databases and Redis let in."
+  type = object({
+    vpc_id                = string
+    public_subnet_ids     = list(string)
+    task_subnet_ids       = list(string)
+    app_security_group_id = string
+  })
+}
+
+variable "settings" {
+  description = "What the application is told, by environment variable: values that are no secrets."
+  type        = map(string)
+  default     = {}
+}
+
+variable "secrets" {
+  description = "What the application is told and nobody may read, by environment variable: ARNs in Secrets Manager."
+  type        = map(string)
+}
+
+variable "secret_kms_key_arns" {
+  description = "The keys of those secrets."
+  type        = list(string)
+  default     = []
+}
+
+variable "tenant_role_arn_pattern" {
+  description = "The roles of tenants that the application may take on, with a * in the place of the tenant."
+  type        = string
+}
+
+variable "shared_bucket_arn" {
+  description = "The bucket of pooled tenants. The application reaches it only by tenants' roles; it is named here to be refused."
+  type        = string
+}

@@ -1,0 +1,13 @@
+output "shard" {
+  description = "What `freehold shard add` is told."
+  value = {
+    name              = var.shard.name
+    identifier        = aws_db_instance.this.identifier
+    host              = aws_db_instance.this.address
+    port              = 5432
+    database          = var.shard.admin_database
+    admin_secret_arn  = aws_secretsmanager_secret.admin.arn
+    security_group_id = aws_security_group.this.id
+    kms_key_arn       = aws_kms_key.this.arn
+  }
+}
