@@ -52,6 +52,38 @@ CREATE TABLE account_password (
     updated_at timestamptz NOT NULL
 );
 
+-- A mailed link with which a password is chosen. Asking writes the same row whether the address is known or not; what is
+-- mailed, if anything, is decided when the letter is written. The link's secret is derived from the master key, the id and
+-- the version of the password at that time: nothing to steal from this table.
+CREATE TABLE password_link (
+    id         uuid PRIMARY KEY,
+    purpose    text NOT NULL CHECK (purpose IN ('sign_up', 'reset', 'add')),
+    -- In lower case.
+    email      text NOT NULL CHECK (char_length(email) BETWEEN 3 AND 254),
+    -- Who wants a password beside their other ways in.
+    account    uuid REFERENCES account (id),
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    used_at    timestamptz,
+    CHECK ((purpose = 'add') = (account IS NOT NULL))
+);
+CREATE INDEX password_link_email ON password_link (email);
+CREATE INDEX password_link_expires ON password_link (expires_at);
+
+-- A person who has shown the first factor, in one browser, and not yet the second. It is no session.
+CREATE TABLE second_step (
+    -- SHA-256 of the browser's mark. Beginning again in the same browser replaces what was begun.
+    browser_hash bytea PRIMARY KEY CHECK (octet_length(browser_hash) = 32),
+    account      uuid NOT NULL REFERENCES account (id),
+    -- How the first factor was shown, and what the line of the audit log will be called.
+    method       text NOT NULL,
+    action       text NOT NULL,
+    return_to    text NOT NULL CHECK (return_to LIKE '/%' AND return_to NOT LIKE '//%'),
+    expires_at   timestamptz NOT NULL
+);
+CREATE INDEX second_step_account ON second_step (account);
+CREATE INDEX second_step_expires ON second_step (expires_at);
+
 -- One recovery code per row, each good once.
 CREATE TABLE account_recovery_code (
     account   uuid NOT NULL REFERENCES account (id),
@@ -159,6 +191,15 @@ CREATE TABLE throttle (
 );
 CREATE INDEX throttle_tat ON throttle (tat);
 
+-- Tries that may fail: after a few, each makes the next wait longer. Forgotten after a while, or when one succeeds.
+CREATE TABLE tries (
+    subject   text PRIMARY KEY CHECK (char_length(subject) BETWEEN 1 AND 200),
+    count     integer NOT NULL,
+    next_at   timestamptz NOT NULL,
+    forget_at timestamptz NOT NULL
+);
+CREATE INDEX tries_forget ON tries (forget_at);
+
 -- Keys that access tokens are signed with. A new one is published before it signs; an old one stays published until all
 -- it signed has expired.
 CREATE TABLE signing_key (
@@ -181,6 +222,16 @@ CREATE TABLE membership (
     PRIMARY KEY (tenant, account)
 );
 CREATE INDEX membership_account ON membership (account);
+
+-- A workspace whose own rows may still name a person who was erased: the row goes when the product has forgotten them, or
+-- with the workspace.
+CREATE TABLE erasure (
+    tenant   uuid NOT NULL REFERENCES tenant (id),
+    account  uuid NOT NULL REFERENCES account (id),
+    asked_at timestamptz NOT NULL,
+    PRIMARY KEY (tenant, account)
+);
+CREATE INDEX erasure_account ON erasure (account);
 
 -- The link's secret is derived from the master key, the id and the version: nothing to steal from this table.
 CREATE TABLE invitation (
@@ -344,3 +395,10 @@ CREATE TRIGGER audit_head_moves_on BEFORE UPDATE ON audit_head
     FOR EACH ROW EXECUTE FUNCTION audit_head_moves_on();
 CREATE TRIGGER audit_head_stays BEFORE DELETE OR TRUNCATE ON audit_head
     FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only();
+
+-- What a person did, for their export; where they ever had a seat, for their erasure.
+CREATE INDEX audit_actor ON audit (actor, id);
+CREATE INDEX audit_joined ON audit (subject) WHERE action = 'member.join';
+CREATE INDEX api_key_maker ON api_key (tenant, created_by) WHERE created_by IS NOT NULL;
+CREATE INDEX invitation_inviter ON invitation (invited_by, id);
+CREATE INDEX invitation_email ON invitation (email);

@@ -30,13 +30,14 @@ use crate::http::pages::{self, Pages, Words};
 use crate::http::router::{AllPages, HttpState, router, worker_router};
 use crate::http::serve::{self, ServeOptions};
 use crate::http::{admin_router, desk, limits, oauth, sign_in, workspace};
-use crate::identity::Identity;
+use crate::identity::erasure::{self, Forget};
 use crate::identity::letters::{self, Carrier};
 use crate::identity::oidc::web::Web;
 use crate::identity::settings::Settings;
 use crate::identity::sign_in::Providers;
+use crate::identity::{Identity, account_letters};
 use crate::jobs::feed::RunFeed;
-use crate::kernel::{Clock, Entropy, MasterKey, Result};
+use crate::kernel::{Clock, Entropy, Error, MasterKey, Result};
 use crate::product::{Current, Product};
 
 /// What changes the control database.
@@ -74,9 +75,16 @@ pub fn errands(hands: &Hands, settings: &Settings) -> Result<Errands> {
 /// As [`errands`].
 pub fn errands_by(hands: &Hands, settings: &Settings, carrier: Option<Carrier>) -> Result<Errands> {
     let identity = identity(&hands.cp, &hands.master, settings)?;
-    Ok(Errands::default().with(letters::JOB, move |tenant, payload| {
+    let (person, carries) = (identity.clone(), carrier.clone());
+    let errands = Errands::default().with(letters::JOB, move |tenant, payload| {
         let (identity, carrier) = (identity.clone(), carrier.clone());
         Box::pin(async move { letters::letter_send(&identity, carrier.as_ref(), tenant, payload).await })
+    });
+    Ok(errands.of_platform(account_letters::JOB, move |payload| {
+        let (identity, carrier) = (person.clone(), carries.clone());
+        Box::pin(
+            async move { account_letters::account_letter_send(&identity, carrier.as_ref(), payload).await },
+        )
     }))
 }
 
@@ -89,15 +97,21 @@ pub fn tenant_jobs<P: Product>(hands: &Hands) -> TenantJobs {
     // It does not listen for changes, so nothing in it is believed for longer than a second.
     let capacity = Capacity { tenants: 1_000, keys: 1, people: 1, unknown: 100 };
     let directory = Directory::new(hands.cp.db.clone(), clock.clone(), capacity);
+    let db = hands.cp.db.clone();
     TenantJobs::new(P::REGULAR_JOBS, move |job| {
-        let (broker, directory, clock) = (broker.clone(), directory.clone(), clock.clone());
+        let (broker, directory, clock, db) = (broker.clone(), directory.clone(), clock.clone(), db.clone());
         Box::pin(async move {
             // Purged meanwhile: nothing is left to do it in.
             let Some(tenant) = directory.tenant(job.tenant).await? else { return Ok(()) };
             decide::served(tenant.state)?;
             let mut context = TenantContext::of_platform(tenant, directory, broker, clock);
             context.request_id = job.id.to_string();
-            P::job(&context, &job.kind, &job.payload).await
+            if job.kind != erasure::JOB {
+                return P::job(&context, &job.kind, &job.payload).await;
+            }
+            let Forget { account } = serde_json::from_value(job.payload).map_err(Error::internal)?;
+            P::forget_person(&context, &account.to_string()).await?;
+            erasure::forgotten(&db, job.tenant, account).await
         })
     })
 }

@@ -11,6 +11,7 @@ use secrecy::ExposeSecret;
 
 use crate::identity::letters::{Carrier, Mail};
 use crate::identity::settings::{MailSettings, MailTransport};
+use crate::kernel::secret::sha256;
 use crate::kernel::{Error, Result, codes};
 
 /// The longest one mail may take to hand over.
@@ -56,9 +57,18 @@ fn folder(path: &PathBuf) -> Result<AsyncFileTransport<Tokio1Executor>> {
     Ok(AsyncFileTransport::new(path))
 }
 
+/// The same for the same letter: one that is sent again, because a worker ended between sending it and writing that down, is
+/// shown once by mailboxes that look at this. Nothing that we could do makes sure that it comes once: SMTP has no such word.
+fn message_id(from: &Mailbox, mail: &Mail) -> String {
+    let parts = [&mail.to, &mail.subject, &mail.text].map(|part| sha256(part.as_bytes()));
+    let hash = data_encoding::HEXLOWER.encode(&sha256(&parts.concat())[..20]);
+    format!("<{hash}@{}>", from.email.domain())
+}
+
 async fn send(transport: Transport, from: Mailbox, mail: Mail) -> Result<()> {
     let to: Mailbox = mail.to.parse().map_err(Error::internal)?;
     let message = Message::builder()
+        .message_id(Some(message_id(&from, &mail)))
         .from(from)
         .to(to)
         .subject(mail.subject)
@@ -67,5 +77,26 @@ async fn send(transport: Transport, from: Mailbox, mail: Mail) -> Result<()> {
     match transport {
         Transport::Smtp(smtp) => smtp.send(message).await.map(drop).map_err(Error::internal),
         Transport::Folder(folder) => folder.send(message).await.map(drop).map_err(Error::internal),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_letter_has_one_name() {
+        let from: Mailbox = "Freehold <no-reply@example.com>".parse().unwrap();
+        let mail = |to: &str, text: &str| Mail {
+            to: to.to_owned(),
+            subject: "Hello".to_owned(),
+            text: text.to_owned(),
+            html: String::new(),
+        };
+        let id = message_id(&from, &mail("ada@example.com", "a link"));
+        assert_eq!(id, message_id(&from, &mail("ada@example.com", "a link")), "sent again after a crash");
+        assert!(id.ends_with("@example.com>"), "{id}");
+        assert_ne!(id, message_id(&from, &mail("ada@example.com", "another link")));
+        assert_ne!(id, message_id(&from, &mail("grace@example.com", "a link")));
     }
 }

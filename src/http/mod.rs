@@ -10,6 +10,7 @@ pub mod edge;
 pub mod headers;
 pub mod health;
 pub mod limits;
+pub mod mark;
 pub mod oauth;
 pub mod observe;
 pub mod openapi;

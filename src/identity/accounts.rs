@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::json;
 use sqlx::PgConnection;
 
+use super::password::PROVIDER;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
 use crate::db::error::violated;
@@ -209,23 +210,26 @@ pub async fn link_remove(
 ) -> Result<()> {
     // The account's row is the lock: two removals at once must not both see the other's link.
     sqlx::query("SELECT id FROM account WHERE id = $1 FOR UPDATE").bind(account).execute(&mut *conn).await?;
-    let removed =
-        sqlx::query("DELETE FROM account_identity WHERE account = $1 AND issuer = $2 AND subject = $3")
-            .bind(account)
-            .bind(issuer)
-            .bind(subject)
-            .execute(&mut *conn)
-            .await?;
-    if removed.rows_affected() == 0 {
-        return Err(Error::new(&codes::NOT_FOUND));
-    }
-    let left: i64 = sqlx::query_scalar(
-        "SELECT (SELECT count(*) FROM account_identity WHERE account = $1)
-              + (SELECT count(*) FROM account_password WHERE account = $1)",
+    let removed: Option<String> = sqlx::query_scalar(
+        "DELETE FROM account_identity WHERE account = $1 AND issuer = $2 AND subject = $3 RETURNING provider",
     )
     .bind(account)
-    .fetch_one(&mut *conn)
+    .bind(issuer)
+    .bind(subject)
+    .fetch_optional(&mut *conn)
     .await?;
+    let removed = removed.ok_or_else(|| Error::new(&codes::NOT_FOUND))?;
+    if removed == PROVIDER {
+        sqlx::query("DELETE FROM account_password WHERE account = $1")
+            .bind(account)
+            .execute(&mut *conn)
+            .await?;
+    }
+    // A password counts as well: this site vouches for it as a provider does.
+    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM account_identity WHERE account = $1")
+        .bind(account)
+        .fetch_one(&mut *conn)
+        .await?;
     if left == 0 {
         return Err(Error::new(&codes::STATE_CONFLICT)
             .detail("this is the only way into your account")

@@ -6,9 +6,8 @@ use sqlx::PgConnection;
 
 use super::Identity;
 use super::accounts::{Vouched, account_by_link, account_enter, link_add};
-use super::sessions::{
-    Asking, Proof, Started, session_is_fresh, session_is_live, session_start, session_succeed,
-};
+use super::enter::{LetIn, Proven};
+use super::sessions::{Asking, session_is_fresh, session_is_live};
 use super::sign_in::{Purpose, Returned};
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::kernel::ids::{AccountId, SessionId};
@@ -26,8 +25,8 @@ pub struct Arrived {
     pub account: AccountId,
     /// The account was made just now.
     pub new: bool,
-    /// The browser's new session; none when it keeps the one it has.
-    pub started: Option<Started>,
+    /// The browser's new session, or the wait for a second factor; none when it keeps the session it has.
+    pub let_in: Option<LetIn>,
 }
 
 impl Identity {
@@ -50,6 +49,10 @@ impl Identity {
 
     async fn arrive_once(&self, returned: &Returned, here: Option<Here>, asking: &Asking) -> Result<Arrived> {
         let (asked, vouched) = (returned.account, &returned.vouched);
+        // Those names are ours to give.
+        if vouched.issuer == self.keyring.issuer() {
+            return Err(Error::new(&codes::SIGN_IN_FAILED).detail("no provider may speak for this site"));
+        }
         let now = self.cp.clock.now();
         let mut tx = self.cp.db.begin().await?;
         let (account, new) = match returned.purpose {
@@ -58,25 +61,25 @@ impl Identity {
             Purpose::Link => {
                 let account = link(&mut tx, asked, vouched, here, asking, now).await?;
                 tx.commit().await?;
-                return Ok(Arrived { account, new: false, started: None });
+                return Ok(Arrived { account, new: false, let_in: None });
             }
             Purpose::Operator => return Err(Error::new(&codes::SIGN_IN_FAILED)),
         };
-        let method = method_of(&vouched.provider);
-        let proof = Proof { account, method: method.clone(), second_factor: false, at: now };
-        let started = session_start(&mut tx, &self.cp.entropy, &proof, &asking.device).await?;
-        if let Some(here) = here {
-            session_succeed(&mut tx, (here.account, here.session), (account, started.id), now).await?;
-        }
-        let caller = Caller { actor: account.to_string(), request_id: asking.request_id.clone() };
         let action = match returned.purpose {
             Purpose::Confirm => "session.confirm",
             _ => "session.start",
         };
-        let detail = json!({ "method": method, "new_account": new, "address": asking.device.address });
-        audit_add(&mut tx, &caller, now, action, None, &started.id.to_string(), detail).await?;
+        let proven = Proven {
+            account,
+            new,
+            method: method_of(&vouched.provider),
+            action,
+            return_to: &returned.return_to,
+            browser_hash: returned.browser_hash,
+        };
+        let let_in = self.let_in(&mut tx, &proven, here, asking, now).await?;
         tx.commit().await?;
-        Ok(Arrived { account, new, started: Some(started) })
+        Ok(Arrived { account, new, let_in: Some(let_in) })
     }
 }
 

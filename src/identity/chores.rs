@@ -1,6 +1,6 @@
 //! What a worker does for identity now and then.
 
-use super::{operators, sessions, signing, support, throttle};
+use super::{erasure, operators, sessions, signing, support, throttle, tries};
 use crate::control_plane::worker::Chore;
 
 /// For [`crate::control_plane::worker::work_with`].
@@ -16,6 +16,11 @@ pub const ALL: &[Chore] = &[
         repair: |hands| Box::pin(async move { support::support_expire(&hands.cp).await }),
     },
     Chore {
+        name: "erasures",
+        seconds: 60,
+        repair: |hands| Box::pin(async move { erasure::remind(&hands.cp).await }),
+    },
+    Chore {
         name: "session_sweep",
         seconds: 600,
         repair: |hands| {
@@ -23,6 +28,7 @@ pub const ALL: &[Chore] = &[
                 let mut control = hands.cp.db.acquire().await?;
                 operators::sweep(&mut control, hands.cp.clock.now()).await?;
                 throttle::sweep(&mut control, hands.cp.clock.now()).await?;
+                tries::sweep(&mut control, hands.cp.clock.now()).await?;
                 sessions::sweep(&mut control, hands.cp.clock.now()).await
             })
         },

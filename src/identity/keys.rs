@@ -30,7 +30,7 @@ pub struct ApiKey {
     pub role: Role,
     /// What it may touch, as `tasks:read`; null for all that its role may.
     pub scopes: Option<Vec<String>>,
-    /// The person who made it; null for a key made by an operator or by another key.
+    /// The person who made it, themselves or with another key; null for a key made by an operator. It goes with their seat.
     pub created_by: Option<AccountId>,
     /// The key's last characters.
     pub tail: String,
@@ -204,10 +204,27 @@ pub async fn own_key_create(
             .hint("revoke those that are no longer used"));
     }
     let plain = NewApiKey { name: new.name.clone(), role: new.role, expires_at: new.expires_at };
-    let given = (new.scopes.as_deref(), by.account);
+    // A key that a key makes has the same person behind it: it goes with that one's seat too.
+    let maker = match by.account {
+        Some(account) => Some(account),
+        None => maker_of(&mut tx, tenant, &caller.actor).await?,
+    };
+    let given = (new.scopes.as_deref(), maker);
     let record = key_insert(&mut tx, caller, tenant, &plain, &secret, given, now).await?;
     tx.commit().await?;
     Ok(WithSecret { record, key: secret.key.expose_secret().to_owned() })
+}
+
+/// Who made the key that asks, if a person did.
+async fn maker_of(conn: &mut PgConnection, tenant: TenantId, actor: &str) -> Result<Option<AccountId>> {
+    let Ok(key) = actor.parse::<ApiKeyId>() else { return Ok(None) };
+    let maker: Option<Option<AccountId>> =
+        sqlx::query_scalar("SELECT created_by FROM api_key WHERE id = $1 AND tenant = $2")
+            .bind(key)
+            .bind(tenant)
+            .fetch_optional(conn)
+            .await?;
+    Ok(maker.flatten())
 }
 
 /// The keys of one workspace, newest first, revoked ones included.
@@ -253,6 +270,44 @@ pub async fn own_key_revoke(
         }
         Some(_) => api_key_revoke(cp, caller, id).await.map(drop),
     }
+}
+
+/// Revokes the keys that a person made in a workspace, when their seat goes or shrinks: all of them, or those with a role
+/// above the one they have now. Whoever makes a key sees it once and may have kept it, so that a key which outlived the
+/// seat would be a way back in that nobody can see.
+pub(super) async fn keys_go_with_seat(
+    conn: &mut PgConnection,
+    caller: &Caller,
+    tenant: TenantId,
+    maker: AccountId,
+    left: Option<Role>,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    // Only admins make keys: below that, none is left.
+    let kept: Vec<&str> = match left {
+        Some(left) if left >= Role::Admin => {
+            Role::ALL.into_iter().filter(|role| *role <= left).map(Role::as_str).collect()
+        }
+        _ => Vec::new(),
+    };
+    let gone: Vec<(ApiKeyId, Vec<u8>)> = sqlx::query_as(
+        "UPDATE api_key SET revoked_at = $3
+          WHERE tenant = $1 AND created_by = $2 AND revoked_at IS NULL AND NOT role = ANY($4)
+         RETURNING id, key_hash",
+    )
+    .bind(tenant)
+    .bind(maker)
+    .bind(now)
+    .bind(kept)
+    .fetch_all(&mut *conn)
+    .await?;
+    for (id, hash) in gone {
+        let detail = json!({ "made_by": maker, "with": "seat" });
+        audit_add(&mut *conn, caller, now, "api_key.revoke", Some(tenant), &id.to_string(), detail).await?;
+        let hash = hash.try_into().map_err(|_| Error::internal("a key hash that is not 32 bytes"))?;
+        changes::notify(&mut *conn, Change::Key(hash)).await?;
+    }
+    Ok(())
 }
 
 /// A tenant's keys, newest first, revoked ones included.

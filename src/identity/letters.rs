@@ -96,7 +96,7 @@ struct InvitationHtml<'a> {
 }
 
 /// Carries out a job of kind [`JOB`]: writes the letter and gives it to the carrier. After a fault it is done again, so
-/// that a letter may come twice; it never gets lost.
+/// that a letter may come twice (with one Message-ID, by which many mailboxes show it once); it never gets lost.
 ///
 /// # Errors
 /// `state_conflict` in a worker that has no mail settings; what the carrier says.

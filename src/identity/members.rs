@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
 
+use super::keys::keys_go_with_seat;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
 use crate::kernel::ids::{AccountId, TenantId};
@@ -115,7 +116,7 @@ pub async fn member_add(
     Ok(added)
 }
 
-/// Gives a member another role.
+/// Gives a member another role. Keys that they made and could not make any more are revoked.
 ///
 /// # Errors
 /// `forbidden` for a role above one's own, given or taken; `state_conflict` when no owner would be left.
@@ -149,11 +150,12 @@ pub async fn member_change(
         .await?;
     let detail = json!({ "from": before.role, "to": role });
     audit_add(&mut *conn, caller, now, "member.role", Some(tenant), &account.to_string(), detail).await?;
+    keys_go_with_seat(&mut *conn, caller, tenant, account, Some(role), now).await?;
     changes::notify(conn, Change::Account(account)).await?;
     Ok(Member { role, ..before })
 }
 
-/// Takes a member's seat away; leaving is removing oneself.
+/// Takes a member's seat away, and the keys that they made; leaving is removing oneself.
 ///
 /// # Errors
 /// `forbidden` for someone above oneself; `state_conflict` for the last owner.
@@ -184,6 +186,7 @@ pub async fn member_remove(
     let action = if by.account == Some(account) { "member.leave" } else { "member.remove" };
     let detail = json!({ "role": before.role });
     audit_add(&mut *conn, caller, now, action, Some(tenant), &account.to_string(), detail).await?;
+    keys_go_with_seat(&mut *conn, caller, tenant, account, None, now).await?;
     Ok(changes::notify(conn, Change::Account(account)).await?)
 }
 
@@ -217,6 +220,7 @@ pub async fn ownership_transfer(
             .await?;
         changes::notify(&mut *conn, Change::Account(account)).await?;
     }
+    keys_go_with_seat(&mut *conn, caller, tenant, from, Some(Role::Admin), now).await?;
     let detail = json!({ "from": from, "to": to, "was": before.role });
     audit_add(conn, caller, now, "owner.transfer", Some(tenant), &to.to_string(), detail).await?;
     Ok(Member { role: Role::Owner, ..before })

@@ -16,7 +16,13 @@
 //! | `tokens`, `device` | a terminal's refresh tokens, and how it is signed in |
 //! | `userinfo` | what a person asks about themselves |
 //! | `domains`, `sso` | mail domains that a tenant has proven, and its own OpenID provider |
-//! | `throttle` | how often something may be tried |
+//! | `throttle`, `tries` | how often something may be tried, and how waits grow after what failed |
+//! | `enter` | the last step of every way in: a session, or the wait for a second factor |
+//! | `password`, `password_links` | an address and a password as a way in; the mailed links that lead to one |
+//! | `passwords`, `password_rules` | hashing them; which ones are taken |
+//! | `second_factor` | codes of an app, and recovery codes |
+//! | `account_letters` | mail to a person about their own account |
+//! | `export`, `erasure` | all that is kept about a person, for them to have, and gone |
 //! | `chores` | what a worker does for all this now and then |
 //! | `operators` | the provider's staff: their own sign-in |
 //! | `support` | an operator's look into a tenant: for a reason, for a time |
@@ -26,11 +32,15 @@
 //! never leads to an account. And whatever lets its bearer in is stored as a hash, or derived and not stored at all.
 
 pub mod access_token;
+pub mod account_letters;
 pub mod accounts;
 pub mod arrive;
 pub mod chores;
 pub mod device;
 pub mod domains;
+pub mod enter;
+pub mod erasure;
+pub mod export;
 pub mod invitations;
 pub mod keyring;
 pub mod keys;
@@ -38,7 +48,12 @@ pub mod letters;
 pub mod members;
 pub mod oidc;
 pub mod operators;
+pub mod password;
+pub mod password_links;
+pub mod password_rules;
+pub mod passwords;
 pub mod return_to;
+pub mod second_factor;
 pub mod sessions;
 pub mod settings;
 pub mod sign_in;
@@ -48,6 +63,7 @@ pub mod sso;
 pub mod support;
 pub mod throttle;
 pub mod tokens;
+pub mod tries;
 pub mod userinfo;
 
 use std::sync::Arc;
@@ -55,6 +71,7 @@ use std::sync::Arc;
 use crate::control_plane::ControlPlane;
 use crate::kernel::MasterKey;
 use keyring::Keyring;
+use passwords::Passwords;
 use settings::Settings;
 use sign_in::Providers;
 
@@ -68,6 +85,7 @@ pub struct Identity {
     pub operators: Providers,
     pub settings: Arc<Settings>,
     pub keyring: Keyring,
+    pub passwords: Passwords,
 }
 
 impl Identity {
@@ -77,6 +95,7 @@ impl Identity {
             master: master.clone(),
             providers,
             operators: Providers::default(),
+            passwords: Passwords::new(&settings.password),
             settings: Arc::new(settings),
             keyring: Keyring::new(cp, master),
         }

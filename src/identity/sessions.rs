@@ -441,13 +441,19 @@ pub async fn hand_off_redeem(
     Ok((Started { id, account, token: token.key, expires_at }, return_to))
 }
 
-/// Removes what has been over for a month.
+/// Removes what has been over for a month; for an hour, what strangers can make many of.
 pub async fn sweep(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<()> {
-    let before = now - LIFE;
     for statement in [
         "DELETE FROM sign_in WHERE expires_at < $1",
+        "DELETE FROM second_step WHERE expires_at < $1",
+        "DELETE FROM password_link WHERE expires_at < $1",
         "DELETE FROM hand_off WHERE expires_at < $1",
         "DELETE FROM device_code WHERE expires_at < $1",
+    ] {
+        sqlx::query(statement).bind(now - chrono::TimeDelta::hours(1)).execute(&mut *conn).await?;
+    }
+    let before = now - LIFE;
+    for statement in [
         "DELETE FROM refresh_token WHERE expires_at < $1",
         "DELETE FROM session s WHERE s.expires_at < $1
             AND NOT EXISTS (SELECT FROM session c WHERE c.parent = s.id AND c.expires_at >= $1)

@@ -21,6 +21,46 @@ pub struct Settings {
     pub operator_providers: Vec<ProviderSettings>,
     /// `[mail]`. Without it nobody can be invited by mail.
     pub mail: Option<MailSettings>,
+    /// `[password]`. Off unless it is switched on; needs `[mail]`.
+    pub password: PasswordSettings,
+}
+
+/// An address and a password as a way in.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PasswordSettings {
+    pub enabled: bool,
+    /// What one hash takes, in KiB. Raised later, each password is hashed anew when its person signs in.
+    pub memory_kib: u32,
+    /// How often it goes over that memory.
+    pub passes: u32,
+}
+
+impl Default for PasswordSettings {
+    /// What OWASP asks for at least: 19 MiB, two passes.
+    fn default() -> Self {
+        Self { enabled: false, memory_kib: 19 * 1024, passes: 2 }
+    }
+}
+
+impl PasswordSettings {
+    fn check(&self, mail: bool) -> Result<()> {
+        let (least, most) = (Self::default(), 1024 * 1024);
+        let wrong = |why: &'static str| Err(Error::new(&codes::BAD_REQUEST).detail(why));
+        if self.enabled && !mail {
+            return wrong(
+                "the identity settings: [password] needs [mail], because each address is proven by a mail",
+            );
+        }
+        let strong = (least.memory_kib..=most).contains(&self.memory_kib)
+            && (least.passes..=20).contains(&self.passes);
+        if !strong {
+            return wrong(
+                "the identity settings: [password] takes memory_kib of 19456 to 1048576, passes of 2 to 20",
+            );
+        }
+        Ok(())
+    }
 }
 
 /// How mail leaves.
@@ -47,7 +87,13 @@ pub enum MailTransport {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { sign_up: true, providers: Vec::new(), operator_providers: Vec::new(), mail: None }
+        Self {
+            sign_up: true,
+            providers: Vec::new(),
+            operator_providers: Vec::new(),
+            mail: None,
+            password: PasswordSettings::default(),
+        }
     }
 }
 
@@ -55,9 +101,11 @@ impl Settings {
     /// # Errors
     /// `bad_request` with the line that is wrong.
     pub fn parse(text: &str) -> Result<Self> {
-        toml::from_str(text).map_err(|error| {
+        let settings: Self = toml::from_str(text).map_err(|error| {
             Error::new(&codes::BAD_REQUEST).detail(format!("the identity settings cannot be read: {error}"))
-        })
+        })?;
+        settings.password.check(settings.mail.is_some())?;
+        Ok(settings)
     }
 
     /// What the file says; without a file, the defaults.
@@ -110,6 +158,13 @@ mod tests {
         }
         let given = "[mail]\nfrom = \"a@b.example\"\ntransport = \"given\"";
         assert!(Settings::parse(given).is_err(), "only a program brings a mailbox along");
+        assert!(!settings.password.enabled, "off unless it is switched on");
+        let mail = "[mail]\nfrom = \"a@example.com\"\ntransport = { folder = { path = \"m\" } }\n";
+        assert!(Settings::parse("[password]\nenabled = true").is_err(), "no mail");
+        assert!(Settings::parse(&format!("{mail}[password]\nenabled = true")).unwrap().password.enabled);
+        for weak in ["memory_kib = 8192", "passes = 1", "memory_kib = 9999999"] {
+            assert!(Settings::parse(&format!("{mail}[password]\n{weak}")).is_err(), "{weak}");
+        }
         let secret_in_the_open = text.replace("env:GOOGLE_SECRET", "GOCSPX-abc");
         assert!(Settings::parse(&secret_in_the_open).is_err(), "a secret is given by reference");
     }

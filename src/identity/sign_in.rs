@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use data_encoding::BASE64URL_NOPAD;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -14,6 +15,7 @@ use super::oidc::settings::{ProviderSettings, Registration};
 use super::oidc::web::Web;
 use super::oidc::{CallbackQuery, FlowSecrets, Provider};
 use super::return_to;
+use super::throttle::{self, Rate};
 use crate::kernel::ids::{AccountId, TenantId};
 use crate::kernel::seal::Use;
 use crate::kernel::secret::sha256;
@@ -21,6 +23,9 @@ use crate::kernel::{Error, Result, codes};
 
 /// How long a person may take at the provider.
 pub const PATIENCE: Duration = Duration::from_secs(600);
+/// Sign-ins that one client's network may begin. Wide enough for an office that comes to work behind one address; each
+/// leaves a row, and a stranger must not fill the table with them.
+const STARTS: Rate = Rate { every: TimeDelta::milliseconds(500), burst: 120 };
 
 /// How the ids of operators' providers begin. No id in a configuration holds a `/`.
 pub const OPERATORS: &str = "operator/";
@@ -110,9 +115,20 @@ pub struct Returned {
     pub account: Option<AccountId>,
     pub tenant: Option<TenantId>,
     pub return_to: String,
+    /// SHA-256 of the mark of the browser that it was begun in.
+    pub browser_hash: [u8; 32],
 }
 
 impl Identity {
+    /// Whether one more sign-in may be begun from this address.
+    ///
+    /// # Errors
+    /// `rate_limited`.
+    pub async fn may_begin(&self, address: &str) -> Result<()> {
+        let mut conn = self.cp.db.acquire().await?;
+        throttle::take_of_network(&mut conn, "sign-in", address, STARTS, self.cp.clock.now()).await
+    }
+
     /// Where a provider sends browsers back to: exactly this, as it is registered there.
     pub fn callback_url(&self, provider: &str) -> String {
         let base = self.cp.addresses.base_url();
@@ -129,12 +145,7 @@ impl Identity {
     pub async fn begin(&self, provider: &Provider, wish: &Wish<'_>, browser: Option<&str>) -> Result<Begun> {
         let random = || BASE64URL_NOPAD.encode(&self.cp.entropy.bytes::<32>());
         let state = random();
-        let browser = match browser {
-            Some(known) if BASE64URL_NOPAD.decode(known.as_bytes()).is_ok_and(|bytes| bytes.len() == 32) => {
-                known.to_owned()
-            }
-            _ => random(),
-        };
+        let browser = browser.filter(|known| is_mark(known)).map_or_else(random, str::to_owned);
         let now = self.cp.clock.now();
         let again_since = (wish.purpose == Purpose::Confirm).then(|| now.timestamp());
         let secrets = FlowSecrets { nonce: random(), verifier: random(), again_since };
@@ -180,7 +191,7 @@ impl Identity {
         };
         let state = query.state.as_deref().ok_or_else(stale)?;
         let browser = browser.ok_or_else(stale)?;
-        let state_hash = sha256(state.as_bytes());
+        let (state_hash, browser_hash) = (sha256(state.as_bytes()), sha256(browser.as_bytes()));
         let id = &provider.registration.id;
         let flow: Flow = sqlx::query_as(
             "UPDATE sign_in SET used_at = $4
@@ -188,7 +199,7 @@ impl Identity {
              RETURNING secrets, purpose, account, tenant, return_to",
         )
         .bind(&state_hash[..])
-        .bind(&sha256(browser.as_bytes())[..])
+        .bind(&browser_hash[..])
         .bind(id)
         .bind(self.cp.clock.now())
         .fetch_optional(&self.cp.db)
@@ -206,8 +217,14 @@ impl Identity {
             account: flow.account,
             tenant: flow.tenant,
             return_to: flow.return_to,
+            browser_hash,
         })
     }
+}
+
+/// Whether a text can be the mark that a browser was given: 32 random bytes.
+pub fn is_mark(text: &str) -> bool {
+    BASE64URL_NOPAD.decode(text.as_bytes()).is_ok_and(|bytes| bytes.len() == 32)
 }
 
 #[derive(sqlx::FromRow)]

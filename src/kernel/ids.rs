@@ -149,6 +149,7 @@ define_id!(AuditId, "aud", "One line of the audit log.");
 define_id!(AccountId, "acc", "A person who signs in.");
 define_id!(SessionId, "ses", "A signed-in device (the record, not the secret).");
 define_id!(InvitationId, "inv", "An invitation to a tenant.");
+define_id!(PasswordLinkId, "pwl", "A mailed link with which a password is chosen.");
 define_id!(OperatorId, "opr", "One of the provider's staff.");
 define_id!(SupportId, "sup", "A look into a tenant by the provider's staff.");
 

@@ -46,6 +46,12 @@ pub trait Product {
     /// Gives a new tenant something to look at. Running it again changes nothing.
     fn demo(tenant: &TenantContext) -> impl Future<Output = Result<()>> + Send;
 
+    /// Takes a person who erased their account out of what the tenant's tables say: their name wherever a copy of it is
+    /// kept, and the answers kept for their repeats. Their id (`acc_…`) may stay, since nothing leads from it to a person any
+    /// more; what others wrote is the tenant's own and stays. Called as [`Product::job`] is, for every tenant in which the
+    /// person ever had a seat, and again until it succeeds. No default on purpose: a product that keeps nothing says so.
+    fn forget_person(tenant: &TenantContext, person: &str) -> impl Future<Output = Result<()>> + Send;
+
     /// Does one job in the one tenant that it names: on a worker, as the tenant's own login. A job whose worker ended
     /// before it was recorded is done again, so doing it again must change nothing. It has fifty seconds; one that fails
     /// or takes longer is tried again, eight times in all.

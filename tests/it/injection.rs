@@ -32,6 +32,10 @@ impl Product for Leaky {
         OpenApiRouter::new().route("/api/v1/simple", get(simple)).route("/api/v1/extended", get(extended))
     }
 
+    fn forget_person(_: &TenantContext, _: &str) -> impl Future<Output = Result<()>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     fn demo(_: &TenantContext) -> impl Future<Output = Result<()>> + Send {
         std::future::ready(Ok(()))
     }

@@ -58,9 +58,11 @@ pub async fn start(
     State(site): State<Site>,
     Path(provider): Path<String>,
     query: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
+    asking: Asking,
     headers: HeaderMap,
 ) -> Answer {
     let provider = site.identity.operators.get(&format!("{OPERATORS}{provider}"))?;
+    site.identity.may_begin(&asking.device.address).await?;
     let Query(wanted) = query.unwrap_or_default();
     let return_to = Some(inside(wanted.return_to.as_deref()));
     let wish = Wish { purpose: Purpose::Operator, account: None, tenant: None, return_to };

@@ -11,6 +11,8 @@ use crate::control_plane::audit::audit_add;
 use crate::http::browser::{Answer, Meant, Visitor, see_other};
 use crate::identity::accounts::{Account, Link, account_by_id, account_rename, link_list};
 use crate::identity::oidc::settings::Registration;
+use crate::identity::password::password_email;
+use crate::identity::second_factor::{SecondFactor, second_factor_get};
 use crate::identity::sessions::{
     Session, SessionKind, session_is_fresh, session_list, session_revoke, session_revoke_others,
 };
@@ -29,7 +31,12 @@ struct Page<'a> {
     providers: Vec<&'a Registration>,
     /// Those that may confirm who this is, which a change of the ways to sign in takes; none when that was a moment ago.
     confirm: Vec<&'a Registration>,
+    fresh: bool,
     sessions: Vec<Device>,
+    /// Whether an address and a password are a way in here, and the address of this account's.
+    passwords: bool,
+    password: Option<String>,
+    second_factor: SecondFactor,
 }
 
 /// A session as a row of `devices.html`.
@@ -57,15 +64,21 @@ pub async fn show(visitor: Visitor, State(pages): State<Pages>) -> Answer {
     let fresh = session_is_fresh(&mut conn, account.id, visitor.session, now).await.is_ok();
     let confirm = known().filter(|one| !fresh && linked(one)).collect();
     let providers = known().filter(|one| !linked(one)).collect();
+    let password = password_email(&mut conn, account.id).await?;
+    let second_factor = second_factor_get(&mut conn, account.id).await?;
     Ok(page(&Page {
         frame: Frame::default(),
         who: account.name.clone(),
+        fresh,
         csrf: visitor.csrf(),
         providers,
         confirm,
         sessions: sessions.into_iter().map(|session| device(session, visitor.session)).collect(),
         links,
         account,
+        passwords: identity.passwords_are_on().is_ok(),
+        password,
+        second_factor,
     }))
 }
 

@@ -7,7 +7,8 @@ use http::{HeaderMap, Uri};
 use serde::Deserialize;
 
 use super::{Frame, Pages, page};
-use crate::http::browser::{Answer, Visitor, is_base, see_other};
+use crate::http::browser::{Answer, Site, Visitor, is_base, see_other, with_cookies};
+use crate::http::mark::Mark;
 use crate::identity::oidc::settings::Registration;
 use crate::identity::return_to;
 use crate::identity::sign_up::{Workspace, workspace_list};
@@ -61,6 +62,11 @@ struct SignIn<'a> {
     frame: Frame,
     providers: Vec<&'a Registration>,
     return_to: &'a str,
+    /// Whether an address and a password are a way in.
+    password: bool,
+    csrf: String,
+    email: &'a str,
+    wrong: Option<&'a str>,
 }
 
 /// `GET /signup`: a workspace of one's own, by way of signing in.
@@ -78,11 +84,29 @@ pub async fn sign_in(
     visitor: Option<Visitor>,
     State(pages): State<Pages>,
     Query(wanted): Query<Wanted>,
+    headers: HeaderMap,
 ) -> Response {
     let return_to = return_to::path_of(wanted.return_to.as_deref());
     if visitor.is_some() {
         return see_other(return_to);
     }
-    let providers = pages.site.identity.providers.registrations().collect();
-    page(&SignIn { frame: Frame::default(), providers, return_to })
+    let mark = Mark::of(&headers, &pages.site.identity.cp.entropy);
+    sign_in_page(&pages.site, &mark, return_to, "", None)
+}
+
+/// The ways in. `wrong`: why the last try was none.
+pub fn sign_in_page(site: &Site, mark: &Mark, return_to: &str, email: &str, wrong: Option<&str>) -> Response {
+    let identity = &site.identity;
+    let password = identity.passwords_are_on().is_ok();
+    let shown = page(&SignIn {
+        frame: Frame::default(),
+        providers: identity.providers.registrations().collect(),
+        return_to,
+        password,
+        csrf: mark.csrf(),
+        email,
+        wrong,
+    });
+    // Only where there is a form that it is needed for.
+    with_cookies(shown, password.then(|| mark.cookie(identity.cp.clock.now())))
 }

@@ -6,10 +6,14 @@
 mod account;
 pub mod assets;
 mod audit;
+mod confirm;
 mod home;
 mod invitation;
+mod leaving;
 mod members;
 mod new;
+mod qr;
+mod second_factor;
 mod sessions;
 pub mod workspace;
 
@@ -30,6 +34,7 @@ use crate::identity::Identity;
 use crate::jobs::feed::RunFeed;
 use crate::kernel::{Error, codes};
 pub use account::{day as account_day, moment as account_moment};
+pub use home::sign_in_page;
 
 /// The platform's own pages at a tenant's host, to be put [behind the door](workspace::behind_the_door).
 pub fn workspace_routes(identity: Identity) -> Router {
@@ -64,6 +69,14 @@ pub fn routes(pages: Pages) -> Router {
         .route("/new/{tenant}/events", get(new::events))
         .route("/invitations/{id}", get(invitation::show).post(invitation::accept))
         .route("/account", get(account::show))
+        .route("/account/confirm", get(confirm::show))
+        .route("/account/second-factor", get(second_factor::show))
+        .route("/account/second-factor/begin", post(second_factor::begin))
+        .route("/account/second-factor/confirm", post(second_factor::confirm))
+        .route("/account/second-factor/codes", post(second_factor::renew))
+        .route("/account/second-factor/off", post(second_factor::off))
+        .route("/account/export", post(leaving::export))
+        .route("/account/delete", get(leaving::ask).post(leaving::leave))
         .route("/account/name", post(account::rename))
         .route("/account/sessions/revoke", post(account::revoke))
         .route("/account/sessions/revoke-others", post(account::revoke_others))

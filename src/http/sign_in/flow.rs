@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use super::FLOW_COOKIE;
 use crate::data_plane::tenancy::cookie;
-use crate::http::browser::{Answer, Site, Visitor, see_other, session_cookie, set_cookie, with_cookies};
+use crate::http::browser::{Answer, Site, Visitor, see_other, set_cookie, with_cookies};
+use crate::http::mark::Mark;
 use crate::http::vocabulary::Path;
 use crate::identity::arrive::Here;
 use crate::identity::oidc::{CallbackQuery, Provider};
@@ -26,23 +27,26 @@ pub(super) async fn start(
     State(site): State<Site>,
     Path(provider): Path<String>,
     query: Result<Query<Start>, axum::extract::rejection::QueryRejection>,
+    asking: Asking,
     headers: HeaderMap,
 ) -> Answer {
     let provider = site.identity.providers.get(&provider)?;
     let return_to = query.ok().and_then(|Query(query)| query.return_to);
     let wish =
         Wish { purpose: Purpose::SignIn, account: None, tenant: None, return_to: return_to.as_deref() };
-    let begun = begin(&site, &provider, &wish, &headers).await?;
+    let begun = begin(&site, &provider, &wish, &asking, &headers).await?;
     Ok(with_flow_cookie(&site, &begun, see_other(&begun.url)))
 }
 
-/// Begins a sign-in in this browser.
+/// Begins a sign-in in this browser, unless too many were begun from where it is.
 pub(super) async fn begin(
     site: &Site,
     provider: &Provider,
     wish: &Wish<'_>,
+    asking: &Asking,
     headers: &HeaderMap,
 ) -> Answer<Begun> {
+    site.identity.may_begin(&asking.device.address).await?;
     Ok(site.identity.begin(provider, wish, cookie::value_of(headers, FLOW_COOKIE)).await?)
 }
 
@@ -67,7 +71,9 @@ pub(super) async fn callback(
     let returned = site.identity.returned(&provider, &query, cookie::value_of(&headers, FLOW_COOKIE)).await?;
     let here = visitor.map(|visitor| Here { account: visitor.person.id, session: visitor.session });
     let arrived = site.identity.arrive(&returned, here, &asking).await?;
-    let now = site.identity.cp.clock.now();
-    let cookie = arrived.started.as_ref().map(|started| session_cookie(started, now));
-    Ok(with_cookies(see_other(&returned.return_to), cookie))
+    let mark = Mark::of(&headers, &site.identity.cp.entropy);
+    Ok(match arrived.let_in {
+        Some(let_in) => super::let_in(&site, &let_in, &mark, &returned.return_to),
+        None => see_other(&returned.return_to),
+    })
 }

@@ -9,7 +9,7 @@ use super::flow::{begin, with_flow_cookie};
 use super::page;
 use crate::http::browser::{Answer, Meant, Site, Visitor, see_other};
 use crate::identity::accounts::link_remove;
-use crate::identity::sessions::session_is_fresh;
+use crate::identity::sessions::{Asking, session_is_fresh};
 use crate::identity::sign_in::{Purpose, Wish};
 
 const ACCOUNT: &str = "/account";
@@ -23,20 +23,22 @@ pub(super) struct Way {
 /// `POST /account/confirm`: a sign-in of the same account, by a provider that it is linked to.
 pub(super) async fn confirm(
     State(site): State<Site>,
+    asking: Asking,
     headers: HeaderMap,
     Meant(visitor, way): Meant<Way>,
 ) -> Answer {
-    go_to(&site, &headers, &visitor, &way, Purpose::Confirm).await
+    go_to(&site, (&asking, &headers), &visitor, &way, Purpose::Confirm).await
 }
 
 /// `POST /account/links`: another provider for this account.
 pub(super) async fn add(
     State(site): State<Site>,
+    asking: Asking,
     headers: HeaderMap,
     Meant(visitor, way): Meant<Way>,
 ) -> Answer {
     fresh(&site, &visitor).await?;
-    go_to(&site, &headers, &visitor, &way, Purpose::Link).await
+    go_to(&site, (&asking, &headers), &visitor, &way, Purpose::Link).await
 }
 
 async fn fresh(site: &Site, visitor: &Visitor) -> Answer<()> {
@@ -45,11 +47,17 @@ async fn fresh(site: &Site, visitor: &Visitor) -> Answer<()> {
     Ok(session_is_fresh(&mut conn, visitor.person.id, visitor.session, cp.clock.now()).await?)
 }
 
-async fn go_to(site: &Site, headers: &HeaderMap, visitor: &Visitor, way: &Way, purpose: Purpose) -> Answer {
+async fn go_to(
+    site: &Site,
+    (asking, headers): (&Asking, &HeaderMap),
+    visitor: &Visitor,
+    way: &Way,
+    purpose: Purpose,
+) -> Answer {
     let provider = site.identity.providers.get(&way.provider)?;
     let return_to = way.return_to.as_deref().unwrap_or(ACCOUNT);
     let wish = Wish { purpose, account: Some(visitor.person.id), tenant: None, return_to: Some(return_to) };
-    let begun = begin(site, &provider, &wish, headers).await?;
+    let begun = begin(site, &provider, &wish, asking, headers).await?;
     Ok(with_flow_cookie(site, &begun, page::leads_to(&begun.url, &provider.registration.name)))
 }
 

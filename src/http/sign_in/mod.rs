@@ -8,24 +8,31 @@
 //! | `GET /go/{slug}` | sign-in host | on to a tenant's host, with a code for this browser |
 //! | `GET /enter` | a tenant's host | begins that, and redeems the code |
 //! | `GET /enter/support` | a tenant's host | an operator's link: a support session |
-//! | `POST /account/confirm` | sign-in host | a fresh sign-in before something grave |
+//! | `…/sign-in/password`, `/new`, `/forgotten`, `/links/{id}` below it | sign-in host | an address and a password |
+//! | `…/sign-in/second-step` | sign-in host | the second factor, before there is a session |
+//! | `POST /account/confirm`, `/account/confirm/password` | sign-in host | a fresh sign-in before something grave |
+//! | `POST /account/password`, `/account/password/add` | sign-in host | another password, or a first one |
 //! | `POST /account/links`, `/account/links/remove` | sign-in host | links and unlinks a provider |
 
 mod flow;
 mod hand_off;
 mod links;
 pub(in crate::http) mod page;
+mod password;
+mod second_step;
 mod sign_out;
 mod support;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
+use axum::response::Response;
 use axum::routing::{get, post};
 
-use super::browser::{Site, at_base};
+use super::browser::{Answer, Site, at_base, see_other, session_cookie, with_cookies, with_query};
+use super::mark::{FLOW_COOKIE, Mark};
+use crate::identity::enter::LetIn;
+use crate::kernel::{Error, codes};
 
-/// The browser that a sign-in was begun in.
-const FLOW_COOKIE: &str = "__Host-freehold-flow";
 /// The browser that asked to be let into a tenant's host.
 const ENTER_COOKIE: &str = "__Host-freehold-enter";
 
@@ -35,6 +42,14 @@ pub fn routes(site: Site) -> Router {
         .route("/sign-in/{provider}", get(flow::start))
         .route("/sign-in/{provider}/callback", get(flow::callback))
         .route("/go/{slug}", get(hand_off::go))
+        .route("/sign-in/password", post(password::enter))
+        .route("/sign-in/password/new", get(password::new).post(password::ask_new))
+        .route("/sign-in/password/forgotten", get(password::forgotten).post(password::ask_forgotten))
+        .route("/sign-in/password/links/{id}", get(password::link).post(password::choose))
+        .route("/sign-in/second-step", get(second_step::form).post(second_step::check))
+        .route("/account/password", post(password::change))
+        .route("/account/password/add", post(password::add))
+        .route("/account/confirm/password", post(password::confirm))
         .route("/account/confirm", post(links::confirm))
         .route("/account/links", post(links::add))
         .route("/account/links/remove", post(links::remove))
@@ -45,4 +60,21 @@ pub fn routes(site: Site) -> Router {
         .route("/enter/support", get(support::enter))
         .route("/sign-out", post(sign_out::sign_out))
         .with_state(site)
+}
+
+/// What a browser gets whose person has shown the first factor: its session's cookie, or the page for the second.
+fn let_in(site: &Site, let_in: &LetIn, mark: &Mark, return_to: &str) -> Response {
+    let now = site.identity.cp.clock.now();
+    match let_in {
+        LetIn::Session(started) => with_cookies(see_other(return_to), [session_cookie(started, now)]),
+        LetIn::SecondStep => with_cookies(see_other("/sign-in/second-step"), [mark.cookie(now)]),
+    }
+}
+
+/// What is grave and lacks a fresh sign-in leads to the page for one, and back.
+pub fn or_confirm(error: Error, back: &str) -> Answer {
+    match error.is(&codes::CONFIRM_REQUIRED) {
+        true => Ok(see_other(&with_query("/account/confirm", &[("return_to", back)]))),
+        false => Err(error.into()),
+    }
 }

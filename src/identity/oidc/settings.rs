@@ -47,7 +47,7 @@ pub struct Registration {
 }
 
 /// Names that addresses use otherwise.
-const TAKEN: [&str; 5] = ["sso", "operator", "password", "callback", "new"];
+const TAKEN: [&str; 6] = ["sso", "operator", "password", "second-step", "callback", "new"];
 const GITHUB: &str = "https://github.com";
 
 impl ProviderSettings {

@@ -8,6 +8,7 @@
 //! | `answer` | the shapes of answers |
 //! | `pages` | projects and tasks in a browser |
 //! | `demo` | sample data |
+//! | `forget` | takes a person's name out of comments and activity |
 //! | `trim` | the daily job that removes what is past its time |
 //!
 //! Who may do what: everyone reads. Members create and change tasks and comments, delete the tasks they created and
@@ -30,6 +31,7 @@ pub mod answer;
 pub mod comments;
 pub mod demo;
 pub mod fields;
+pub mod forget;
 pub mod list;
 mod pages;
 pub mod projects;
@@ -80,6 +82,10 @@ impl Product for OpsFlow {
 
     async fn demo(tenant: &TenantContext) -> Result<()> {
         demo::load(tenant).await
+    }
+
+    async fn forget_person(tenant: &TenantContext, person: &str) -> Result<()> {
+        forget::forget(tenant, person).await
     }
 
     async fn job(tenant: &TenantContext, kind: &str, payload: &Value) -> Result<()> {

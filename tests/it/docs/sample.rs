@@ -40,6 +40,11 @@ impl Product for Notes {
         demo(tenant).await
     }
 
+    async fn forget_person(_: &TenantContext, _: &str) -> Result<()> {
+        // A note keeps its author's id and no name.
+        Ok(())
+    }
+
     async fn job(tenant: &TenantContext, kind: &str, _: &Value) -> Result<()> {
         if kind == FORGET.kind { forget(tenant).await } else { Err(Error::internal(kind.to_owned())) }
     }

@@ -53,6 +53,10 @@ impl Product for Stamping {
         Ok(())
     }
 
+    async fn forget_person(_: &TenantContext, _: &str) -> Result<()> {
+        Ok(())
+    }
+
     async fn job(tenant: &TenantContext, kind: &str, payload: &Value) -> Result<()> {
         if kind != "stamp" {
             return Err(Error::internal("not mine"));

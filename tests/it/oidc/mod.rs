@@ -3,6 +3,7 @@
 mod bad_input;
 mod cookies;
 pub mod fixture;
+mod floods;
 mod forged;
 mod github;
 mod keys;
