@@ -1,5 +1,7 @@
 //! How chains grow.
 
+use std::time::Duration;
+
 use freehold::control_plane::audit::{AuditFilter, Caller, audit_add, audit_forget, audit_list};
 use freehold::db::migrations;
 use freehold::kernel::ids::{AccountId, TenantId};
@@ -80,8 +82,11 @@ async fn people_tenants_and_the_platform_do_not_wait_for_each_other() {
         audit_add(&mut held, caller, now, "test.held", tenant, "x", json!({})).await.unwrap();
     }
     // Meanwhile others' lines are written and committed.
-    line(&world, Some(globex), "x").await;
-    line_by(&world, &grace, None, "x").await;
+    let others = async {
+        line(&world, Some(globex), "x").await;
+        line_by(&world, &grace, None, "x").await;
+    };
+    tokio::time::timeout(Duration::from_secs(20), others).await.expect("they wait for nobody");
     held.commit().await.unwrap();
     let report = verified(&world, None).await;
     assert_eq!(report.broken, []);

@@ -63,8 +63,8 @@ async fn operators_are_who_was_added_and_nobody_else() {
     assert_eq!(arrive(&ada, &rogue, "ada").await.status, 400);
 }
 
-/// Shown to fail: the kind of token not looked at in `staff::token_of`; the way of an operator accepted by `arrive`, and a
-/// person's by `operator_arrive`; one callback address for both.
+/// What was begun at the customers' door is kept out of the other by three guards: the flow's cookie, the provider's name
+/// in its row, and what it is for. Shown to fail with all three taken out, and with one callback address for both.
 #[tokio::test]
 async fn an_operators_session_and_a_persons_open_nothing_of_each_other() {
     let (app, rogue) = site().await;

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 use freehold::data_plane::tenancy::cookie::{CSRF_HEADER, SESSION_COOKIE, csrf_proof};
 use freehold::http::workspace;
-use freehold::identity::operators::OperatorRole;
 use freehold::identity::support::{support_expire, support_list};
-use freehold::kernel::{Role, codes};
+use freehold::kernel::Role;
 use freehold::product::Current;
 use freehold::testkit::{AppOptions, Browser, TestApp, eventually};
 use reqwest::{Method, RequestBuilder};
@@ -182,7 +181,7 @@ async fn members_keys_and_all_else_of_the_platform_are_out_of_reach() {
 
 /// Every start, entrance, change and end is in the log of the tenant it is about, with name and reason, and in no other.
 ///
-/// Shown to fail: `note_change` taken out of `pass`; the line after the change and not before it.
+/// Shown to fail: `note_change` taken out of `pass`; `check_meant` taken out for support sessions.
 #[tokio::test]
 async fn the_tenant_sees_who_looked_in_and_why_and_what_they_changed() {
     let app = app(1).await;
@@ -197,6 +196,12 @@ async fn the_tenant_sees_who_looked_in_and_why_and_what_they_changed() {
     // A role that no session has yet: what it changes is written down.
     raise(&app, "manager").await;
     app.replicas[0].http.directory.apply(freehold::control_plane::changes::Change::All);
+    let no_proof = app
+        .client
+        .post(app.replicas[0].url(PROJECTS))
+        .header("host", "acme.localhost")
+        .header("cookie", format!("{SESSION_COOKIE}={token}"));
+    assert_eq!(app.send(no_proof.json(&new)).await.0, 403, "another site may send the cookie along");
     let (status, body) = app.send(ask(&app, 0, "acme", &token, Method::POST, PROJECTS).json(&new)).await;
     assert_eq!(status, 201, "{body}");
     let page = browser.open("http://acme.localhost/projects").await;
@@ -306,13 +311,6 @@ async fn a_warm_look_costs_no_question_and_opens_no_other_door() {
     }
     let bearer = app.request(Method::GET, "acme", &token, PROJECTS);
     assert_eq!(app.send(bearer).await.0, 401, "no key");
-    let no_proof = app
-        .client
-        .post(app.replicas[0].url(PROJECTS))
-        .header("host", "acme.localhost")
-        .header("cookie", format!("{SESSION_COOKIE}={token}"));
-    let (status, body) = app.send(no_proof.json(&json!({ "name": "x" }))).await;
-    assert_eq!((status, &body["code"]), (403, &codes::FORBIDDEN.name.into()));
     // Whoever takes the operator's key away takes their looks away.
     let mut conn = app.world.db().acquire().await.unwrap();
     let now = app.world.hands.cp.clock.now();
@@ -323,5 +321,4 @@ async fn a_warm_look_costs_no_question_and_opens_no_other_door() {
     assert_eq!(app.send(revoke).await.0, 200);
     let ended = support_list(&mut conn, &Default::default(), now).await.unwrap().items;
     assert!(ended[0].ended_at.is_some());
-    assert_eq!(OperatorRole::Viewer.as_str(), "viewer");
 }
