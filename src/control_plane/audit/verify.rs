@@ -198,7 +198,7 @@ fn diagnose(place: &Place, lines: &[Link]) -> (Damage, &'static str) {
     if rest.iter().any(belongs) {
         return (Damage::Reordered, "a later line belongs here");
     }
-    (Damage::Changed, "the line is not the one that was written")
+    (Damage::Changed, "this line, or the hash of the one before it, is not what was written")
 }
 
 /// Where a call stopped: the last chain that is done, or a place within one.

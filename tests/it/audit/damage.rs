@@ -1,9 +1,13 @@
 //! What somebody with every right did to the log is found, and named.
 
+use chrono::{DateTime, Utc};
+use freehold::control_plane::audit::chain::{Content, link};
 use freehold::control_plane::audit::verify::{AuditHead, Damage, HeadFilter, audit_compare, audit_heads};
+use freehold::kernel::ids::AuditId;
 use freehold::kernel::page::MAX_LIMIT;
 use freehold::product::{Current, Product};
 use freehold::testkit::World;
+use serde_json::Value;
 
 use super::fixture::{as_superuser, line, tenant, verified};
 
@@ -94,8 +98,7 @@ const CASES: &[(&str, &[&str], i64, Damage)] = &[
     ("headless", &["DELETE FROM audit_head WHERE chain = $1"], 0, Damage::Gone),
 ];
 
-/// B13. Shown to fail: the hash before it taken out of `chain::link` (swapped lines pass), the number taken out of it
-/// (renumbered ones do), `whole_log` taken out (chains that are gone), the look at the last number taken out of `one_chain`
+/// B13. Shown to fail: `whole_log` taken out (chains that are gone), the look at the last number taken out of `one_chain`
 /// (what was put after the end).
 #[tokio::test]
 async fn each_damage_is_found_and_the_first_broken_line_is_named() {
@@ -127,6 +130,51 @@ async fn each_damage_is_found_and_the_first_broken_line_is_named() {
     let broken: std::collections::BTreeSet<&str> = all.broken.iter().map(|one| one.chain.as_str()).collect();
     assert_eq!(broken.len(), CASES.len(), "all at once: {all:?}");
     assert!(!broken.contains(neighbour.to_string().as_str()), "and no other");
+}
+
+/// Who changes a line and gives it the hash that it then has is found at the line after it.
+///
+/// Shown to fail: the hash before it taken out of `chain::link`, and of the statement that writes a line.
+#[tokio::test]
+async fn a_changed_line_with_its_own_hash_does_not_lead_to_the_next() {
+    let world = World::new(Current::migrations()).await;
+    let acme = tenant(&world, "acme").await;
+    for n in 0..5 {
+        line(&world, Some(acme), &format!("s{n}")).await;
+    }
+    let mut tx = world.db().begin().await.unwrap();
+    type Row = (AuditId, DateTime<Utc>, String, String, Value, Vec<u8>, Vec<u8>);
+    let (id, at, action, subject, detail, personal, before): Row = sqlx::query_as(
+        "SELECT a.id, a.at, a.action, a.subject, a.detail, a.personal, b.hash
+           FROM audit a JOIN audit b ON b.chain = a.chain AND b.seq = 2 WHERE a.chain = $1 AND a.seq = 3",
+    )
+    .bind(acme)
+    .fetch_one(&mut *tx)
+    .await
+    .unwrap();
+    let forged = Content {
+        id,
+        at,
+        chain: acme.0,
+        tenant: Some(acme),
+        actor: "mallory",
+        action: &action,
+        subject: &subject,
+        detail: &detail,
+        request_id: None,
+        personal: Some(&personal),
+    };
+    let hash = link(&before.try_into().unwrap(), 3, &forged.digest());
+    sqlx::query("SET LOCAL session_replication_role = replica").execute(&mut *tx).await.unwrap();
+    sqlx::query("UPDATE audit SET actor = 'mallory', hash = $2 WHERE id = $1")
+        .bind(id)
+        .bind(&hash[..])
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let broken = verified(&world, Some(acme)).await.broken;
+    assert_eq!((broken.len(), broken[0].seq, broken[0].what), (1, 4, Damage::Changed), "{broken:?}");
 }
 
 /// Who can change the lines can change the chain's end too. What shows that is an end that was kept elsewhere.
