@@ -31,13 +31,16 @@ CREATE TABLE account_identity (
     issuer         text NOT NULL CHECK (char_length(issuer) BETWEEN 1 AND 512),
     subject        text NOT NULL CHECK (char_length(subject) BETWEEN 1 AND 255),
     account        uuid NOT NULL REFERENCES account (id),
-    -- The provider's id in the configuration, or `sso` for a tenant's own.
+    -- The provider's id in the configuration, or `sso:<tenant>` for a tenant's own.
     provider       text NOT NULL,
+    -- Whose own provider it is. A tenant names its issuer itself, so what that one says is another word than the same
+    -- pair said by a provider of the configuration, or by another tenant's.
+    tenant         uuid REFERENCES tenant (id),
     email          text,
     email_verified boolean NOT NULL DEFAULT false,
     linked_at      timestamptz NOT NULL,
     last_used_at   timestamptz NOT NULL,
-    PRIMARY KEY (issuer, subject)
+    CONSTRAINT account_identity_one UNIQUE NULLS NOT DISTINCT (issuer, subject, tenant)
 );
 CREATE INDEX account_identity_account ON account_identity (account);
 
@@ -97,7 +100,7 @@ CREATE TABLE sign_in (
     state_hash   bytea PRIMARY KEY CHECK (octet_length(state_hash) = 32),
     -- SHA-256 of the cookie of the browser that began it.
     browser_hash bytea NOT NULL CHECK (octet_length(browser_hash) = 32),
-    -- A provider of the configuration, or `sso` with its tenant.
+    -- A provider of the configuration, or `sso:<tenant>`.
     provider     text NOT NULL,
     tenant       uuid REFERENCES tenant (id),
     -- Nonce and PKCE verifier, sealed.
@@ -123,7 +126,7 @@ CREATE TABLE session (
     parent           uuid REFERENCES session (id),
     tenant           uuid REFERENCES tenant (id),
     token_hash       bytea UNIQUE CHECK (octet_length(token_hash) = 32),
-    -- `oidc:google`, `password`, `sso`; and whether a second factor was shown.
+    -- `oidc:google`, `password`, `sso:<tenant>`, which enters that tenant only; and whether a second factor was shown.
     method           text NOT NULL,
     second_factor    boolean NOT NULL DEFAULT false,
     user_agent       text NOT NULL DEFAULT '',

@@ -10,7 +10,7 @@ use sqlx::Connection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::{mail, redis};
+use crate::adapters::{dns, mail, redis};
 use crate::config::{ControlConfig, ServeConfig};
 use crate::control_plane::errands::Errands;
 use crate::control_plane::tenant_jobs::TenantJobs;
@@ -30,6 +30,7 @@ use crate::http::pages::{self, Pages, Words};
 use crate::http::router::{AllPages, HttpState, router, worker_router};
 use crate::http::serve::{self, ServeOptions};
 use crate::http::{admin_router, desk, limits, oauth, sign_in, workspace};
+use crate::identity::domains::TxtLookup;
 use crate::identity::erasure::{self, Forget};
 use crate::identity::letters::{self, Carrier};
 use crate::identity::oidc::web::Web;
@@ -134,7 +135,8 @@ pub fn server<P: Product>(
         Some(url) => Some(redis::connect(url.expose_secret())?),
         None => None,
     };
-    let identity = identity(&cp, &master, &parts.identity)?;
+    let txt = parts.txt.unwrap_or_else(dns::txt_lookup);
+    let identity = identity(&cp, &master, &parts.identity)?.with_txt(txt);
     let broker =
         Broker::new(BrokerConfig { budget: config.broker_budget, ..BrokerConfig::default() }, master);
     let http = HttpState {
@@ -187,6 +189,8 @@ pub struct Parts {
     pub draining: CancellationToken,
     /// How people get in.
     pub identity: Settings,
+    /// What looks TXT records up; without it, the system's name servers.
+    pub txt: Option<TxtLookup>,
     /// Given, `/metrics` is answered beside everything else: for development.
     pub metrics: Option<PrometheusHandle>,
     /// More pages at the sign-in host: the mailbox of `freehold dev`.

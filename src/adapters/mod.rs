@@ -1,4 +1,5 @@
 //! The outside world: one file per service.
 
+pub mod dns;
 pub mod mail;
 pub mod redis;

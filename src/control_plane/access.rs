@@ -248,7 +248,7 @@ fn activate<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option
 
 /// What is left of a purged tenant is its row, its runs and its audit lines: every other table with a tenant in it is
 /// listed here, and a test looks for one that is not.
-const FORGET: [&str; 14] = [
+const FORGET: [&str; 15] = [
     "DELETE FROM placement WHERE tenant = $1",
     "DELETE FROM tenant_domain WHERE tenant = $1",
     "DELETE FROM api_key WHERE tenant = $1",
@@ -262,6 +262,7 @@ const FORGET: [&str; 14] = [
     "DELETE FROM invitation WHERE tenant = $1",
     "DELETE FROM email_domain WHERE tenant = $1",
     "DELETE FROM tenant_sso WHERE tenant = $1",
+    "DELETE FROM account_identity WHERE tenant = $1",
     "DELETE FROM support_session WHERE tenant = $1",
 ];
 

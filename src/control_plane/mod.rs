@@ -52,6 +52,11 @@ impl Addresses {
         format!("{}://{slug}.{}{}", self.scheme, self.base_domain, self.port())
     }
 
+    /// A tenant's own domain.
+    pub fn domain_url(&self, domain: &str) -> String {
+        format!("{}://{domain}{}", self.scheme, self.port())
+    }
+
     /// Where people sign in: the base domain itself.
     pub fn base_url(&self) -> String {
         format!("{}://{}{}", self.scheme, self.base_domain, self.port())

@@ -100,6 +100,16 @@ impl TenantContext {
         self.known_scopes.grant(&self.scopes, wanted)
     }
 
+    /// Every scope that a key may be confined to.
+    pub fn scopes_there_are(&self) -> Vec<String> {
+        self.known_scopes.all().into_iter().map(str::to_owned).collect()
+    }
+
+    /// The client's `Idempotency-Key` with what it was sent with, for work that is not done in the tenant's own schema.
+    pub fn once(&self) -> Option<&Once> {
+        self.once.as_ref()
+    }
+
     /// Runs a reading closure on the tenant's own connection. It may run twice when a connection turns out to be dead,
     /// so it only reads.
     ///

@@ -46,6 +46,15 @@ pub fn key_of(headers: &HeaderMap) -> Result<Option<&str>> {
 }
 
 impl Once {
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Method, address and body, as one.
+    pub fn request_hash(&self) -> &[u8; 32] {
+        &self.request_hash
+    }
+
     /// Binds a key to one request: the same key with another method, address or body is a conflict.
     pub fn new(key: &str, method: &Method, path: &str, body: &[u8]) -> Self {
         let text = [method.as_str().as_bytes(), path.as_bytes(), body].join(&0u8);

@@ -2,6 +2,10 @@
 //!
 //! A handler for a person who is signed in takes [`Visitor`]; one for a form takes [`Meant`], which has a visitor and
 //! proves that a page of ours was filled in. Without a session a page sends the browser to sign in and back.
+//!
+//! Whoever came by a workspace's own provider is no such visitor: the workspace runs that provider and could send anybody
+//! as anybody, and must not reach their account or other workspaces. The few pages on the way to that one workspace take
+//! [`AnyVisitor`] and [`MeantByAny`].
 
 use std::sync::Arc;
 
@@ -26,7 +30,7 @@ use crate::data_plane::tenancy::{self, cookie, host};
 use crate::identity::Identity;
 use crate::identity::return_to;
 use crate::identity::sessions::Started;
-use crate::kernel::ids::SessionId;
+use crate::kernel::ids::{SessionId, TenantId};
 use crate::kernel::{Error, Result, codes};
 
 /// The longest form that is read.
@@ -73,6 +77,8 @@ pub fn is_base(headers: &HeaderMap, uri: &Uri, base_domain: &str) -> bool {
 pub struct Visitor {
     pub person: Arc<Person>,
     pub session: SessionId,
+    /// The workspace whose own provider began the session. Only an [`AnyVisitor`] has one.
+    pub only: Option<TenantId>,
     token: SecretString,
     request_id: Option<String>,
 }
@@ -101,11 +107,36 @@ impl Visitor {
             return Ok(None);
         };
         site.directory.note_seen(session);
-        let session = session.id;
+        let (session, only) = (session.id, session.only);
         let (token, request_id) = (SecretString::from(token.to_owned()), request_id(parts));
-        Ok(Some(Self { person, session, token, request_id }))
+        Ok(Some(Self { person, session, only, token, request_id }))
+    }
+
+    async fn required(parts: &Parts, site: &Site) -> Result<Self, Response> {
+        match Self::of(parts, site).await {
+            Ok(Some(visitor)) => Ok(visitor),
+            Ok(None) if parts.method.is_safe() => Err(to_sign_in(&parts.uri)),
+            Ok(None) => Err(pages::failure(Error::new(&codes::SIGN_IN_REQUIRED))),
+            Err(error) => Err(pages::failure(error)),
+        }
+    }
+
+    /// Themselves, unless a workspace's own provider sent them.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub fn by_own_means(self) -> Result<Self> {
+        match self.only {
+            None => Ok(self),
+            Some(_) => Err(Error::new(&codes::FORBIDDEN)
+                .detail("you are here by your workspace's own sign-in, which opens that workspace only")
+                .hint("to do this, sign out and sign in with a provider of your own")),
+        }
     }
 }
+
+/// A person who is signed in at the sign-in host, by whatever means. See [`Visitor::only`].
+pub struct AnyVisitor(pub Visitor);
 
 impl<S> FromRequestParts<S> for Visitor
 where
@@ -115,16 +146,12 @@ where
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
-        match Self::of(parts, &Site::from_ref(state)).await {
-            Ok(Some(visitor)) => Ok(visitor),
-            Ok(None) if parts.method.is_safe() => Err(to_sign_in(&parts.uri)),
-            Ok(None) => Err(pages::failure(Error::new(&codes::SIGN_IN_REQUIRED))),
-            Err(error) => Err(pages::failure(error)),
-        }
+        let visitor = Self::required(parts, &Site::from_ref(state)).await?;
+        visitor.by_own_means().map_err(pages::failure)
     }
 }
 
-/// `Option<Visitor>`: whoever it is may see the page.
+/// `Option<Visitor>`: whoever it is may see the page; who came by a workspace's own provider, as a stranger.
 impl<S> OptionalFromRequestParts<S> for Visitor
 where
     S: Send + Sync,
@@ -133,7 +160,34 @@ where
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Option<Self>, Response> {
-        Self::of(parts, &Site::from_ref(state)).await.map_err(pages::failure)
+        let visitor = Self::of(parts, &Site::from_ref(state)).await.map_err(pages::failure)?;
+        Ok(visitor.filter(|visitor| visitor.only.is_none()))
+    }
+}
+
+impl<S> FromRequestParts<S> for AnyVisitor
+where
+    S: Send + Sync,
+    Site: FromRef<S>,
+{
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        Visitor::required(parts, &Site::from_ref(state)).await.map(Self)
+    }
+}
+
+/// `Option<AnyVisitor>`: whoever it is may see the page.
+impl<S> OptionalFromRequestParts<S> for AnyVisitor
+where
+    S: Send + Sync,
+    Site: FromRef<S>,
+{
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Option<Self>, Response> {
+        let visitor = Visitor::of(parts, &Site::from_ref(state)).await.map_err(pages::failure)?;
+        Ok(visitor.map(Self))
     }
 }
 
@@ -150,15 +204,33 @@ where
     type Rejection = Response;
 
     async fn from_request(mut request: Request, state: &S) -> Result<Self, Response> {
-        let headers = request.headers().clone();
         let visitor = request.extract_parts_with_state::<Visitor, S>(state).await?;
-        let form = meant_form(&headers, request, visitor.token.expose_secret()).await;
-        let value = match form {
-            Ok(form) => read_form::<T>(form).await,
-            Err(error) => Err(error),
-        };
-        value.map(|value| Self(visitor, value)).map_err(pages::failure)
+        let value = meant(request, &visitor).await.map_err(pages::failure)?;
+        Ok(Self(visitor, value))
     }
+}
+
+/// [`Meant`], by an [`AnyVisitor`].
+pub struct MeantByAny<T>(pub Visitor, pub T);
+
+impl<T, S> FromRequest<S> for MeantByAny<T>
+where
+    T: DeserializeOwned,
+    S: Send + Sync,
+    Site: FromRef<S>,
+{
+    type Rejection = Response;
+
+    async fn from_request(mut request: Request, state: &S) -> Result<Self, Response> {
+        let AnyVisitor(visitor) = request.extract_parts_with_state::<AnyVisitor, S>(state).await?;
+        let value = meant(request, &visitor).await.map_err(pages::failure)?;
+        Ok(Self(visitor, value))
+    }
+}
+
+async fn meant<T: DeserializeOwned>(request: Request, visitor: &Visitor) -> Result<T> {
+    let headers = request.headers().clone();
+    read_form(meant_form(&headers, request, visitor.token.expose_secret()).await?).await
 }
 
 #[derive(Deserialize)]

@@ -6,10 +6,11 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use super::password::PROVIDER;
+use super::sso;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
 use crate::db::error::violated;
-use crate::kernel::ids::AccountId;
+use crate::kernel::ids::{AccountId, TenantId};
 use crate::kernel::{Error, Result, codes};
 
 /// A person.
@@ -28,7 +29,7 @@ pub struct Account {
 pub struct Vouched {
     pub issuer: String,
     pub subject: String,
-    /// The provider's id in the configuration, or `sso`.
+    /// The provider's id in the configuration, or `sso:<tenant>`.
     pub provider: String,
     pub name: Option<String>,
     pub email: Option<String>,
@@ -36,11 +37,20 @@ pub struct Vouched {
     pub email_verified: bool,
 }
 
+impl Vouched {
+    /// The workspace whose own provider says it. Its word is about that workspace's people: the same (issuer, subject)
+    /// from anybody else is somebody else.
+    pub fn tenant(&self) -> Option<TenantId> {
+        sso::tenant_of(&self.provider)
+    }
+}
+
 /// A provider that an account is linked to.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct Link {
     pub issuer: String,
     pub subject: String,
+    /// The provider's id, or whose own it is.
     pub provider: String,
     pub email: Option<String>,
     pub linked_at: DateTime<Utc>,
@@ -59,16 +69,16 @@ pub async fn account_by_id(conn: &mut PgConnection, id: AccountId) -> Result<Acc
 }
 
 /// The account that this provider's word leads to. The address plays no part.
-pub async fn account_by_link(
-    conn: &mut PgConnection,
-    issuer: &str,
-    subject: &str,
-) -> Result<Option<AccountId>> {
-    Ok(sqlx::query_scalar("SELECT account FROM account_identity WHERE issuer = $1 AND subject = $2")
-        .bind(issuer)
-        .bind(subject)
-        .fetch_optional(conn)
-        .await?)
+pub async fn account_by_link(conn: &mut PgConnection, vouched: &Vouched) -> Result<Option<AccountId>> {
+    Ok(sqlx::query_scalar(
+        "SELECT account FROM account_identity
+          WHERE issuer = $1 AND subject = $2 AND tenant IS NOT DISTINCT FROM $3",
+    )
+    .bind(&vouched.issuer)
+    .bind(&vouched.subject)
+    .bind(vouched.tenant())
+    .fetch_optional(conn)
+    .await?)
 }
 
 /// Signs a person in: the account of (issuer, subject), made now if there is none. Tells whether it is new.
@@ -96,13 +106,14 @@ async fn link_touch(
 ) -> Result<Option<AccountId>> {
     Ok(sqlx::query_scalar(
         "UPDATE account_identity SET last_used_at = $3, email = $4, email_verified = $5
-          WHERE issuer = $1 AND subject = $2 RETURNING account",
+          WHERE issuer = $1 AND subject = $2 AND tenant IS NOT DISTINCT FROM $6 RETURNING account",
     )
     .bind(&vouched.issuer)
     .bind(&vouched.subject)
     .bind(now)
     .bind(&vouched.email)
     .bind(vouched.email_verified)
+    .bind(vouched.tenant())
     .fetch_optional(conn)
     .await?)
 }
@@ -164,8 +175,8 @@ pub async fn link_add(
 ) -> Result<()> {
     let added = sqlx::query(
         "INSERT INTO account_identity
-             (issuer, subject, account, provider, email, email_verified, linked_at, last_used_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",
+             (issuer, subject, account, provider, email, email_verified, linked_at, last_used_at, tenant)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8)",
     )
     .bind(&vouched.issuer)
     .bind(&vouched.subject)
@@ -174,11 +185,12 @@ pub async fn link_add(
     .bind(&vouched.email)
     .bind(vouched.email_verified)
     .bind(now)
+    .bind(vouched.tenant())
     .execute(conn)
     .await;
     match added {
         Ok(_) => Ok(()),
-        Err(error) if violated(&error) == Some("account_identity_pkey") => {
+        Err(error) if violated(&error) == Some("account_identity_one") => {
             Err(Error::new(&codes::CONFLICT).detail("that sign-in belongs to another account").source(error))
         }
         Err(error) => Err(error.into()),
@@ -188,8 +200,10 @@ pub async fn link_add(
 /// An account's providers, first linked first.
 pub async fn link_list(conn: &mut PgConnection, account: AccountId) -> Result<Vec<Link>> {
     Ok(sqlx::query_as(
-        "SELECT issuer, subject, provider, email, linked_at, last_used_at
-           FROM account_identity WHERE account = $1 ORDER BY linked_at, issuer, subject",
+        "SELECT i.issuer, i.subject, coalesce('the sign-in of ' || t.name, i.provider) AS provider, i.email,
+                i.linked_at, i.last_used_at
+           FROM account_identity i LEFT JOIN tenant t ON t.id = i.tenant
+          WHERE i.account = $1 ORDER BY i.linked_at, i.issuer, i.subject",
     )
     .bind(account)
     .fetch_all(conn)
@@ -225,11 +239,13 @@ pub async fn link_remove(
             .execute(&mut *conn)
             .await?;
     }
-    // A password counts as well: this site vouches for it as a provider does.
-    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM account_identity WHERE account = $1")
-        .bind(account)
-        .fetch_one(&mut *conn)
-        .await?;
+    // A password counts as well: this site vouches for it as a provider does. A workspace's own provider does not: it opens
+    // that workspace, not the account.
+    let left: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM account_identity WHERE account = $1 AND tenant IS NULL")
+            .bind(account)
+            .fetch_one(&mut *conn)
+            .await?;
     if left == 0 {
         return Err(Error::new(&codes::STATE_CONFLICT)
             .detail("this is the only way into your account")

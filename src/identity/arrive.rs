@@ -9,6 +9,7 @@ use super::accounts::{Vouched, account_by_link, account_enter, link_add};
 use super::enter::{LetIn, Proven};
 use super::sessions::{Asking, session_is_fresh, session_is_live};
 use super::sign_in::{Purpose, Returned};
+use super::sso::{sso_method, sso_seat, tenant_of, within};
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::kernel::ids::{AccountId, SessionId};
 use crate::kernel::{Error, Result, codes};
@@ -34,8 +35,9 @@ impl Identity {
     /// the browser had.
     ///
     /// # Errors
-    /// `sign_in_failed` when a link or a confirmation comes back to a browser that is no longer signed in as the one who
-    /// asked, or a confirmation is another person's; `conflict` for a link that is another account's;
+    /// `forbidden` for a stranger from a workspace's own provider, who is not to have a seat there; `payment_required` when
+    /// there is none free; `sign_in_failed` when a link or a confirmation comes back to a browser that is no longer signed
+    /// in as the one who asked, or a confirmation is another person's; `conflict` for a link that is another account's;
     /// `confirm_required` for a link that took too long.
     pub async fn arrive(&self, returned: &Returned, here: Option<Here>, asking: &Asking) -> Result<Arrived> {
         match self.arrive_once(returned, here, asking).await {
@@ -48,13 +50,14 @@ impl Identity {
     }
 
     async fn arrive_once(&self, returned: &Returned, here: Option<Here>, asking: &Asking) -> Result<Arrived> {
-        let (asked, vouched) = (returned.account, &returned.vouched);
         // Those names are ours to give.
-        if vouched.issuer == self.keyring.issuer() {
+        if returned.vouched.issuer == self.keyring.issuer() {
             return Err(Error::new(&codes::SIGN_IN_FAILED).detail("no provider may speak for this site"));
         }
         let now = self.cp.clock.now();
         let mut tx = self.cp.db.begin().await?;
+        let asked = returned.account;
+        let vouched = &within(&mut tx, &returned.vouched).await?;
         let (account, new) = match returned.purpose {
             Purpose::SignIn => account_enter(&mut tx, vouched, now).await?,
             Purpose::Confirm => (confirmed(&mut tx, asked, vouched, here, now).await?, false),
@@ -65,6 +68,10 @@ impl Identity {
             }
             Purpose::Operator => return Err(Error::new(&codes::SIGN_IN_FAILED)),
         };
+        if let (Purpose::SignIn, Some(tenant)) = (returned.purpose, vouched.tenant()) {
+            let caller = Caller { actor: account.to_string(), request_id: asking.request_id.clone() };
+            sso_seat(&mut tx, &caller, tenant, account, now).await?;
+        }
         let action = match returned.purpose {
             Purpose::Confirm => "session.confirm",
             _ => "session.start",
@@ -85,9 +92,9 @@ impl Identity {
 
 /// How a session that this provider vouched for was begun.
 pub fn method_of(provider: &str) -> String {
-    match provider {
-        "sso" => "sso".to_owned(),
-        provider => format!("oidc:{provider}"),
+    match tenant_of(provider) {
+        Some(tenant) => sso_method(tenant),
+        None => format!("oidc:{provider}"),
     }
 }
 
@@ -113,7 +120,7 @@ async fn confirmed(
     now: DateTime<Utc>,
 ) -> Result<AccountId> {
     let here = still_here(conn, asked, here, now).await?;
-    if account_by_link(conn, &vouched.issuer, &vouched.subject).await? != Some(here.account) {
+    if account_by_link(conn, vouched).await? != Some(here.account) {
         return Err(Error::new(&codes::SIGN_IN_FAILED).detail("that sign-in is not one of your account"));
     }
     Ok(here.account)
@@ -130,12 +137,13 @@ async fn link(
     let here = still_here(conn, asked, here, now).await?;
     session_is_fresh(conn, here.account, here.session, now).await?;
     // Linked already: nothing to do.
-    if account_by_link(conn, &vouched.issuer, &vouched.subject).await? == Some(here.account) {
+    if account_by_link(conn, vouched).await? == Some(here.account) {
         return Ok(here.account);
     }
     link_add(conn, here.account, vouched, now).await?;
     let caller = Caller { actor: here.account.to_string(), request_id: asking.request_id.clone() };
     let detail = json!({ "provider": vouched.provider, "issuer": vouched.issuer });
-    audit_add(conn, &caller, now, "account.link", None, &here.account.to_string(), detail).await?;
+    audit_add(conn, &caller, now, "account.link", vouched.tenant(), &here.account.to_string(), detail)
+        .await?;
     Ok(here.account)
 }

@@ -61,6 +61,22 @@ pub struct EmailDomain {
     pub join_role: Option<Role>,
 }
 
+/// Which part of a workspace's domains to list: they are few and come whole.
+#[derive(Clone, Debug, Default, Serialize, serde::Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct DomainFilter {
+    pub limit: Option<u32>,
+}
+
+impl DomainFilter {
+    /// # Errors
+    /// `invalid_fields` for a limit that no list takes.
+    pub fn check(&self) -> Result<()> {
+        crate::kernel::page::limit(self.limit).map(drop)
+    }
+}
+
 /// Where the proof stands.
 pub fn record_name(domain: &str) -> String {
     format!("_freehold.{domain}")
@@ -167,8 +183,8 @@ pub async fn domain_add(
 /// Looks for the record. No transaction is open meanwhile.
 ///
 /// # Errors
-/// `state_conflict` while the record is not there; `conflict` when another workspace has proven the domain;
-/// `rate_limited`; what the look-up says.
+/// `state_conflict` while the record is not there or cannot be looked up; `conflict` when another workspace has proven
+/// the domain; `rate_limited`.
 pub async fn domain_verify(
     identity: &Identity,
     lookup: &TxtLookup,
@@ -187,9 +203,15 @@ pub async fn domain_verify(
     throttle::take(&mut conn, &format!("domains:{tenant}"), LOOK_UPS, now).await?;
     drop(conn);
     let name = record_name(&known.domain);
-    let records = tokio::time::timeout(PATIENCE, lookup(name.clone()))
-        .await
-        .unwrap_or_else(|_| Err(Error::new(&codes::TIMEOUT)))?;
+    let silent = || {
+        Error::new(&codes::STATE_CONFLICT)
+            .detail(format!("{name} cannot be looked up: the name servers of the domain do not answer"))
+            .hint("try again in a few minutes")
+    };
+    let records = match tokio::time::timeout(PATIENCE, lookup(name.clone())).await {
+        Ok(records) => records.map_err(|error| silent().source(error))?,
+        Err(late) => return Err(silent().source(late)),
+    };
     if !records.iter().take(MOST_RECORDS).any(|record| record.trim() == known.challenge) {
         return Err(Error::new(&codes::STATE_CONFLICT)
             .detail(format!("there is no TXT record {name} that says what it should"))

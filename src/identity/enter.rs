@@ -10,6 +10,7 @@ use super::arrive::Here;
 use super::return_to;
 use super::second_factor::{second_factor_is_on, second_factor_shown};
 use super::sessions::{Asking, Proof, Started, session_start, session_succeed};
+use super::sso::tenant_of;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::kernel::ids::AccountId;
 use crate::kernel::{Error, Result, codes};
@@ -166,7 +167,9 @@ impl Identity {
         if second_factor {
             detail["second_factor"] = json!(true);
         }
-        audit_add(conn, &caller, now, proven.action, None, &started.id.to_string(), detail).await?;
+        // A sign-in by a workspace's own provider is that workspace's to see.
+        let tenant = tenant_of(&proven.method);
+        audit_add(conn, &caller, now, proven.action, tenant, &started.id.to_string(), detail).await?;
         Ok(started)
     }
 }

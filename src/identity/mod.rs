@@ -15,7 +15,7 @@
 //! | `access_token` | what such a token says, and whether it is believed |
 //! | `tokens`, `device` | a terminal's refresh tokens, and how it is signed in |
 //! | `userinfo` | what a person asks about themselves |
-//! | `domains`, `sso` | mail domains that a tenant has proven, and its own OpenID provider |
+//! | `domains`, `sso`, `own` | mail domains that a tenant has proven; its own OpenID provider, as a rule and as it is asked |
 //! | `throttle`, `tries` | how often something may be tried, and how waits grow after what failed |
 //! | `enter` | the last step of every way in: a session, or the wait for a second factor |
 //! | `password`, `password_links` | an address and a password as a way in; the mailed links that lead to one |
@@ -48,6 +48,7 @@ pub mod letters;
 pub mod members;
 pub mod oidc;
 pub mod operators;
+pub mod own;
 pub mod password;
 pub mod password_links;
 pub mod password_rules;
@@ -69,8 +70,10 @@ pub mod userinfo;
 use std::sync::Arc;
 
 use crate::control_plane::ControlPlane;
-use crate::kernel::MasterKey;
+use crate::kernel::{Error, MasterKey};
+use domains::TxtLookup;
 use keyring::Keyring;
+use own::OwnProviders;
 use passwords::Passwords;
 use settings::Settings;
 use sign_in::Providers;
@@ -86,6 +89,10 @@ pub struct Identity {
     pub settings: Arc<Settings>,
     pub keyring: Keyring,
     pub passwords: Passwords,
+    /// The providers that workspaces brought along.
+    pub own: OwnProviders,
+    /// How mail domains are proven.
+    pub txt: TxtLookup,
 }
 
 impl Identity {
@@ -98,6 +105,8 @@ impl Identity {
             passwords: Passwords::new(&settings.password),
             settings: Arc::new(settings),
             keyring: Keyring::new(cp, master),
+            own: OwnProviders::new(cp.addresses.scheme == "http"),
+            txt: Arc::new(|_| Box::pin(async { Err(Error::internal("nothing to look names up with")) })),
         }
     }
 
@@ -105,5 +114,11 @@ impl Identity {
     #[must_use]
     pub fn with_operators(self, operators: Providers) -> Self {
         Self { operators, ..self }
+    }
+
+    /// The same, with this to look TXT records up.
+    #[must_use]
+    pub fn with_txt(self, txt: TxtLookup) -> Self {
+        Self { txt, ..self }
     }
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 use sqlx::PgConnection;
 
+use super::sso::tenant_of;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
 use crate::kernel::credentials::{self, KeyHash, KeyKind};
@@ -55,7 +56,7 @@ pub struct Asking {
 #[derive(Clone, Debug)]
 pub struct Proof {
     pub account: AccountId,
-    /// `oidc:google`, `password`, `sso`.
+    /// `oidc:google`, `password`, `sso:<tenant>`.
     pub method: String,
     pub second_factor: bool,
     pub at: DateTime<Utc>,
@@ -206,6 +207,74 @@ impl SessionFilter {
     pub fn check(&self) -> Result<()> {
         crate::kernel::page::limit(self.limit).map(drop)
     }
+}
+
+/// The method of a session that a workspace's own provider began, and which therefore is about that workspace only; none for
+/// all others.
+async fn confined(conn: &mut PgConnection, account: AccountId, id: SessionId) -> Result<Option<String>> {
+    let method: Option<String> =
+        sqlx::query_scalar("SELECT method FROM session WHERE id = $1 AND account = $2")
+            .bind(id)
+            .bind(account)
+            .fetch_optional(conn)
+            .await?;
+    Ok(method.filter(|method| tenant_of(method).is_some()))
+}
+
+/// What one session may see of its person's: all; or, where a workspace's own provider began it, what that began. The
+/// workspace runs that provider, and the person's other devices are none of its business.
+pub async fn session_list_seen(
+    conn: &mut PgConnection,
+    account: AccountId,
+    by: SessionId,
+    now: DateTime<Utc>,
+) -> Result<Vec<Session>> {
+    let mut all = session_list(&mut *conn, account, now).await?;
+    if let Some(method) = confined(conn, account, by).await? {
+        all.retain(|session| session.method == method);
+    }
+    Ok(all)
+}
+
+/// [`session_revoke`] of what the session `by` may see.
+///
+/// # Errors
+/// `not_found` for what it may not see, as for what is not there.
+pub async fn session_revoke_seen(
+    conn: &mut PgConnection,
+    account: AccountId,
+    by: SessionId,
+    id: SessionId,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    if id != by && confined(&mut *conn, account, by).await?.is_some() {
+        let seen = session_list_seen(&mut *conn, account, by, now).await?;
+        if seen.iter().all(|session| session.id != id) {
+            return Err(Error::new(&codes::NOT_FOUND));
+        }
+    }
+    session_revoke(conn, account, id, now).await
+}
+
+/// [`session_revoke_others`] of what the session `by` may see; its own device stays.
+pub async fn session_revoke_others_seen(
+    conn: &mut PgConnection,
+    account: AccountId,
+    by: SessionId,
+    now: DateTime<Utc>,
+) -> Result<u64> {
+    let keep = session_root(&mut *conn, account, by).await?;
+    if confined(&mut *conn, account, by).await?.is_none() {
+        return session_revoke_others(conn, account, Some(keep), now).await;
+    }
+    let mut ended = 0;
+    for session in session_list_seen(&mut *conn, account, by, now).await? {
+        if session.id != keep {
+            session_revoke(&mut *conn, account, session.id, now).await?;
+            ended += 1;
+        }
+    }
+    Ok(ended)
 }
 
 /// The device that a session is on: the browser's own session for one at a tenant's host, else itself.

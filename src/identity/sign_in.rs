@@ -15,6 +15,7 @@ use super::oidc::settings::{ProviderSettings, Registration};
 use super::oidc::web::Web;
 use super::oidc::{CallbackQuery, FlowSecrets, Provider};
 use super::return_to;
+use super::sso::tenant_of;
 use super::throttle::{self, Rate};
 use crate::kernel::ids::{AccountId, TenantId};
 use crate::kernel::seal::Use;
@@ -129,9 +130,13 @@ impl Identity {
         throttle::take_of_network(&mut conn, "sign-in", address, STARTS, self.cp.clock.now()).await
     }
 
-    /// Where a provider sends browsers back to: exactly this, as it is registered there.
+    /// Where a provider sends browsers back to: exactly this, as it is registered there. Each has an address of its own,
+    /// a workspace's own too.
     pub fn callback_url(&self, provider: &str) -> String {
         let base = self.cp.addresses.base_url();
+        if let Some(tenant) = tenant_of(provider) {
+            return format!("{base}/sign-in/sso/{tenant}/callback");
+        }
         match provider.strip_prefix(OPERATORS) {
             Some(provider) => format!("{base}/operator/sign-in/{provider}/callback"),
             None => format!("{base}/sign-in/{provider}/callback"),

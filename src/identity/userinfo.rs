@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use super::accounts::{Account, account_by_id};
+use super::sso::tenant_of;
 use crate::kernel::ids::{AccountId, SessionId, TenantId};
 use crate::kernel::{Error, Result, Role, codes};
 
@@ -40,8 +41,8 @@ pub async fn userinfo(
     session: SessionId,
     now: DateTime<Utc>,
 ) -> Result<UserInfo> {
-    let live: Option<SessionId> = sqlx::query_scalar(
-        "SELECT id FROM session WHERE id = $1 AND account = $2 AND revoked_at IS NULL AND expires_at > $3",
+    let live: Option<String> = sqlx::query_scalar(
+        "SELECT method FROM session WHERE id = $1 AND account = $2 AND revoked_at IS NULL AND expires_at > $3",
     )
     .bind(session)
     .bind(account)
@@ -49,7 +50,8 @@ pub async fn userinfo(
     .fetch_optional(&mut *conn)
     .await?;
     let ended = || Error::new(&codes::UNAUTHENTICATED);
-    live.ok_or_else(ended)?;
+    // A session by a workspace's own provider sees that workspace only.
+    let only = tenant_of(&live.ok_or_else(ended)?);
     let Account { id, name, email, email_verified, .. } =
         account_by_id(&mut *conn, account).await.map_err(|error| match error.is(&codes::NOT_FOUND) {
             true => ended(),
@@ -57,10 +59,12 @@ pub async fn userinfo(
         })?;
     let tenants = sqlx::query_as(
         "SELECT t.id, t.slug, t.name, m.role FROM membership m JOIN tenant t ON t.id = m.tenant
-          WHERE m.account = $1 AND t.state NOT IN ('deleting', 'deleted') ORDER BY t.slug LIMIT $2",
+          WHERE m.account = $1 AND t.state NOT IN ('deleting', 'deleted') AND ($3::uuid IS NULL OR t.id = $3)
+          ORDER BY t.slug LIMIT $2",
     )
     .bind(account)
     .bind(MOST)
+    .bind(only)
     .fetch_all(conn)
     .await?;
     Ok(UserInfo { sub: id, name, email, email_verified, tenants })

@@ -16,6 +16,8 @@ pub enum Use {
     SigningKey,
     /// A second factor's secret.
     Totp,
+    /// An answer kept for a repeat of its request: it may show what is shown once.
+    KeptAnswer,
 }
 
 impl Use {
@@ -25,6 +27,7 @@ impl Use {
             Self::ClientSecret => b"client-secret",
             Self::SigningKey => b"signing-key",
             Self::Totp => b"totp",
+            Self::KeptAnswer => b"kept-answer",
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::db::control;
 use crate::http::router::HttpState;
 use crate::http::serve::{self, ServeOptions};
 use crate::identity::chores;
+use crate::identity::domains::TxtLookup;
 use crate::identity::keys::{NewApiKey, api_key_create, operator_key_create};
 use crate::identity::settings::{MailSettings, MailTransport, Settings};
 use crate::kernel::{MasterKey, Role};
@@ -37,6 +38,7 @@ pub struct TestApp {
     /// What the replicas were started with, but without proxies.
     direct: ServeConfig,
     identity: Settings,
+    txt: Option<TxtLookup>,
     worker: Option<CancellationToken>,
 }
 
@@ -66,6 +68,8 @@ pub struct AppOptions {
     pub shares: u32,
     /// How people get in.
     pub identity: Settings,
+    /// What looks TXT records up, in place of the system's name servers.
+    pub txt: Option<TxtLookup>,
 }
 
 impl AppOptions {
@@ -81,6 +85,7 @@ impl AppOptions {
             redis_url: None,
             shares: 1,
             identity: Settings::default(),
+            txt: None,
         }
     }
 }
@@ -123,8 +128,14 @@ impl TestApp {
         let mut replicas = Vec::new();
         for _ in 0..options.replicas {
             replicas.push(
-                Replica::start::<P>(server.clone(), &world.hands.master, config.clone(), identity.clone())
-                    .await,
+                Replica::start_with::<P>(
+                    server.clone(),
+                    &world.hands.master,
+                    config.clone(),
+                    identity.clone(),
+                    options.txt.clone(),
+                )
+                .await,
             );
         }
         let worker = options.worker.then(|| {
@@ -140,7 +151,8 @@ impl TestApp {
             .no_proxy()
             .build()
             .expect("an HTTP client");
-        let app = Self { world, replicas, client, operator_key, proxies, direct, identity, worker };
+        let txt = options.txt;
+        let app = Self { world, replicas, client, operator_key, proxies, direct, identity, txt, worker };
         app.ready().await;
         app
     }
@@ -149,9 +161,14 @@ impl TestApp {
     /// the others would do without a fault, measured beside them.
     pub async fn beside<P: Product>(&self) -> Replica {
         let hands = &self.world.hands;
-        let replica =
-            Replica::start::<P>(hands.cp.clone(), &hands.master, self.direct.clone(), self.identity.clone())
-                .await;
+        let replica = Replica::start_with::<P>(
+            hands.cp.clone(),
+            &hands.master,
+            self.direct.clone(),
+            self.identity.clone(),
+            self.txt.clone(),
+        )
+        .await;
         self.wait_for(&replica).await;
         replica
     }
@@ -242,10 +259,21 @@ impl Replica {
         config: ServeConfig,
         identity: Settings,
     ) -> Self {
+        Self::start_with::<P>(cp, master, config, identity, None).await
+    }
+
+    /// The same, with this to look TXT records up.
+    pub async fn start_with<P: Product>(
+        cp: ControlPlane,
+        master: &MasterKey,
+        config: ServeConfig,
+        identity: Settings,
+        txt: Option<TxtLookup>,
+    ) -> Self {
         let listener = serve::bind(config.http_addr).await.expect("a free port");
         let addr = listener.local_addr().expect("the port");
         let stop = CancellationToken::new();
-        let parts = Parts { draining: stop.clone(), identity, ..Parts::default() };
+        let parts = Parts { draining: stop.clone(), identity, txt, ..Parts::default() };
         let server = app::server::<P>(cp, master.clone(), &config, parts).expect("the server");
         let http = server.http.clone();
         let options = ServeOptions { drain: config.drain(), ..ServeOptions::default() };

@@ -101,7 +101,8 @@ async fn on_stack(
     let mut config = args.serve.clone();
     config.redis_url = Some(SecretString::from(settings.redis_url.clone()));
     let ways_in = screen::WaysIn::of(&people, &identity);
-    let parts = Parts { draining: stop.clone(), metrics, identity, pages: people.pages() };
+    let parts =
+        Parts { draining: stop.clone(), metrics, identity, pages: people.pages(), ..Parts::default() };
     let server = app::server::<Current>(hands.cp.clone(), hands.master.clone(), &config, parts)?;
     demo::data(&server.http, &tenants).await?;
     let working = tokio::spawn(worker::work_with(hands.clone(), chores::ALL, stop.clone()));

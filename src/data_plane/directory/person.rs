@@ -10,6 +10,7 @@ use sqlx::types::Json;
 use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
+use crate::identity::sso;
 use crate::kernel::Role;
 use crate::kernel::credentials::KeyHash;
 use crate::kernel::ids::{AccountId, SessionId, TenantId};
@@ -36,6 +37,8 @@ pub struct LiveSession {
     pub id: SessionId,
     /// The tenant whose host its cookie is for; none for the sign-in host and for terminals.
     pub tenant: Option<TenantId>,
+    /// The tenant whose own provider began it, and which alone it may enter.
+    pub only: Option<TenantId>,
     token_hash: Option<KeyHash>,
     expires_at: DateTime<Utc>,
     /// When it was last noted as seen, in milliseconds since 1970.
@@ -61,6 +64,11 @@ impl Person {
 }
 
 impl LiveSession {
+    /// Whether it may be used in this tenant. What a tenant's own provider began opens no other.
+    pub fn enters(&self, tenant: TenantId) -> bool {
+        self.only.is_none_or(|only| only == tenant)
+    }
+
     /// Looked at on every use: a cached session ends on time.
     fn live(&self, now: DateTime<Utc>) -> bool {
         now < self.expires_at
@@ -87,6 +95,7 @@ struct PersonRow {
 struct SessionRow {
     id: Uuid,
     tenant: Option<Uuid>,
+    method: String,
     token_hash: Option<String>,
     expires_at: DateTime<Utc>,
     last_seen_at: DateTime<Utc>,
@@ -99,7 +108,7 @@ macro_rules! person_where {
                     coalesce((SELECT jsonb_agg(jsonb_build_object('tenant', m.tenant, 'role', m.role))
                                 FROM membership m WHERE m.account = a.id), '[]') AS seats,
                     coalesce((SELECT jsonb_agg(jsonb_build_object(
-                                  'id', s.id, 'tenant', s.tenant, 'token_hash', encode(s.token_hash, 'hex'),
+                                  'id', s.id, 'tenant', s.tenant, 'method', s.method, 'token_hash', encode(s.token_hash, 'hex'),
                                   'expires_at', s.expires_at, 'last_seen_at', s.last_seen_at))
                                 FROM session s LEFT JOIN session p ON p.id = s.parent
                                WHERE s.account = a.id AND s.revoked_at IS NULL AND p.revoked_at IS NULL
@@ -139,6 +148,7 @@ fn person(row: PersonRow) -> Arc<Person> {
     let session = |row: SessionRow| LiveSession {
         id: SessionId(row.id),
         tenant: row.tenant.map(TenantId),
+        only: sso::tenant_of(&row.method),
         token_hash: row.token_hash.and_then(|hex| {
             data_encoding::HEXLOWER.decode(hex.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok())
         }),

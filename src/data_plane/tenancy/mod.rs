@@ -142,7 +142,8 @@ impl Tenancy {
     async fn by_token(&self, text: &str) -> Result<(Caller, TenantId)> {
         let said = self.tokens.believed(text, self.clock.now()).await?.ok_or_else(unauthenticated)?;
         let person = self.directory.person(said.account).await?.ok_or_else(unauthenticated)?;
-        let session = person.session(said.session, self.clock.now()).ok_or_else(unauthenticated)?.id;
+        let session = person.session(said.session, self.clock.now()).filter(|s| s.enters(said.tenant));
+        let session = session.ok_or_else(unauthenticated)?.id;
         let role = person.role_in(said.tenant).ok_or_else(decide::not_found)?;
         Ok((Caller::Person(person, session, role), said.tenant))
     }
@@ -165,7 +166,7 @@ impl Tenancy {
         let (token, hash) = cookie::session_of(headers).ok_or_else(unauthenticated)?;
         let person = self.directory.person_of_session(hash).await?.ok_or_else(unauthenticated)?;
         let session = person.session_of(&hash, self.clock.now()).ok_or_else(unauthenticated)?;
-        let tenant = session.tenant.ok_or_else(unauthenticated)?;
+        let tenant = session.tenant.filter(|tenant| session.enters(*tenant)).ok_or_else(unauthenticated)?;
         cookie::check_meant(method, headers, token)?;
         let role = person.role_in(tenant).ok_or_else(decide::not_found)?;
         let session = session.id;

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use http::StatusCode;
 use serde::Deserialize;
 
-use crate::http::browser::{Answer, Meant, Site, Visitor};
+use crate::http::browser::{Answer, AnyVisitor, MeantByAny, Site, Visitor};
 use crate::http::pages::{Frame, page};
 use crate::identity::device::Approver;
 use crate::kernel::{Error, codes};
@@ -34,7 +34,7 @@ pub(super) struct Code {
 /// `GET /device`
 pub(super) async fn ask(
     State(site): State<Site>,
-    visitor: Visitor,
+    AnyVisitor(visitor): AnyVisitor,
     query: Result<Query<Code>, axum::extract::rejection::QueryRejection>,
 ) -> Answer {
     let code = query.ok().and_then(|Query(query)| query.user_code).filter(|code| !code.trim().is_empty());
@@ -55,8 +55,9 @@ pub(super) struct Said {
     answer: String,
 }
 
-/// `POST /device`. Anything but a plain yes is a no.
-pub(super) async fn answer(State(site): State<Site>, Meant(visitor, said): Meant<Said>) -> Answer {
+/// `POST /device`. Anything but a plain yes is a no. The terminal's session begins as this browser's did, and enters what
+/// that one may.
+pub(super) async fn answer(State(site): State<Site>, MeantByAny(visitor, said): MeantByAny<Said>) -> Answer {
     let yes = said.answer == "yes";
     let request_id = visitor.caller().request_id;
     match site.identity.device_answer(approver(&visitor), &said.user_code, yes, request_id).await {

@@ -99,6 +99,9 @@ pub(super) fn device(session: Session, here: SessionId) -> Device {
 
 /// A way to sign in, for people: `oidc:google` is "google".
 fn way_in(method: &str) -> String {
+    if method.starts_with("sso:") {
+        return "a workspace's own sign-in".to_owned();
+    }
     method.rsplit(':').next().unwrap_or(method).to_owned()
 }
 

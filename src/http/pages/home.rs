@@ -7,11 +7,13 @@ use http::{HeaderMap, Uri};
 use serde::Deserialize;
 
 use super::{Frame, Pages, page};
-use crate::http::browser::{Answer, Site, Visitor, is_base, see_other, with_cookies};
+use crate::http::browser::{Answer, AnyVisitor, Meant, Site, is_base, see_other, with_cookies};
 use crate::http::mark::Mark;
+use crate::identity::domains::{Joinable, join_by_domain, joinable};
 use crate::identity::oidc::settings::Registration;
 use crate::identity::return_to;
 use crate::identity::sign_up::{Workspace, workspace_list};
+use crate::kernel::ids::TenantId;
 
 #[derive(Template)]
 #[template(path = "pages/landing.html")]
@@ -29,11 +31,13 @@ struct Home {
     may_make: bool,
     base_domain: String,
     workspaces: Vec<Workspace>,
+    /// Those of the person's own mail domain that they may join by themselves.
+    joinable: Vec<Joinable>,
 }
 
 /// `GET /`
 pub async fn root(
-    visitor: Option<Visitor>,
+    visitor: Option<AnyVisitor>,
     State(pages): State<Pages>,
     headers: HeaderMap,
     uri: Uri,
@@ -43,17 +47,35 @@ pub async fn root(
     }
     let identity = &pages.site.identity;
     let (frame, may_make) = (Frame::default(), identity.settings.sign_up);
-    let Some(visitor) = visitor else { return Ok(page(&Landing { frame, may_make })) };
+    let Some(AnyVisitor(visitor)) = visitor else { return Ok(page(&Landing { frame, may_make })) };
     let mut conn = identity.cp.db.acquire().await?;
-    let workspaces = workspace_list(&mut conn, visitor.person.id).await?;
+    let mut workspaces = workspace_list(&mut conn, visitor.person.id).await?;
+    // Sent by a workspace's own provider: that workspace, and nothing of the others.
+    workspaces.retain(|one| visitor.only.is_none_or(|only| only == one.tenant));
+    let joinable = match visitor.only {
+        Some(_) => Vec::new(),
+        None => joinable(&mut conn, visitor.person.id).await?,
+    };
     Ok(page(&Home {
         frame,
         who: visitor.person.name.to_string(),
         csrf: visitor.csrf(),
-        may_make,
+        may_make: may_make && visitor.only.is_none(),
+        joinable,
         base_domain: identity.cp.addresses.base_domain.clone(),
         workspaces,
     }))
+}
+
+#[derive(Deserialize)]
+pub struct Which {
+    tenant: TenantId,
+}
+
+/// `POST /join`: a seat in a workspace of one's own mail domain.
+pub async fn join(State(pages): State<Pages>, Meant(visitor, which): Meant<Which>) -> Answer {
+    join_by_domain(&pages.site.identity, &visitor.caller(), visitor.person.id, which.tenant).await?;
+    Ok(see_other("/"))
 }
 
 #[derive(Template)]
@@ -81,7 +103,7 @@ pub struct Wanted {
 
 /// `GET /sign-in`
 pub async fn sign_in(
-    visitor: Option<Visitor>,
+    visitor: Option<AnyVisitor>,
     State(pages): State<Pages>,
     Query(wanted): Query<Wanted>,
     headers: HeaderMap,

@@ -4,6 +4,7 @@
 //! shows, and [`page`] in the handler.
 
 mod account;
+mod api_keys;
 pub mod assets;
 mod audit;
 mod confirm;
@@ -15,6 +16,7 @@ mod new;
 mod qr;
 mod second_factor;
 mod sessions;
+mod sign_on;
 pub mod workspace;
 
 use std::sync::Arc;
@@ -41,7 +43,9 @@ pub fn workspace_routes(identity: Identity) -> Router {
     // What an operator who looks in has no business with is all here; see `http::support`.
     members::routes(identity.clone())
         .merge(sessions::routes(identity.clone()))
-        .merge(audit::routes(identity))
+        .merge(audit::routes(identity.clone()))
+        .merge(api_keys::routes(identity.clone()))
+        .merge(sign_on::routes(identity))
         .route_layer(from_fn(reads_only))
 }
 
@@ -63,6 +67,7 @@ pub fn routes(pages: Pages) -> Router {
     Router::new()
         .route("/sign-in", get(home::sign_in))
         .route("/signup", get(home::sign_up))
+        .route("/join", post(home::join))
         .route("/new", get(new::form).post(new::make))
         .route("/new/slug", get(new::slug))
         .route("/new/{tenant}", get(new::progress))
@@ -104,6 +109,17 @@ tokio::task_local! {
     /// Of the product whose page is being made. The frame is needed wherever something may be refused, and there is one
     /// product: so it comes with the request, and not by every function's arguments.
     static WORDS: Words;
+}
+
+/// Work that goes on by itself and may make a page: it takes the product's words along.
+pub fn in_this_frame<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    let words = WORDS.try_with(|words| *words).ok();
+    async move {
+        match words {
+            Some(words) => WORDS.scope(words, work).await,
+            None => work.await,
+        }
+    }
 }
 
 /// Names the product on these pages.
@@ -209,6 +225,22 @@ pub fn failure(error: impl Into<Arc<Error>>) -> Response {
     // The outermost layer logs it once, with the request id.
     response.extensions_mut().insert(error);
     response
+}
+
+/// What is wrong, in the words of its problem, for a page that shows it beside its form.
+pub fn words(error: &Error) -> String {
+    let fields = error.field_errors().iter().map(|one| format!("{} {}", one.field, one.message));
+    let fields: Vec<String> = fields.collect();
+    let mut words = match error.public_detail() {
+        _ if !fields.is_empty() => format!("{}.", fields.join("; ")),
+        Some(detail) => format!("{detail}."),
+        None => error.code().title.to_owned(),
+    };
+    if let Some(hint) = error.public_hint() {
+        words.push_str(&format!(" {hint}."));
+    }
+    let first = words.chars().next().map(|c| c.to_uppercase().collect::<String>()).unwrap_or_default();
+    first + words.chars().skip(1).collect::<String>().as_str()
 }
 
 /// A page handler's error: shown as a page.

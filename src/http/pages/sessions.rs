@@ -18,7 +18,9 @@ use crate::http::browser::{drop_cookie, see_other, with_cookies};
 use crate::http::sign_in::page::signed_out;
 use crate::http::workspace::caller;
 use crate::identity::Identity;
-use crate::identity::sessions::{session_list, session_revoke, session_revoke_others, session_root};
+use crate::identity::sessions::{
+    session_list_seen, session_revoke_others_seen, session_revoke_seen, session_root,
+};
 use crate::kernel::Result;
 use crate::kernel::ids::SessionId;
 
@@ -41,7 +43,7 @@ struct Page {
 async fn show(here: Here<OfPerson<Viewer>>, State(identity): State<Identity>) -> Result<Response> {
     let (me, mut conn) = (here.person()?, identity.cp.db.acquire().await?);
     let this = session_root(&mut conn, me.account, me.session).await?;
-    let all = session_list(&mut conn, me.account, identity.cp.clock.now()).await?;
+    let all = session_list_seen(&mut conn, me.account, me.session, identity.cp.clock.now()).await?;
     let sessions = all.into_iter().map(|session| device(session, this)).collect();
     Ok(page(&Page { frame: here.chrome.frame, chrome: here.chrome, sessions }))
 }
@@ -59,7 +61,7 @@ async fn revoke(
     let (me, now) = (here.person()?, identity.cp.clock.now());
     let mut tx = identity.cp.db.begin().await?;
     let this = session_root(&mut tx, me.account, me.session).await?;
-    session_revoke(&mut tx, me.account, which.session, now).await?;
+    session_revoke_seen(&mut tx, me.account, me.session, which.session, now).await?;
     let subject = which.session.to_string();
     audit_add(&mut tx, &caller(&here), now, "session.revoke", None, &subject, json!({})).await?;
     tx.commit().await?;
@@ -74,8 +76,7 @@ async fn revoke(
 async fn revoke_others(here: Here<OfPerson<Viewer>>, State(identity): State<Identity>) -> Result<Response> {
     let (me, now) = (here.person()?, identity.cp.clock.now());
     let mut tx = identity.cp.db.begin().await?;
-    let keep = session_root(&mut tx, me.account, me.session).await?;
-    let ended = session_revoke_others(&mut tx, me.account, Some(keep), now).await?;
+    let ended = session_revoke_others_seen(&mut tx, me.account, me.session, now).await?;
     let (subject, detail) = (me.account.to_string(), json!({ "ended": ended }));
     audit_add(&mut tx, &caller(&here), now, "session.revoke_others", None, &subject, detail).await?;
     tx.commit().await?;

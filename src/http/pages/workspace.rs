@@ -101,6 +101,9 @@ fn to_sign_in(site: &Site, headers: &HeaderMap, uri: &Uri) -> Response {
         Ok(Host::Slug(slug)) => {
             see_other(&with_query(&format!("{base}/go/{slug}"), &[("return_to", wanted)]))
         }
+        Ok(Host::Other(domain)) => {
+            see_other(&with_query(&format!("{base}/go"), &[("host", &*domain), ("return_to", wanted)]))
+        }
         _ => see_other(&base),
     }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::FLOW_COOKIE;
 use crate::data_plane::tenancy::cookie;
-use crate::http::browser::{Answer, Site, Visitor, see_other, set_cookie, with_cookies};
+use crate::http::browser::{Answer, AnyVisitor, Site, see_other, set_cookie, with_cookies};
 use crate::http::mark::Mark;
 use crate::http::vocabulary::Path;
 use crate::identity::arrive::Here;
@@ -61,19 +61,32 @@ pub(super) async fn callback(
     State(site): State<Site>,
     Path(provider): Path<String>,
     query: Result<Query<CallbackQuery>, axum::extract::rejection::QueryRejection>,
-    visitor: Option<Visitor>,
+    visitor: Option<AnyVisitor>,
     asking: Asking,
     headers: HeaderMap,
 ) -> Answer {
     let provider = site.identity.providers.get(&provider)?;
+    come_back(&site, &provider, query, visitor, &asking, &headers).await
+}
+
+/// A browser that is back from a provider.
+pub(super) async fn come_back(
+    site: &Site,
+    provider: &Provider,
+    query: Result<Query<CallbackQuery>, axum::extract::rejection::QueryRejection>,
+    visitor: Option<AnyVisitor>,
+    asking: &Asking,
+    headers: &HeaderMap,
+) -> Answer {
     // A parameter that is there twice, or is no text: nothing of ours.
     let Query(query) = query.map_err(|error| Error::new(&codes::SIGN_IN_FAILED).source(error))?;
-    let returned = site.identity.returned(&provider, &query, cookie::value_of(&headers, FLOW_COOKIE)).await?;
-    let here = visitor.map(|visitor| Here { account: visitor.person.id, session: visitor.session });
-    let arrived = site.identity.arrive(&returned, here, &asking).await?;
-    let mark = Mark::of(&headers, &site.identity.cp.entropy);
+    let returned = site.identity.returned(provider, &query, cookie::value_of(headers, FLOW_COOKIE)).await?;
+    let here =
+        visitor.map(|AnyVisitor(visitor)| Here { account: visitor.person.id, session: visitor.session });
+    let arrived = site.identity.arrive(&returned, here, asking).await?;
+    let mark = Mark::of(headers, &site.identity.cp.entropy);
     Ok(match arrived.let_in {
-        Some(let_in) => super::let_in(&site, &let_in, &mark, &returned.return_to),
+        Some(let_in) => super::let_in(site, &let_in, &mark, &returned.return_to),
         None => see_other(&returned.return_to),
     })
 }

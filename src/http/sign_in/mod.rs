@@ -5,7 +5,11 @@
 //! | `GET /sign-in/{provider}` | sign-in host | to the provider |
 //! | `GET /sign-in/{provider}/callback` | sign-in host | back from it |
 //! | `POST /sign-out` | both | ends this browser's session, everywhere |
+//! | `GET /sign-in/sso` | sign-in host | finds a workspace's own provider, by its address or a mail address |
+//! | `GET /sign-in/sso/{tenant}`, `…/callback` | sign-in host | to that provider, and back |
+//! | `GET`, `POST /sign-in/sso/{tenant}/connect` | sign-in host | links it to the account that has the seat |
 //! | `GET /go/{slug}` | sign-in host | on to a tenant's host, with a code for this browser |
+//! | `GET /go?host=` | sign-in host | the same, to a tenant's own domain |
 //! | `GET /enter` | a tenant's host | begins that, and redeems the code |
 //! | `GET /enter/support` | a tenant's host | an operator's link: a support session |
 //! | `…/sign-in/password`, `/new`, `/forgotten`, `/links/{id}` below it | sign-in host | an address and a password |
@@ -17,6 +21,7 @@
 mod flow;
 mod hand_off;
 mod links;
+mod own;
 pub(in crate::http) mod page;
 mod password;
 mod second_step;
@@ -41,6 +46,11 @@ pub fn routes(site: Site) -> Router {
     let base = Router::new()
         .route("/sign-in/{provider}", get(flow::start))
         .route("/sign-in/{provider}/callback", get(flow::callback))
+        .route("/sign-in/sso", get(own::find))
+        .route("/sign-in/sso/{tenant}", get(own::start))
+        .route("/sign-in/sso/{tenant}/callback", get(own::callback))
+        .route("/sign-in/sso/{tenant}/connect", get(own::ask).post(own::connect))
+        .route("/go", get(hand_off::go_to_domain))
         .route("/go/{slug}", get(hand_off::go))
         .route("/sign-in/password", post(password::enter))
         .route("/sign-in/password/new", get(password::new).post(password::ask_new))

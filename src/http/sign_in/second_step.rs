@@ -6,7 +6,7 @@ use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
-use crate::http::browser::{Answer, Site, Visitor, see_other, session_cookie, with_cookies};
+use crate::http::browser::{Answer, AnyVisitor, Site, see_other, session_cookie, with_cookies};
 use crate::http::mark::{Mark, Unsigned};
 use crate::http::pages::{Frame, page};
 use crate::identity::arrive::Here;
@@ -43,11 +43,12 @@ pub(super) struct Code {
 /// `POST /sign-in/second-step`
 pub(super) async fn check(
     State(site): State<Site>,
-    visitor: Option<Visitor>,
+    visitor: Option<AnyVisitor>,
     asking: Asking,
     Unsigned(mark, form): Unsigned<Code>,
 ) -> Answer {
-    let here = visitor.map(|visitor| Here { account: visitor.person.id, session: visitor.session });
+    let here =
+        visitor.map(|AnyVisitor(visitor)| Here { account: visitor.person.id, session: visitor.session });
     match site.identity.second_step(&mark.hash(), &form.code, here, &asking).await {
         Ok((started, return_to)) => {
             let now = site.identity.cp.clock.now();

@@ -2,10 +2,12 @@
 //! same door (`data_plane::tenancy`), so that a key, a token and a browser's session open them alike, and the same
 //! generated tests.
 //!
+//! `Idempotency-Key` is honoured for every POST of them ([`repeats`]).
+//!
 //! To add an operation: a handler that takes `As<Role>` and `State<Identity>`, in the file of its noun, registered with
 //! [`crate::operations!`].
 
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::control_plane::audit::Caller;
@@ -16,11 +18,14 @@ use crate::identity::members::By;
 
 mod api_keys;
 mod audit;
+mod domains;
 mod invitations;
 mod me;
 mod members;
 mod ownership;
+pub mod repeats;
 mod sessions;
+pub mod sso;
 mod support;
 
 /// Every route, with its state.
@@ -34,6 +39,9 @@ pub fn routes(identity: Identity) -> OpenApiRouter {
         .merge(sessions::routes())
         .merge(audit::routes())
         .merge(support::routes())
+        .merge(domains::routes())
+        .merge(sso::routes())
+        .route_layer(from_fn_with_state(identity.clone(), repeats::once))
         .route_layer(from_fn(reads_only))
         .with_state(identity)
 }

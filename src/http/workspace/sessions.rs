@@ -1,4 +1,5 @@
-//! One's own signed-in devices. A person's alone: no role sees another's.
+//! One's own signed-in devices. A person's alone: no role sees another's. Who came by the workspace's own sign-in sees and
+//! ends what that sign-in began: the workspace runs it, and the person's other devices are none of its business.
 
 use axum::extract::State;
 use http::StatusCode;
@@ -13,7 +14,7 @@ use crate::data_plane::context::{OfPerson, Viewer};
 use crate::http::vocabulary::{Json, Path, Query};
 use crate::identity::Identity;
 use crate::identity::sessions::{
-    Session, SessionFilter, session_list, session_revoke, session_revoke_others, session_root,
+    Session, SessionFilter, session_list_seen, session_revoke_others_seen, session_revoke_seen, session_root,
 };
 use crate::kernel::Result;
 use crate::kernel::ids::SessionId;
@@ -53,7 +54,7 @@ async fn list(
     filter.check()?;
     let (me, mut conn) = (ctx.person()?, identity.cp.db.acquire().await?);
     let here = session_root(&mut conn, me.account, me.session).await?;
-    let all = session_list(&mut conn, me.account, identity.cp.clock.now()).await?;
+    let all = session_list_seen(&mut conn, me.account, me.session, identity.cp.clock.now()).await?;
     let device = |session: Session| Device { current: session.id == here, session };
     Ok(Json(Page::whole(all.into_iter().map(device).collect())))
 }
@@ -70,7 +71,7 @@ async fn revoke(
 ) -> Result<StatusCode> {
     let (me, now) = (ctx.person()?, identity.cp.clock.now());
     let mut tx = identity.cp.db.begin().await?;
-    session_revoke(&mut tx, me.account, id, now).await?;
+    session_revoke_seen(&mut tx, me.account, me.session, id, now).await?;
     audit_add(&mut tx, &caller(&ctx), now, "session.revoke", None, &id.to_string(), json!({})).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
@@ -82,8 +83,7 @@ async fn revoke(
 async fn revoke_others(ctx: As<OfPerson<Viewer>>, State(identity): State<Identity>) -> Result<Json<Ended>> {
     let (me, now) = (ctx.person()?, identity.cp.clock.now());
     let mut tx = identity.cp.db.begin().await?;
-    let keep = session_root(&mut tx, me.account, me.session).await?;
-    let ended = session_revoke_others(&mut tx, me.account, Some(keep), now).await?;
+    let ended = session_revoke_others_seen(&mut tx, me.account, me.session, now).await?;
     let (subject, detail) = (me.account.to_string(), json!({ "ended": ended }));
     audit_add(&mut tx, &caller(&ctx), now, "session.revoke_others", None, &subject, detail).await?;
     tx.commit().await?;

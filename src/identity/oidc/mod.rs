@@ -3,7 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `settings` | which providers there are |
-//! | `web` | bounded HTTP |
+//! | `web`, `public` | bounded HTTP; which addresses are on the open internet |
 //! | `discovery`, `keys` | what a provider publishes of itself |
 //! | `id_token` | whether its word is to be believed. Pure |
 //! | `github` | the one that speaks no OpenID Connect |
@@ -12,6 +12,7 @@ pub mod discovery;
 mod github;
 pub mod id_token;
 mod keys;
+pub mod public;
 pub mod settings;
 pub mod web;
 

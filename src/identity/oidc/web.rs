@@ -1,4 +1,5 @@
-//! Questions to providers over HTTP: short, small, never redirected.
+//! Questions to providers over HTTP: short, small, never redirected. A provider that a workspace names is asked on the
+//! open internet only: its name must not lead into our own network (`public`).
 
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Request, Response, Url};
 use serde::de::DeserializeOwned;
 
+use super::public::{self, PublicOnly};
+
 const CONNECT: Duration = Duration::from_secs(3);
 const WHOLE: Duration = Duration::from_secs(8);
 /// No document of a provider is nearly as long.
@@ -17,7 +20,7 @@ const LONGEST: usize = 256 * 1024;
 /// Why a question has no answer. The texts are for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum WebError {
-    #[error("{0:?} is no address that may be asked: https is required")]
+    #[error("{0:?} is no address that may be asked: https is required, and a place on the open internet")]
     Address(String),
     #[error(transparent)]
     Transport(#[from] reqwest::Error),
@@ -38,21 +41,40 @@ pub struct Web {
     client: Client,
     /// Whether `http://127.0.0.1` and `http://localhost` may be asked: for development.
     plain_on_loopback: bool,
+    /// Whether only the open internet may be asked (in development, this machine too).
+    public_only: bool,
 }
 
 impl Web {
+    /// For providers of the configuration: they may be in our own network.
+    ///
     /// # Panics
     /// When the TLS stack cannot be set up; then nothing else works either.
     pub fn new(plain_on_loopback: bool) -> Self {
-        let client = Client::builder()
+        Self::with(plain_on_loopback, false)
+    }
+
+    /// For providers that workspaces name: whatever their names lead to, nothing in our own network is asked.
+    ///
+    /// # Panics
+    /// As [`Web::new`].
+    pub fn for_strangers(plain_on_loopback: bool) -> Self {
+        Self::with(plain_on_loopback, true)
+    }
+
+    fn with(plain_on_loopback: bool, public_only: bool) -> Self {
+        let mut builder = Client::builder()
             .connect_timeout(CONNECT)
             .timeout(WHOLE)
             .redirect(Policy::none())
             .no_proxy()
-            .user_agent("freehold")
-            .build()
-            .expect("a client with rustls");
-        Self { client, plain_on_loopback }
+            .user_agent("freehold");
+        if public_only {
+            // The addresses that are judged are those that are connected to: a name that changes in between gains nothing.
+            builder = builder.dns_resolver(PublicOnly { loopback: plain_on_loopback });
+        }
+        let client = builder.build().expect("a client with rustls");
+        Self { client, plain_on_loopback, public_only }
     }
 
     /// An address that may be asked: https, or http to this machine in development.
@@ -62,7 +84,13 @@ impl Web {
         let on_loopback = matches!(url.host_str(), Some("127.0.0.1" | "[::1]" | "localhost"));
         let plain = url.scheme() == "http" && on_loopback && self.plain_on_loopback;
         let clean = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-        if clean && url.has_host() && (url.scheme() == "https" || plain) { Ok(url) } else { Err(refused()) }
+        // An address in place of a name is asked without looking anything up.
+        let open = !self.public_only || public::may_be_asked(&url, self.plain_on_loopback);
+        if clean && open && url.has_host() && (url.scheme() == "https" || plain) {
+            Ok(url)
+        } else {
+            Err(refused())
+        }
     }
 
     /// Asks for a JSON document.

@@ -3,6 +3,7 @@
 mod api_keys;
 mod away;
 mod device;
+mod domain_api;
 mod domains;
 mod erasure;
 mod export;
@@ -16,7 +17,8 @@ mod password_guessing;
 mod password_takeover;
 mod passwords;
 mod purge;
-mod refresh;
+pub mod refresh;
+mod repeats;
 mod revocation;
 mod seat_keys;
 mod second_factor;

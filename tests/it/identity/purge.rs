@@ -18,7 +18,7 @@ const STAY: [(&str, &str); 2] = [
 
 /// A row in each table that a tenant has no row in by itself. A new table with a tenant in it fails the test below until
 /// it has one here, and then until a purge removes it.
-const ROWS: [&str; 8] = [
+const ROWS: [&str; 9] = [
     "INSERT INTO tenant_domain (domain, tenant, created_at) VALUES ('work.example.org', $1, now())",
     "INSERT INTO idempotency (scope, key, request_hash, tenant, created_at) VALUES ('test', $1::text, '\\x00', $1, now())",
     "INSERT INTO invitation (id, tenant, email, role, invited_by, created_at, expires_at)
@@ -30,6 +30,8 @@ const ROWS: [&str; 8] = [
          VALUES (sha256($1::text::bytea), sha256('b'), 'sso', $1, '\\x00', 'sign_in', '/', now(), now())",
     "INSERT INTO support_session (id, actor, operator, tenant, role, reason, code_hash, created_at, expires_at)
          VALUES (gen_random_uuid(), 'operator:x', 'x', $1, 'viewer', 'a reason', sha256($1::text::bytea), now(), now())",
+    "INSERT INTO account_identity (issuer, subject, account, provider, tenant, linked_at, last_used_at)
+         SELECT 'https://id.example.org', 'x', id, 'sso', $1, now(), now() FROM account LIMIT 1",
     "INSERT INTO erasure (tenant, account, asked_at) SELECT $1, id, now() FROM account LIMIT 1",
 ];
 

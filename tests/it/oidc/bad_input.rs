@@ -65,7 +65,16 @@ async fn a_provider_that_is_down_is_said_to_be() {
     let (app, rogue) = with_rogue().await;
     let other = RogueIdp::start(Clock::System).await;
     drop(other.settings("x"));
+    let door = rogue.issuer.trim_start_matches("http://").to_owned();
     drop(rogue);
+    // It may answer once more before it is gone.
+    freehold::testkit::eventually(std::time::Duration::from_secs(5), "its door is shut", async || {
+        match tokio::net::TcpStream::connect(&door).await {
+            Ok(_) => Err("open"),
+            Err(_) => Ok(()),
+        }
+    })
+    .await;
     let browser = Browser::new(&app);
     freehold::testkit::eventually(std::time::Duration::from_secs(5), "it is down", async || {
         match browser.open(START).await.status {
