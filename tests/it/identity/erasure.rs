@@ -62,8 +62,8 @@ async fn comment(app: &TestApp, by: &fixture::Browser) -> (String, String) {
 
 /// From sign-up to the last row: every table of the control database, and the workspace's own.
 ///
-/// Shown to fail, each taken out of `erase`: the names in `account`; `account_identity`; `session`; the addresses of
-/// invitations; `Change::Account`; `leave`. And `forget` taken out of `OpsFlow::forget_person`.
+/// Shown to fail, each taken out of `erase`: the name in `account`; `account_identity`; `session`; the addresses of
+/// invitations; `Change::Account`; `leave`; `audit_forget`. And `forget` taken out of `OpsFlow::forget_person`.
 #[tokio::test]
 async fn nothing_of_a_person_is_left() {
     let rogue = RogueIdp::start(freehold::kernel::Clock::System).await;

@@ -48,8 +48,6 @@ async fn one_address_and_two_issuers_are_two_accounts() {
 }
 
 /// Non-verifying identity provider, turned round: the attacker says the victim's address here, and cannot read its mail.
-///
-/// Shown to fail: an account made when the link is asked for.
 #[tokio::test]
 async fn an_address_that_one_cannot_read_makes_no_account() {
     let (app, rogue) = both().await;
@@ -71,7 +69,7 @@ async fn an_address_that_one_cannot_read_makes_no_account() {
 
 /// Trojan identifier: a password with the victim's address added to the attacker's account.
 ///
-/// Shown to fail: the comparison of accounts in `password_choose`; `session_is_fresh` taken out of `add`.
+/// Shown to fail: the comparison of accounts taken out of `password_choose`.
 #[tokio::test]
 async fn a_password_is_added_by_who_is_signed_in_and_reads_the_mail() {
     let (app, rogue) = both().await;
@@ -118,7 +116,7 @@ async fn a_password_is_added_by_who_is_signed_in_and_reads_the_mail() {
 
 /// Unexpired session: what an attacker had open in the account ends when its owner takes it back.
 ///
-/// Shown to fail: `session_revoke_others` taken out of `replace`.
+/// Shown to fail: `session_revoke_others` taken out of `password_replace`.
 #[tokio::test]
 async fn taking_an_account_back_ends_what_is_open_in_it() {
     let (app, _) = both().await;
@@ -147,7 +145,7 @@ async fn taking_an_account_back_ends_what_is_open_in_it() {
 
 /// Unexpired change: links that the attacker asked for before die with the next password.
 ///
-/// Shown to fail: `used_at` set for the one link only, and version 1 for every password.
+/// Shown to fail: `used_at` not set and the version left as it is, both: each of the two guards alone is enough.
 #[tokio::test]
 async fn links_of_before_are_dead_after() {
     let (app, _) = both().await;

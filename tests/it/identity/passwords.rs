@@ -20,8 +20,8 @@ use super::password_fixture::{
 const ACCOUNTS: &str = "SELECT count(*) FROM account";
 const SESSIONS: &str = "SELECT count(*) FROM session";
 
-/// Shown to fail: `acceptable` taken out of `password_choose`; the update of `used_at` taken out (the link works twice);
-/// `expires_at > $2` taken out of `good_link`; `link_is_good` giving `true`.
+/// Shown to fail: `acceptable` taken out of `password_choose`; `expires_at > $2` taken out of `good_link`; `link_is_good`
+/// giving `true`. That a link works once is held by two guards, of which one is enough: see `password_takeover`.
 #[tokio::test]
 async fn nothing_is_made_before_the_address_is_proven() {
     let app = site(vec![]).await;
@@ -136,7 +136,7 @@ fn tried<'a>(email: &'a str, password: &str) -> Tried<'a> {
     Tried { email, password, known: None, return_to: "/", browser_hash: [7; 32] }
 }
 
-/// Shown to fail: `session_revoke_others` taken out of `replace`; the version left as it is (the older link works again).
+/// Shown to fail: `session_revoke_others` taken out of `password_replace`.
 #[tokio::test]
 async fn a_forgotten_password_is_replaced_and_everybody_is_out() {
     let app = site(vec![]).await;
@@ -170,7 +170,7 @@ async fn a_forgotten_password_is_replaced_and_everybody_is_out() {
     assert_eq!((page.status, page.url.path()), (200, "/account"));
 }
 
-/// Shown to fail: `right_here` taken out of `password_change`.
+/// Shown to fail: `right_here` taking a wrong password.
 #[tokio::test]
 async fn a_password_is_changed_by_who_knows_it() {
     let app = site(vec![]).await;
@@ -211,7 +211,7 @@ async fn a_password_is_changed_by_who_knows_it() {
     assert!(page.body.contains("<svg"), "{}", page.body);
 }
 
-/// Shown to fail: `hash_anew` taken out; `strength` giving `Right`.
+/// Shown to fail: `hash_anew` taken out.
 #[tokio::test]
 async fn a_hash_grows_with_the_settings() {
     let app = site(vec![]).await;

@@ -56,7 +56,7 @@ async fn rows(world: &World, (table, column): &(String, String), tenant: TenantI
     sqlx::query_scalar(sqlx::AssertSqlSafe(count)).bind(tenant).fetch_one(world.db()).await.unwrap()
 }
 
-/// Shown to fail: `membership` taken out of `FORGET`; `erasure` taken out of `ROWS`.
+/// Shown to fail: `membership` taken out of `FORGET`.
 #[tokio::test]
 async fn nothing_else_is_left_of_a_purged_workspace() {
     let world = World::new(Current::migrations()).await;

@@ -120,8 +120,10 @@ async fn there_is_no_session_before_the_second_factor() {
     let third = Browser::new(&app);
     sign_in(&third, ADA, PASSWORD).await;
     assert_eq!(send(&third, &codes[3]).await.status, 400);
-    // Too late.
+    // Too late: also for a page that was open all the time.
+    let open = third.open(&format!("{BASE}{STEP}")).await;
     clock.advance(TimeDelta::seconds(301));
+    assert_eq!(fill(&third, &open, STEP, &[("code", &codes[4])]).await.status, 400);
     assert_eq!(third.open(&format!("{BASE}{STEP}")).await.url.path(), "/sign-in");
     assert_eq!(third.cookie("localhost", SESSION_COOKIE), None);
 }
