@@ -173,7 +173,8 @@ async fn no_form_is_taken_from_elsewhere() {
                 tried += 1;
             }
         }
-        assert!(taken_somewhere, "{path} is not there");
+        // Operators have sessions of their own: to a person's cookie their pages say the same as to none (see `desk`).
+        assert!(taken_somewhere || path.starts_with("/operator/"), "{path} is not there");
     }
     assert!(tried >= forms.len() * 50);
     assert_eq!(rows().await, before);
