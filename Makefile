@@ -19,7 +19,8 @@ dev: deps ## Build and run Freehold with servers of its own (ARGS="--reset" star
 	@cargo build $(DEBUG_FLAGS)
 	@exec target/debug/freehold dev $(ARGS)
 
-test: deps ## Check the format, lint, and run every test on real servers
+test: ## Check the format, lint, and run every test on real servers
+	@scripts/install-deps.sh --test
 	cargo fmt --all -- --check
 	cargo clippy --all-targets $(DEBUG_FLAGS) -- -D warnings
 	cargo test $(DEBUG_FLAGS)

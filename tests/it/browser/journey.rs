@@ -76,8 +76,7 @@ async fn join(place: &Place) -> Tab {
 /// Sign up, invite, accept, the same task for both, a device signed out, leaving, signing out; on the way the browser
 /// refuses nothing, and asks nobody but this site and its provider.
 ///
-/// Shown to fail: `form-action 'self'` with a redirect to the sign-in host after leaving; cookies without `Secure`;
-/// `session_revoke` without its notification.
+/// Shown to fail: a redirect to the sign-in host after leaving, which `form-action 'self'` forbids.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_colleagues_share_a_task() {
     let place = Place::with(AppOptions::of::<Current>()).await;
