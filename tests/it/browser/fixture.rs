@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use freehold::identity::settings::Settings;
 use freehold::product::Current;
 use freehold::testkit::chromium::{Chromium, Tab};
 use freehold::testkit::{AppOptions, Idp, TestApp, eventually};
@@ -16,10 +15,10 @@ pub struct Place {
 }
 
 impl Place {
-    pub async fn with(options: AppOptions) -> Self {
+    pub async fn with(mut options: AppOptions) -> Self {
         let idp = Idp::start("local").await;
-        let identity = Settings { providers: vec![idp.settings()], ..Settings::default() };
-        let app = TestApp::start::<Current>(AppOptions { identity, ..options }).await;
+        options.identity.providers.push(idp.settings());
+        let app = TestApp::start::<Current>(options).await;
         let chromium = Chromium::start(Some(app.replicas[0].addr)).await;
         Self { app, chromium, idp }
     }
