@@ -92,12 +92,12 @@ impl LocalIdp {
         std::fs::write(&done, LOCK).map_err(|error| folder::cannot("write", &done, error))
     }
 
-    /// Starts it, on the port of last time if that is free: an account is known by the issuer's address. `redirect` is
-    /// where it sends people back to, and nowhere else.
+    /// Starts it, on the port of last time if that is free: an account is known by the issuer's address. `redirects`
+    /// are where it sends people back to, and nowhere else.
     ///
     /// # Errors
     /// `bad_request` when it does not start.
-    pub async fn start(dir: &Path, redirect: &str) -> Result<Self> {
+    pub async fn start(dir: &Path, redirects: &[String]) -> Result<Self> {
         let kept = dir.join("port");
         let wanted = folder::read(&kept)?.and_then(|text| text.parse().ok());
         let port = ports::keep_or_choose(wanted)?;
@@ -108,7 +108,7 @@ impl LocalIdp {
             "clients": [{
                 "client_id": Self::CLIENT,
                 "client_secret": folder::password(dir)?,
-                "redirect_uris": [redirect],
+                "redirect_uris": redirects,
             }],
         });
         let mut process = Command::new("node")

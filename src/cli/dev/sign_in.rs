@@ -67,6 +67,10 @@ async fn provider(home: &Path, addresses: &Addresses, settings: &mut Settings) -
     }
     match start(&home.join("idp"), addresses).await {
         Ok((idp, named)) => {
+            // Operators by the same provider, at their own door; who is one is said by `freehold operator add`.
+            if settings.operator_providers.is_empty() {
+                settings.operator_providers.push(named.clone());
+            }
             settings.providers.push(named);
             Some(idp)
         }
@@ -82,8 +86,9 @@ async fn start(folder: &Path, addresses: &Addresses) -> Result<(LocalIdp, Provid
         screen::say("fetching the local sign-in provider with npm (the first time only)");
     }
     LocalIdp::install(folder).await?;
-    let redirect = format!("{}/sign-in/{ID}/callback", addresses.base_url());
-    let idp = LocalIdp::start(folder, &redirect).await?;
+    let base = addresses.base_url();
+    let redirects = ["", "/operator"].map(|door| format!("{base}{door}/sign-in/{ID}/callback"));
+    let idp = LocalIdp::start(folder, &redirects).await?;
     let named = ProviderSettings {
         id: ID.to_owned(),
         name: "the local provider (development only)".to_owned(),

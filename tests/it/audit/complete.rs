@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use freehold::control_plane::access::tenant_delete;
+use freehold::control_plane::audit::Caller;
 use freehold::control_plane::tenants::{TenantDetail, TenantRef};
 use freehold::data_plane::tenancy::cookie::SESSION_COOKIE;
+use freehold::identity::arrive::Here;
 use freehold::identity::operators::{OperatorRef, OperatorRole, operator_remove, operator_set_role};
 use freehold::kernel::Role;
 use freehold::kernel::ids::{AccountId, AuditId, TenantId};
@@ -14,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::fixture::verified;
 use crate::desk::fixture::{arrive, hire, site};
-use crate::identity::fixture::{self, enter, person, seat, sign_in};
+use crate::identity::fixture::{self, enter, identity, person, seat, sign_in};
 use crate::oidc::fixture::{post, seat_for, sign_in_again, signed_in};
 
 struct Watch {
@@ -67,6 +69,13 @@ impl Watch {
         let browser = enter(&self.app.world, sign_in(&self.app.world, account).await.id, &self.acme).await;
         (account, browser)
     }
+}
+
+/// Somebody new with a seat.
+async fn seat_for_new(watch: &Watch, name: &str) -> AccountId {
+    let account = person(&watch.app.world, name).await;
+    seat(&watch.app.world, &watch.acme, account, Role::Member).await;
+    account
 }
 
 /// Shown to fail: a line taken out (`api_key.revoke`), one written twice (`member.role`).
@@ -170,6 +179,20 @@ async fn each_event_is_one_line_of_its_own_tenant() {
     operator_remove(&cp, &tester(), &hal).await.unwrap();
     watch.one("operator.remove", None).await;
 
+    // A person's own account: what is theirs, and their going.
+    let account = seat_for_new(&watch, "ines").await;
+    watch.of_acme("member.join").await;
+    let here = Here { account, session: sign_in(&watch.app.world, account).await.id };
+    let me = Caller { actor: account.to_string(), request_id: None };
+    let identity = identity(&watch.app.world);
+    assert!(identity.account_export(&me, here).await.is_ok());
+    watch.one("account.export", None).await;
+    identity.account_erase(&me, here, "ines@example.com").await.unwrap();
+    let gone = watch.new_lines().await;
+    let wanted =
+        [("account.erase".to_owned(), None), ("member.leave".to_owned(), Some(watch.acme.tenant.id))];
+    assert_eq!(gone.into_iter().collect::<BTreeSet<_>>(), wanted.into_iter().collect::<BTreeSet<_>>());
+
     // The tenant itself, to its end.
     let name = json!({ "name": "Acme & Co." });
     watch.operator(Method::PATCH, "/operator/v1/tenants/acme", name).await;
@@ -195,5 +218,5 @@ async fn each_event_is_one_line_of_its_own_tenant() {
     let actions: BTreeSet<&str> = theirs.iter().filter_map(|line| line["action"].as_str()).collect();
     assert_eq!(actions.into_iter().collect::<Vec<_>>(), ["api_key.create", "tenant.create"]);
     assert_eq!(verified(&watch.app.world, None).await.broken, []);
-    assert!(watch.actions.len() >= 27, "{:?}", watch.actions);
+    assert!(watch.actions.len() >= 28, "{:?}", watch.actions);
 }
