@@ -13,7 +13,7 @@ use super::folder::cannot;
 /// be left behind; the file stays, since removing it would let two processes lock two files of one name.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -37,7 +37,15 @@ impl Lock {
             writeln!(file, "{}", std::process::id())
         };
         write(&mut file).map_err(|error| cannot("write", &path, error))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for Lock {
+    /// Said, and not left to the closing: a child that another thread is just about to start has the file open too until
+    /// it begins its own program.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
     }
 }
 

@@ -198,7 +198,7 @@ impl Process {
     }
 
     /// Its local TCP ports: by them a server knows its sessions.
-    pub fn ports(&self) -> Vec<i32> {
+    pub fn connections(&self) -> Vec<(i32, i32)> {
         let Some(id) = self.id() else { return Vec::new() };
         let sockets: Vec<String> = std::fs::read_dir(format!("/proc/{id}/fd"))
             .into_iter()
@@ -208,14 +208,15 @@ impl Process {
             .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
             .collect();
         let table = self.proc("net/tcp");
+        let port = |address: &str| i32::from_str_radix(address.rsplit(':').next()?, 16).ok();
         let mut ports = Vec::new();
         for line in table.lines().skip(1) {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            if let (Some(local), Some(inode)) = (fields.get(1), fields.get(9))
+            if let (Some(local), Some(remote), Some(inode)) = (fields.get(1), fields.get(2), fields.get(9))
                 && sockets.iter().any(|socket| socket == inode)
-                && let Some(port) = local.rsplit(':').next().and_then(|hex| i32::from_str_radix(hex, 16).ok())
+                && let (Some(local), Some(remote)) = (port(local), port(remote))
             {
-                ports.push(port);
+                ports.push((local, remote));
             }
         }
         ports

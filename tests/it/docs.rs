@@ -223,6 +223,20 @@ fn every_test_that_is_named_exists() {
 
 /// The code that `docs/ADOPTING.md` shows is compiled with the tests.
 #[test]
+fn every_identity_setting_that_is_shown_can_be_read() {
+    for file in ["docs/IDENTITY.md", "docs/OPERATORS.md"] {
+        let text = read(root().join(file));
+        let blocks: Vec<&str> =
+            text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert!(!blocks.is_empty(), "{file} shows no settings");
+        for block in blocks {
+            freehold::identity::settings::Settings::parse(block)
+                .unwrap_or_else(|error| panic!("{file}: {error}\n{block}"));
+        }
+    }
+}
+
+#[test]
 fn the_sample_product_is_the_one_that_is_shown() {
     let (page, sample) = (read("docs/ADOPTING.md"), read("tests/it/docs/sample.rs"));
     let shown: Vec<&str> =

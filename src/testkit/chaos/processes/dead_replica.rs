@@ -49,8 +49,7 @@ pub async fn run(binary: &str, plan: &Plan) -> Outcome {
         })
         .await;
         tokio::time::sleep(plan.pause).await;
-        let ports = servers[index].ports();
-        let sessions = stage.sessions(&ports).await;
+        let sessions = stage.sessions(&servers[index].connections()).await;
         most_sessions = most_sessions.max(sessions.len());
         let killed = Instant::now();
         servers[index].kill().await;

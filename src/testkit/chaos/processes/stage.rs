@@ -105,13 +105,16 @@ impl Stage {
         .expect("the control database answers")
     }
 
-    /// Sessions on the two servers whose client has one of these ports.
+    /// Sessions on the two servers that are the other end of these connections (own port, server's port). One port may lead
+    /// to both servers, from different processes.
     ///
     /// # Panics
     /// When a database does not answer.
-    pub async fn sessions(&self, ports: &[i32]) -> Vec<Session> {
+    pub async fn sessions(&self, connections: &[(i32, i32)]) -> Vec<Session> {
         let all = self.all_sessions().await;
-        all.into_iter().filter(|session| session.port.is_some_and(|port| ports.contains(&port))).collect()
+        all.into_iter()
+            .filter(|session| session.port.is_some_and(|port| connections.contains(&(port, session.server))))
+            .collect()
     }
 
     /// How many of these sessions are still there. Not asked by port: a port is soon somebody else's.
@@ -123,7 +126,8 @@ impl Stage {
     }
 
     async fn all_sessions(&self) -> Vec<Session> {
-        let ask = "SELECT pid, backend_start, client_port AS port FROM pg_stat_activity";
+        let ask = "SELECT pid, backend_start, client_port AS port, inet_server_port() AS server
+                     FROM pg_stat_activity";
         let mut found: Vec<Session> =
             sqlx::query_as(ask).fetch_all(self.world.db()).await.expect("the control database answers");
         // The first shard is on the control database's server, the second on the other.
@@ -141,6 +145,7 @@ pub struct Session {
     pid: i32,
     backend_start: DateTime<Utc>,
     port: Option<i32>,
+    server: i32,
 }
 
 impl Tenant {
