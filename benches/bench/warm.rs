@@ -102,8 +102,8 @@ impl Warm {
 
     /// Reads a second of one project by its id, with nothing but PostgreSQL and pgbench.
     pub async fn pgbench(&self, connections: usize, length: Duration) -> Result<f64, String> {
-        let (schema, project) = (&self.schema, &self.tenants[0].project);
-        let query = format!("SELECT * FROM \"{schema}\".project WHERE id = '{project}'");
+        let (schema, project) = (&self.schema, self.tenants[0].project.0);
+        let query = format!("SELECT * FROM \"{schema}\".projects WHERE id = '{project}'");
         pgbench::reads(&self.app.world.shard_urls[0], &query, connections, length).await
     }
 

@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(14 * 60);
 const SECTIONS: &[Section] = &[
     Section {
         name: "mixed",
-        about: "1,000 tenants on three shards, 100,000 mixed requests over 40 connections a shard",
+        about: "1,000 tenants on three shards, 60,000 mixed requests over 40 connections a shard",
         run: |args| Box::pin(mixed::run(args)),
     },
     Section {

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 use super::TestApp;
 use super::figures::Spread;
 
+/// How often a client that is told to come back later does so.
+const RETURNS: usize = 3;
 /// At most this many failures are kept word for word.
 pub(super) const SAMPLES: usize = 10;
 
@@ -36,10 +38,13 @@ pub struct Plan {
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub requests: usize,
-    /// Answers that were not the success that was asked for.
+    /// Answers that were neither the success that was asked for nor `busy`.
     pub errors: usize,
-    /// Of the errors, those that say `tenant_busy` or `shard_busy`: no connection in time, and nothing was done.
+    /// Answers `tenant_busy` or `shard_busy`: no connection in time, nothing was done, and the client is told when to ask
+    /// again. It does, up to three times.
     pub busy: usize,
+    /// Requests that were `busy` every time.
+    pub unserved: usize,
     /// Rows that bear another tenant's stamp, or none.
     pub foreign_rows: usize,
     pub rows: usize,
@@ -68,6 +73,7 @@ pub struct BrokerReport {
 struct Tally {
     errors: usize,
     busy: usize,
+    unserved: usize,
     foreign_rows: usize,
     rows: usize,
     latencies: Vec<Duration>,
@@ -239,6 +245,7 @@ pub async fn run_while(
     for tally in tallies {
         all.errors += tally.errors;
         all.busy += tally.busy;
+        all.unserved += tally.unserved;
         all.foreign_rows += tally.foreign_rows;
         all.rows += tally.rows;
         all.latencies.extend(tally.latencies);
@@ -250,6 +257,7 @@ pub async fn run_while(
         requests,
         errors: all.errors,
         busy: all.busy,
+        unserved: all.unserved,
         foreign_rows: all.foreign_rows,
         rows: all.rows,
         seconds,
@@ -284,33 +292,67 @@ async fn client(
         let tenant = &tenants[index];
         let request = tenant.request(number, scatter(number ^ 0x5bd1));
         let begun = Instant::now();
-        let answer = answer(tenant.ask(app, &request)).await;
+        let mut answer = ask(app, tenant, &request).await;
         tally.latencies.push(begun.elapsed());
-        tally.check(tenant, &request, answer);
+        for _ in 0..RETURNS {
+            let Some(pause) = told_to_return(&answer) else { break };
+            tally.busy += 1;
+            tokio::time::sleep(pause).await;
+            answer = ask(app, tenant, &request).await;
+        }
+        match told_to_return(&answer) {
+            Some(_) => tally.turned_away(tenant, &request),
+            None => tally.check(tenant, &request, answer),
+        }
     }
 }
 
-async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, String), reqwest::Error> {
-    let answer = request.send().await?;
-    Ok((answer.status().as_u16(), answer.text().await?))
+struct Answer {
+    status: u16,
+    /// What `Retry-After` says.
+    pause: Option<Duration>,
+    text: String,
+}
+
+async fn ask(app: &TestApp, tenant: &Tenant, request: &Request) -> Result<Answer, reqwest::Error> {
+    let answer = tenant.ask(app, request).send().await?;
+    let header = answer.headers().get(reqwest::header::RETRY_AFTER);
+    let seconds = header.and_then(|header| header.to_str().ok()?.parse().ok());
+    Ok(Answer {
+        status: answer.status().as_u16(),
+        pause: seconds.map(Duration::from_secs),
+        text: answer.text().await?,
+    })
+}
+
+/// How long to wait, when nothing was done for want of a connection. A refusal that does not say when to return is a
+/// failure like any other.
+fn told_to_return(answer: &Result<Answer, reqwest::Error>) -> Option<Duration> {
+    let answer = answer.as_ref().ok()?;
+    let busy = answer.text.contains("\"tenant_busy\"") || answer.text.contains("\"shard_busy\"");
+    answer.pause.filter(|_| busy)
 }
 
 impl Tally {
-    fn check(&mut self, tenant: &Tenant, request: &Request, answer: Result<(u16, String), reqwest::Error>) {
+    fn check(&mut self, tenant: &Tenant, request: &Request, answer: Result<Answer, reqwest::Error>) {
         let wanted = if request.method == Method::POST { 201 } else { 200 };
         let seen = match answer {
-            Ok((status, text)) if status == wanted => match serde_json::from_str::<Value>(&text) {
+            Ok(Answer { status, text, .. }) if status == wanted => match serde_json::from_str::<Value>(&text)
+            {
                 Ok(body) => return self.check_rows(tenant, request, &body),
                 Err(error) => format!("not JSON: {error}: {text}"),
             },
-            Ok((status, text)) => {
-                self.busy += usize::from(text.contains("\"tenant_busy\"") || text.contains("\"shard_busy\""));
-                format!("{status} {text}")
-            }
+            Ok(Answer { status, text, .. }) => format!("{status} {text}"),
             Err(error) => format!("{error:?}"),
         };
         self.errors += 1;
         self.note(format!("{} {} of {}: {seen}", request.method, request.path, tenant.slug));
+    }
+
+    fn turned_away(&mut self, tenant: &Tenant, request: &Request) {
+        self.busy += 1;
+        self.unserved += 1;
+        self.note(format!("{} {} of {}: busy each time", request.method, request.path, tenant.slug));
     }
 
     fn check_rows(&mut self, tenant: &Tenant, request: &Request, body: &Value) {
