@@ -55,18 +55,23 @@ module "app" {
   source      = "../modules/app"
   environment = var.environment
   app         = var.app
+  settings    = var.app.settings
   network = {
     vpc_id                = module.network.network.vpc_id
     public_subnet_ids     = module.network.network.public_subnet_ids
     task_subnet_ids       = module.network.network.task_subnet_ids
     app_security_group_id = module.network.network.app_security_group_id
   }
-  secrets = {
+  secrets = merge(var.app.secret_arns, {
     FREEHOLD_MASTER_KEY  = aws_secretsmanager_secret.master_key.arn
     FREEHOLD_CONTROL_URL = module.control.shard.admin_secret_arn
     FREEHOLD_REDIS_URL   = aws_secretsmanager_secret.redis_url.arn
+  })
+  worker_secrets = {
+    for name, shard in var.shards :
+    "FREEHOLD_SHARD_${upper(replace(name, "-", "_"))}" => shard.admin_secret_arn
   }
-  secret_kms_key_arns     = [module.control.shard.kms_key_arn]
+  secret_kms_key_arns     = concat([module.control.shard.kms_key_arn], [for shard in var.shards : shard.kms_key_arn])
   tenant_role_arn_pattern = "arn:aws:iam::${data.aws_caller_identity.here.account_id}:role/${var.environment}-t-*"
   shared_bucket_arn       = aws_s3_bucket.shared.arn
 }

@@ -32,17 +32,29 @@ variable "cache" {
 }
 
 variable "app" {
-  description = "The image, its domain, how many of it: see modules/app."
+  description = "The image, its domain, how many of it: see modules/app. settings are environment variables; secret_arns name more secrets, by variable."
   type = object({
-    image           = string
-    base_domain     = string
-    hosted_zone_id  = string
-    server_count    = optional(number, 2)
-    server_max      = optional(number, 8)
-    worker_count    = optional(number, 2)
-    broker_budget   = optional(number, 200)
-    alarm_topic_arn = optional(string)
+    image            = string
+    base_domain      = string
+    hosted_zone_id   = string
+    server_count     = optional(number, 2)
+    server_max       = optional(number, 8)
+    worker_count     = optional(number, 2)
+    broker_budget    = optional(number, 200)
+    cpu_architecture = optional(string, "ARM64")
+    alarm_topic_arn  = optional(string)
+    settings         = optional(map(string), {})
+    secret_arns      = optional(map(string), {})
   })
+}
+
+variable "shards" {
+  description = "The shards that stand: what the root shard/ said of each. A worker is told the admin's DSN of the shard eu-1 as FREEHOLD_SHARD_EU_1."
+  type = map(object({
+    admin_secret_arn = string
+    kms_key_arn      = string
+  }))
+  default = {}
 }
 
 variable "secrets_version" {

@@ -18,18 +18,30 @@ locals {
         FREEHOLD_METRICS_ADDR  = "0.0.0.0:9090"
         FREEHOLD_BROKER_BUDGET = tostring(var.app.broker_budget)
         FREEHOLD_REPLICAS      = tostring(var.app.server_count)
+        FREEHOLD_GRACE_SECONDS = tostring(var.app.grace_seconds)
         FREEHOLD_DRAIN_SECONDS = tostring(var.app.drain_seconds)
       }
-      ports = [8080, 9090]
-      cpu   = var.app.server_cpu
-      mib   = var.app.server_mib
+      secrets = var.secrets
+      ports   = [8080, 9090]
+      cpu     = var.app.server_cpu
+      mib     = var.app.server_mib
+      # Life, not readiness: a server that cannot reach the control database is not cured by being killed, and the load
+      # balancer asks for readiness by itself.
+      health       = ["CMD", "/usr/local/bin/freehold", "health", "--live"]
+      health_every = 15
+      health_tries = 3
     }
     worker = {
       command  = ["worker"]
       settings = { FREEHOLD_METRICS_ADDR = "0.0.0.0:9090" }
+      secrets  = merge(var.secrets, var.worker_secrets)
       ports    = [9090]
       cpu      = var.app.worker_cpu
       mib      = var.app.worker_mib
+      # Nobody else asks whether a worker works. One that has not for five minutes is replaced: it holds nothing.
+      health       = ["CMD", "/usr/local/bin/freehold", "health"]
+      health_every = 30
+      health_tries = 10
     }
   }
 }
@@ -62,7 +74,7 @@ resource "aws_ecs_task_definition" "this" {
 
   runtime_platform {
     operating_system_family = "LINUX"
-    cpu_architecture        = "ARM64"
+    cpu_architecture        = var.app.cpu_architecture
   }
 
   container_definitions = jsonencode([{
@@ -73,11 +85,19 @@ resource "aws_ecs_task_definition" "this" {
     user                   = "65532:65532"
     readonlyRootFilesystem = true
     linuxParameters        = { initProcessEnabled = true }
-    stopTimeout            = var.app.drain_seconds + 30
+    stopTimeout            = var.app.grace_seconds + var.app.drain_seconds + 15
+    # The image has no other program that could ask.
+    healthCheck = {
+      command     = each.value.health
+      interval    = each.value.health_every
+      timeout     = 10
+      retries     = each.value.health_tries
+      startPeriod = 60
+    }
     environment = [
       for name, value in merge(local.common, each.value.settings) : { name = name, value = value }
     ]
-    secrets      = [for name, arn in var.secrets : { name = name, valueFrom = arn }]
+    secrets      = [for name, arn in each.value.secrets : { name = name, valueFrom = arn }]
     portMappings = [for port in each.value.ports : { containerPort = port, protocol = "tcp" }]
     logConfiguration = {
       logDriver = "awslogs"

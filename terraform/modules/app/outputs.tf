@@ -6,5 +6,10 @@ output "app" {
     services       = [aws_ecs_service.server.name, aws_ecs_service.worker.name]
     load_balancer  = aws_lb.this.dns_name
     url            = "https://${var.app.base_domain}"
+    # Where a task for one administrative command stands.
+    task_network = {
+      subnets        = var.network.task_subnet_ids
+      securityGroups = [var.network.app_security_group_id]
+    }
   }
 }

@@ -43,7 +43,7 @@ resource "aws_iam_role_policy" "start" {
         {
           Effect   = "Allow"
           Action   = "secretsmanager:GetSecretValue"
-          Resource = sort(values(var.secrets))
+          Resource = sort(distinct(concat(values(var.secrets), values(var.worker_secrets))))
         },
       ],
       length(var.secret_kms_key_arns) == 0 ? [] : [{

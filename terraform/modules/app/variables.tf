@@ -6,20 +6,22 @@ variable "environment" {
 variable "app" {
   description = "The image, how many of it, and the settings that are no secrets."
   type = object({
-    image           = string
-    base_domain     = string
-    hosted_zone_id  = string
-    server_count    = optional(number, 2)
-    server_max      = optional(number, 8)
-    server_cpu      = optional(number, 1024)
-    server_mib      = optional(number, 2048)
-    worker_count    = optional(number, 2)
-    worker_cpu      = optional(number, 512)
-    worker_mib      = optional(number, 1024)
-    broker_budget   = optional(number, 200)
-    log_days        = optional(number, 30)
-    drain_seconds   = optional(number, 30)
-    alarm_topic_arn = optional(string)
+    image            = string
+    base_domain      = string
+    hosted_zone_id   = string
+    server_count     = optional(number, 2)
+    server_max       = optional(number, 8)
+    server_cpu       = optional(number, 1024)
+    server_mib       = optional(number, 2048)
+    worker_count     = optional(number, 2)
+    worker_cpu       = optional(number, 512)
+    worker_mib       = optional(number, 1024)
+    broker_budget    = optional(number, 200)
+    log_days         = optional(number, 30)
+    grace_seconds    = optional(number, 15)
+    drain_seconds    = optional(number, 30)
+    cpu_architecture = optional(string, "ARM64")
+    alarm_topic_arn  = optional(string)
   })
   validation {
     condition     = can(regex("@sha256:[0-9a-f]{64}$", var.app.image))
@@ -28,6 +30,14 @@ variable "app" {
   validation {
     condition     = var.app.server_max >= var.app.server_count && var.app.server_count >= 2
     error_message = "At least two servers, so that one may be replaced; server_max is not below server_count."
+  }
+  validation {
+    condition     = contains(["ARM64", "X86_64"], var.app.cpu_architecture)
+    error_message = "ARM64 or X86_64: what the image was built for."
+  }
+  validation {
+    condition     = var.app.grace_seconds + var.app.drain_seconds <= 105
+    error_message = "Grace and drain together are at most 105 seconds: ECS kills what takes longer than 120."
   }
 }
 
@@ -50,6 +60,12 @@ variable "settings" {
 variable "secrets" {
   description = "What the application is told and nobody may read, by environment variable: ARNs in Secrets Manager."
   type        = map(string)
+}
+
+variable "worker_secrets" {
+  description = "The same for the workers alone: the shards' admin DSNs. What answers requests has none of them."
+  type        = map(string)
+  default     = {}
 }
 
 variable "secret_kms_key_arns" {

@@ -83,6 +83,59 @@ run "tasks_are_nobody_and_write_nothing" {
   }
 }
 
+run "the_shards_admins_are_the_workers_alone" {
+  command = apply
+  variables {
+    worker_secrets = {
+      FREEHOLD_SHARD_EU_1 = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:test/shard/eu-1/admin-AbCdEf"
+    }
+  }
+  assert {
+    condition = {
+      for name, task in aws_ecs_task_definition.this :
+      name => [for secret in jsondecode(task.container_definitions)[0].secrets : secret.name]
+      } == {
+      server = ["FREEHOLD_MASTER_KEY"]
+      worker = ["FREEHOLD_MASTER_KEY", "FREEHOLD_SHARD_EU_1"]
+    }
+    error_message = "the server, which answers strangers, has no admin's DSN"
+  }
+}
+
+run "each_container_is_asked_by_its_own_program" {
+  command = apply
+  assert {
+    condition = {
+      for name, task in aws_ecs_task_definition.this :
+      name => jsondecode(task.container_definitions)[0].healthCheck.command
+      } == {
+      server = ["CMD", "/usr/local/bin/freehold", "health", "--live"]
+      worker = ["CMD", "/usr/local/bin/freehold", "health"]
+    }
+    error_message = "a server is asked for life, a worker for work"
+  }
+  assert {
+    condition = alltrue([
+      for task in aws_ecs_task_definition.this : jsondecode(task.container_definitions)[0].stopTimeout == 60
+    ])
+    error_message = "ECS waits for grace and drain, and a little longer"
+  }
+}
+
+run "what_takes_longer_to_stop_than_ecs_waits_is_refused" {
+  command = plan
+  variables {
+    app = {
+      image          = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/freehold@sha256:0000000000000000000000000000000000000000000000000000000000000000"
+      base_domain    = "example.com"
+      hosted_zone_id = "Z1"
+      grace_seconds  = 30
+      drain_seconds  = 90
+    }
+  }
+  expect_failures = [var.app]
+}
+
 run "the_program_reaches_tenants_objects_only_as_the_tenant" {
   command = apply
   assert {
