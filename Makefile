@@ -6,7 +6,7 @@ DEBUG_FLAGS := --locked --features testkit
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help deps dev test lint bench soak chaos openapi terraform clean
+.PHONY: help deps dev test lint bench soak chaos openapi terraform image clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,10 +24,14 @@ test: ## Check the format, lint, and run every test on real servers
 	cargo fmt --all -- --check
 	cargo clippy --all-targets $(DEBUG_FLAGS) -- -D warnings
 	cargo test $(DEBUG_FLAGS)
+	@scripts/check-prometheus.sh
 
-lint: deps ## Check the format and lint, without tests
+lint: deps ## Check the format and lint, without tests; the deployment files as well
 	cargo fmt --all -- --check
 	cargo clippy --all-targets $(DEBUG_FLAGS) -- -D warnings
+	@scripts/check-prometheus.sh
+	@scripts/check-compose.sh
+	@scripts/check-checkov.sh
 
 bench: deps ## Measure what Freehold costs (release build, real servers, fsync on)
 	cargo bench --locked --features testkit --bench bench -- $(ARGS)
@@ -45,6 +49,9 @@ openapi: deps ## Write openapi/v1.json from the code
 
 terraform: ## Check the Terraform code (needs terraform; no cloud, no credentials)
 	@scripts/check-terraform.sh
+
+image: ## Build the container image and see it run, read-only and as nobody (ARGS=--prebuilt: around target/dist/freehold)
+	@scripts/check-image.sh $(ARGS)
 
 clean: ## Remove what was built (the state of `make dev` in .freehold/ stays)
 	cargo clean

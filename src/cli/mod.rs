@@ -17,6 +17,7 @@ mod doctor;
 pub mod exit;
 mod fleet;
 mod globals;
+mod health;
 mod job;
 mod manual;
 mod migrate;
@@ -82,6 +83,7 @@ enum Command {
     #[command(subcommand)]
     Migrate(migrate::Command),
     Doctor(doctor::DoctorArgs),
+    Health(health::HealthArgs),
     /// Tenants: the customers' organisations
     #[command(subcommand)]
     Tenant(tenant::Command),
@@ -156,6 +158,7 @@ pub async fn run(mut cli: Cli) -> Result<()> {
         Command::Serve(args) => serve::run(&globals.control, &args).await,
         Command::Worker(args) => worker::run(&globals.control, &args).await,
         Command::Doctor(args) => doctor::run(&globals.control, &args, globals.output).await,
+        Command::Health(args) => health::run(&args, globals.output).await,
         Command::Migrate(command) => migrate::run(globals, command).await,
         Command::Tenant(command) => tenant::run(globals, command).await,
         Command::ApiKey(command) => api_key::run(globals, command).await,

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 
 use crate::control_plane::Addresses;
 use crate::identity::settings::Settings;
-use crate::kernel::{Error, MasterKey, Result, codes};
+use crate::kernel::{Error, MasterKey, Result, SecretRef, codes};
 
 pub mod home;
 
@@ -17,16 +17,30 @@ pub mod home;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Control plane")]
 pub struct ControlConfig {
-    /// The control database: postgres://user:password@host:5432/database
+    /// The control database: postgres://user:password@host:5432/database, or file:/path where that is written
     ///
     /// Taken from the state folder of `freehold dev` when not given.
-    #[arg(long, global = true, env = "FREEHOLD_CONTROL_URL", hide_env_values = true, value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "FREEHOLD_CONTROL_URL",
+        hide_env_values = true,
+        value_name = "URL",
+        value_parser = secret
+    )]
     pub control_url: Option<SecretString>,
 
-    /// The master key that tenant logins' passwords are derived from: 64 hexadecimal digits
+    /// The master key that tenant logins' passwords are derived from: 64 hexadecimal digits, or file:/path
     ///
-    /// Give it by environment, not on the command line, where other users of the machine can read it.
-    #[arg(long, global = true, env = "FREEHOLD_MASTER_KEY", hide_env_values = true, value_name = "HEX")]
+    /// Give it by environment or by file, not on the command line, where other users of the machine can read it.
+    #[arg(
+        long,
+        global = true,
+        env = "FREEHOLD_MASTER_KEY",
+        hide_env_values = true,
+        value_name = "HEX",
+        value_parser = secret
+    )]
     pub master_key: Option<SecretString>,
 
     /// The folder that `freehold dev` keeps its state in, and other commands find it by
@@ -91,6 +105,21 @@ impl ControlConfig {
     }
 }
 
+/// A secret as it is, or by reference (`file:/path`, `env:NAME`): what is mounted as a file is then in no environment,
+/// which child processes and whoever may look at a container can read.
+fn secret(text: &str) -> Result<SecretString, String> {
+    match text.parse::<SecretRef>() {
+        Ok(reference) => {
+            reference.read().map_err(|error| format!("{reference} cannot be read: {}", cause(&error)))
+        }
+        Err(_) => Ok(SecretString::from(text)),
+    }
+}
+
+fn cause(error: &Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
 /// How requests are served.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Serving")]
@@ -99,8 +128,9 @@ pub struct ServeConfig {
     #[arg(long, env = "FREEHOLD_HTTP_ADDR", default_value = "127.0.0.1:8080", value_name = "ADDR")]
     pub http_addr: SocketAddr,
 
-    /// Redis, for rate limits: redis://:password@host:6379/ . Without it, limits are counted in this process alone
-    #[arg(long, env = "FREEHOLD_REDIS_URL", hide_env_values = true, value_name = "URL")]
+    /// Redis, for rate limits: redis://:password@host:6379/ or file:/path . Without it, limits are counted in this
+    /// process alone
+    #[arg(long, env = "FREEHOLD_REDIS_URL", hide_env_values = true, value_name = "URL", value_parser = secret)]
     pub redis_url: Option<SecretString>,
 
     /// Connections this process may hold on each shard
@@ -140,5 +170,29 @@ impl ServeConfig {
 
     pub fn grace(&self) -> Duration {
         Duration::from_secs(self.grace_seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_is_itself_or_what_its_file_holds() {
+        let read = |text: &str| secret(text).map(|secret| secret.expose_secret().to_owned());
+        assert_eq!(
+            read("postgres://freehold:pw@host/freehold").unwrap(),
+            "postgres://freehold:pw@host/freehold"
+        );
+        assert_eq!(read("redis://:pw@host:6379/").unwrap(), "redis://:pw@host:6379/");
+        let file = std::env::temp_dir().join(format!("freehold-secret-{}", std::process::id()));
+        std::fs::write(&file, "postgres://from:file@host/freehold\n").unwrap();
+        let found = read(&format!("file:{}", file.display()));
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(found.unwrap(), "postgres://from:file@host/freehold");
+        let missing = read(&format!("file:{}", file.display())).unwrap_err();
+        assert!(missing.contains("cannot be read: No such file"), "{missing}");
     }
 }

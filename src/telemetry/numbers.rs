@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use metrics::{Unit, describe_counter, describe_histogram};
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// Bucket limits for everything that is measured in seconds: finest where answers usually fall.
@@ -46,6 +46,7 @@ fn describe() {
         "rate_limit_foreign_total",
         "Rate limits in Redis that bore another tenant's id. Should be 0."
     );
+    describe_broker();
     describe_counter!("log_lines_dropped_total", "Log lines that nobody took in time.");
     describe_counter!(
         "worker_attempts_total",
@@ -58,6 +59,20 @@ fn describe() {
     );
     describe_counter!("worker_jobs_total", "Jobs carried out, by kind and outcome.");
     describe_counter!("worker_rounds_total", "Periodic repairs, by name and outcome.");
+}
+
+fn describe_broker() {
+    describe_gauge!("broker_connections", "Connections open, by shard.");
+    describe_gauge!("broker_waiting", "Requests that wait for a connection, by shard.");
+    describe_counter!("broker_logins_total", "Connections opened, by shard.");
+    describe_histogram!("broker_login_seconds", Unit::Seconds, "Time a login took, by shard.");
+    describe_counter!("broker_evictions_total", "Idle connections closed for another tenant, by shard.");
+    describe_counter!(
+        "broker_retries_total",
+        "Pieces of work begun a second time because their connection was dead, by shard."
+    );
+    describe_counter!("broker_refused_total", "Requests refused for want of a connection, by shard.");
+    describe_gauge!("broker_breaker_open", "1 while the shard counts as down.");
 }
 
 #[cfg(test)]
