@@ -9,6 +9,7 @@
 # has glibc, libgcc and the public certificate authorities (scripts/make-base-image.sh makes the second):
 #   --build-arg BUILD_IMAGE=… --build-arg RUN_IMAGE=… --build-arg TERRAFORM_IMAGE=…
 # The glibc of the second must not be older than that of the first.
+# checkov:skip=CKV_DOCKER_7:the last FROM is a stage of this file, which has no tag
 ARG BUILD_IMAGE=docker.io/library/rust:1.95-bookworm
 ARG RUN_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 ARG TERRAFORM_IMAGE=docker.io/hashicorp/terraform:1.11.4

@@ -71,14 +71,29 @@ module "app" {
     for name, shard in var.shards :
     "FREEHOLD_SHARD_${upper(replace(name, "-", "_"))}" => shard.admin_secret_arn
   }
-  secret_kms_key_arns     = concat([module.control.shard.kms_key_arn], [for shard in var.shards : shard.kms_key_arn])
+  secret_kms_key_arns     = concat([aws_kms_key.secrets.arn, module.control.shard.kms_key_arn], [for shard in var.shards : shard.kms_key_arn])
   tenant_role_arn_pattern = "arn:aws:iam::${data.aws_caller_identity.here.account_id}:role/${var.environment}-t-*"
   shared_bucket_arn       = aws_s3_bucket.shared.arn
 }
 
+# Of its own, so that who may read the master key is said by name.
+resource "aws_kms_key" "secrets" {
+  #checkov:skip=CKV2_AWS_64:the default policy leaves it to the account's IAM, whose policies name this key
+  description         = "The platform's secrets of ${var.environment}"
+  enable_key_rotation = true
+  tags                = { Name = "${var.environment}-secrets" }
+}
+
+resource "aws_kms_alias" "secrets" {
+  name          = "alias/${var.environment}-secrets"
+  target_key_id = aws_kms_key.secrets.key_id
+}
+
 resource "aws_secretsmanager_secret" "master_key" {
+  #checkov:skip=CKV2_AWS_57:it cannot be replaced: what it derives would be another password for every tenant
   name        = "${var.environment}/master-key"
-  description = "What seals secrets at rest. Losing it loses them"
+  description = "What tenants' passwords are derived from. Losing it locks every tenant out"
+  kms_key_id  = aws_kms_key.secrets.arn
 }
 
 resource "aws_secretsmanager_secret_version" "master_key" {
@@ -88,8 +103,10 @@ resource "aws_secretsmanager_secret_version" "master_key" {
 }
 
 resource "aws_secretsmanager_secret" "redis_url" {
+  #checkov:skip=CKV2_AWS_57:an address; there is no password in it
   name        = "${var.environment}/redis-url"
   description = "Where the rate limits are kept"
+  kms_key_id  = aws_kms_key.secrets.arn
 }
 
 resource "aws_secretsmanager_secret_version" "redis_url" {
@@ -98,6 +115,9 @@ resource "aws_secretsmanager_secret_version" "redis_url" {
 }
 
 resource "aws_s3_bucket" "shared" {
+  #checkov:skip=CKV_AWS_18:who reads is in CloudTrail; objects are reached by tenants' roles alone
+  #checkov:skip=CKV_AWS_144:one region; versions and the rows that name the objects are kept in it
+  #checkov:skip=CKV2_AWS_62:nobody listens to it
   bucket = local.shared_bucket
 }
 
@@ -114,6 +134,23 @@ resource "aws_s3_bucket_versioning" "shared" {
   versioning_configuration {
     status = "Enabled"
   }
+}
+
+resource "aws_s3_bucket_lifecycle_configuration" "shared" {
+  bucket = aws_s3_bucket.shared.id
+  rule {
+    id     = "leftovers"
+    status = "Enabled"
+    filter {}
+    # What was replaced or deleted can be had back for this long, and is gone then.
+    noncurrent_version_expiration {
+      noncurrent_days = 90
+    }
+    abort_incomplete_multipart_upload {
+      days_after_initiation = 7
+    }
+  }
+  depends_on = [aws_s3_bucket_versioning.shared]
 }
 
 resource "aws_s3_bucket_server_side_encryption_configuration" "shared" {

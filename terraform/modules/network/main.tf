@@ -22,6 +22,7 @@ resource "aws_default_security_group" "closed" {
 
 # Servers and workers. It is made here and not beside them, because databases and Redis let it in and come first.
 resource "aws_security_group" "app" {
+  #checkov:skip=CKV2_AWS_5:servers and workers have it, in modules/app, where this check does not follow
   name        = "${local.name}-app"
   description = "Servers and workers of ${var.environment}"
   vpc_id      = aws_vpc.this.id
@@ -135,6 +136,7 @@ resource "aws_vpc_endpoint" "s3" {
 data "aws_region" "here" {}
 
 resource "aws_cloudwatch_log_group" "flow" {
+  #checkov:skip=CKV_AWS_158:AWS's own key encrypts it; it holds addresses and ports
   name              = "/${local.name}/network"
   retention_in_days = var.network.flow_log_days
 }
