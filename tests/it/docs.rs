@@ -129,12 +129,12 @@ fn every_file_that_is_named_exists() {
         ".github/",
     ];
     // Made by a script at the first start.
-    let made = ["infra/secrets"];
+    let made = "infra/secrets";
     let mut missing = Vec::new();
     for (path, text) in documents() {
         for code in code_in(&text).into_iter().filter(|code| !code.contains(char::is_whitespace)) {
             let file = code.split("::").next().unwrap_or_default().trim_end_matches('/');
-            let plain = !file.contains(['*', '<', '{', '…']) && !made.contains(&file);
+            let plain = !file.contains(['*', '<', '{', '…']) && !file.starts_with(made);
             if plain && folders.iter().any(|folder| file.starts_with(folder)) && !root().join(file).exists() {
                 missing.push(format!("{}: {code}", path.display()));
             }
