@@ -6,7 +6,9 @@
 #   scripts/check-image.sh                 compile in the image (minutes), then try it
 #   scripts/check-image.sh --prebuilt      around target/dist/freehold
 #
-# Needs docker or podman. RUN_IMAGE and BUILD_IMAGE are the Dockerfile's.
+# Needs docker or podman, the servers that scripts/install-deps.sh installs, curl, Python 3. RUN_IMAGE and BUILD_IMAGE are the
+# Dockerfile's; BUILD_FLAGS and RUN_FLAGS go to the engine, for places that confine it: where a process may not raise its
+# limits, RUN_FLAGS="--ulimit nofile=10000:10000 --ulimit nproc=4096:4096".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,8 +33,10 @@ else
   exit 2
 fi
 for tool in redis-server curl; do command -v $tool >/dev/null || fail "$tool is missing"; done
-postgres=$(find /usr/lib/postgresql/*/bin /usr/pgsql-*/bin -maxdepth 1 -name initdb 2>/dev/null | sort -V | tail -n 1)
-postgres=${postgres%/initdb}
+postgres=
+for bin in /usr/lib/postgresql/*/bin /usr/pgsql-*/bin; do
+  if [ -x "$bin/initdb" ]; then postgres=$bin; fi
+done
 [ -n "$postgres" ] || fail "PostgreSQL's server programs are missing (scripts/install-deps.sh)"
 
 args=()
@@ -101,7 +105,7 @@ confined=(
 # shellcheck disable=SC2206 # RUN_FLAGS is a list
 confined+=(${RUN_FLAGS:-})
 
-freehold() { $engine run --rm "${confined[@]}" "$tag" "$@"; }
+freehold() { $engine run --rm --no-healthcheck "${confined[@]}" "$tag" "$@"; }
 start() { # NAME METRICS-PORT COMMAND ENV...
   local name=$1 port=$2 command=$3
   shift 3
@@ -114,6 +118,19 @@ until_ready() { # NAME PORT
     sleep 0.5
   done
   fail "$1 did not become ready"
+}
+
+# By the image's own HEALTHCHECK.
+healthy() {
+  if [ "$engine" = podman ]; then
+    podman healthcheck run "$1"
+  else
+    for _ in $(seq 60); do
+      if [ "$(docker inspect --format '{{.State.Health.Status}}' "$1")" = healthy ]; then return; fi
+      sleep 1
+    done
+    return 1
+  fi
 }
 
 freehold migrate control >/dev/null
@@ -129,14 +146,13 @@ echo "/health/ready: $(curl -fsS "http://127.0.0.1:$http/health/ready")"
 echo "worker: $(curl -fsS "http://127.0.0.1:$worker_metrics/health/ready")"
 
 for name in "${names[@]}"; do
-  # As its own HEALTHCHECK does.
-  [ "$($engine exec "$name" /usr/local/bin/freehold health)" = ready ] || fail "freehold health in $name"
+  healthy "$name" || fail "$name: its own HEALTHCHECK says no"
   pid=$($engine inspect --format '{{.State.Pid}}' "$name")
   uids=$(sed -n 's/^Uid:\t//p' "/proc/$pid/status")
   [ "$uids" = "$(printf '65532\t65532\t65532\t65532')" ] || fail "$name runs as $uids"
   grep -qE '^[0-9]+ [0-9]+ [0-9]+:[0-9]+ \S+ / ro[, ]' "/proc/$pid/mountinfo" || fail "the root file system of $name can be written"
   [ "$(sed -n 's/^CapEff:\t//p' "/proc/$pid/status")" = 0000000000000000 ] || fail "$name has capabilities"
-  echo "$name: uid 65532, no capabilities, root file system read-only"
+  echo "$name: uid 65532, no capabilities, root file system read-only, healthy"
 done
 
 # A tenant through the running pair: sign-up, key, one request that is answered from its schema.
