@@ -116,8 +116,13 @@ fn secret(text: &str) -> Result<SecretString, String> {
     }
 }
 
+/// What lies under the error: it names no secret, only why a file or a variable is not there.
 fn cause(error: &Error) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+    let mut deepest: &dyn std::error::Error = error;
+    while let Some(next) = deepest.source() {
+        deepest = next;
+    }
+    deepest.to_string()
 }
 
 /// How requests are served.
