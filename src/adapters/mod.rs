@@ -1,5 +1,6 @@
-//! The outside world: one file per service.
+//! The outside world: one file or folder per service.
 
 pub mod dns;
 pub mod mail;
 pub mod redis;
+pub mod terraform;

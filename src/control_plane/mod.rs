@@ -22,6 +22,7 @@ pub mod doctor;
 pub mod errands;
 pub mod fleet;
 pub mod idempotency;
+pub mod infra;
 pub mod placement;
 pub mod plans;
 pub mod probe;

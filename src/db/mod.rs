@@ -8,5 +8,6 @@ pub mod ident;
 pub mod migrations;
 pub mod prepare;
 pub mod schema;
+pub mod states;
 
 pub use error::{on_constraint, violated};

@@ -43,7 +43,7 @@ async fn errors_page() -> Html<&'static str> {
 /// Whether it makes sense to send the same request again, by status.
 fn again(status: u16) -> &'static str {
     match status {
-        408 | 500 => "yes, with the same Idempotency-Key",
+        408 | 500 | 502 => "yes, with the same Idempotency-Key",
         409 => "after reading it again",
         429 | 503 => "yes, after Retry-After",
         _ => "no: change the request",

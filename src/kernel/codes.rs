@@ -42,6 +42,7 @@ codes! {
     NAME_TAKEN 409 "name_taken" "This name is taken.";
     IDEMPOTENCY_CONFLICT 409 "idempotency_conflict" "This Idempotency-Key was used for another request.";
     TENANT_NOT_READY 409 "tenant_not_ready" "The workspace is still being made; try again in a moment.";
+    INFRA_REFUSED 409 "infra_refused" "The plan would remove what must stay; nothing was changed.";
     PRECONDITION_FAILED 412 "precondition_failed" "The precondition does not hold.";
     BODY_TOO_LARGE 413 "body_too_large" "The body is too large.";
     UNSUPPORTED_MEDIA_TYPE 415 "unsupported_media_type" "Send JSON with Content-Type: application/json.";
@@ -49,6 +50,8 @@ codes! {
     RATE_LIMITED 429 "rate_limited" "Too many requests; slow down.";
     TENANT_BUSY 429 "tenant_busy" "All of this workspace's connections are in use; try again shortly.";
     INTERNAL 500 "internal" "Something went wrong on our side.";
+    INFRA_FAILED 502 "infra_failed" "The cloud refused a change.";
+    INFRA_UNAVAILABLE 503 "infra_unavailable" "Terraform cannot run at the moment.";
     SHARD_UNAVAILABLE 503 "shard_unavailable" "This workspace's database is not reachable; try again shortly.";
     SHARD_BUSY 503 "shard_busy" "This workspace's database is busy; try again shortly.";
     NO_CAPACITY 503 "no_capacity" "No shard has room for another tenant.";

@@ -33,4 +33,5 @@ mod provisioning;
 mod replicas;
 mod runs;
 mod tenancy;
+mod terraform;
 mod thousand;

@@ -1,0 +1,158 @@
+//! The folder of one run: a copy of the root and of the modules, and what Terraform says. Each run has one of its own, so
+//! that what a dying Terraform leaves (`errored.tfstate`) is never another's.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use uuid::Uuid;
+
+/// `<work>/runs/<root>/<workspace>/<id>/`, with the root's copy inside, beside `modules/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunFolder {
+    path: PathBuf,
+    root: String,
+}
+
+impl RunFolder {
+    /// Makes one, with a fresh copy of the code.
+    pub fn make(work: &Path, roots: &Path, root: &str, workspace: &str) -> io::Result<Self> {
+        let path = work.join("runs").join(root).join(workspace).join(Uuid::now_v7().to_string());
+        std::fs::create_dir_all(&path)?;
+        copy(&roots.join("modules"), &path.join("modules"))?;
+        copy(&roots.join(root), &path.join(root))?;
+        // Terraform asks for the folder it stands in, and the answer has no symbolic links.
+        Ok(Self { path: path.canonicalize()?, root: root.to_owned() })
+    }
+
+    /// What earlier runs of this state have left, oldest first.
+    pub fn leftovers(work: &Path, root: &str, workspace: &str) -> io::Result<Vec<Self>> {
+        let all = match std::fs::read_dir(work.join("runs").join(root).join(workspace)) {
+            Ok(all) => all,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut paths =
+            all.map(|one| one.and_then(|one| one.path().canonicalize())).collect::<io::Result<Vec<_>>>()?;
+        paths.sort();
+        Ok(paths.into_iter().map(|path| Self { path, root: root.to_owned() }).collect())
+    }
+
+    /// Where Terraform stands.
+    pub fn root(&self) -> PathBuf {
+        self.path.join(&self.root)
+    }
+
+    /// A file beside the code.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The state that Terraform could not write where it belongs.
+    pub fn errored_state(&self) -> Option<PathBuf> {
+        let file = self.root().join("errored.tfstate");
+        file.exists().then_some(file)
+    }
+
+    /// What it said while it applied.
+    pub fn events(&self) -> PathBuf {
+        self.file("apply.jsonl")
+    }
+
+    /// Notes who works here.
+    pub fn claim(&self, pid: u32) -> io::Result<()> {
+        std::fs::write(self.file("pid"), pid.to_string())
+    }
+
+    /// The process that works here still, if one does.
+    pub fn worker(&self) -> Option<u32> {
+        if let Some(pid) = self.by_proc() {
+            return Some(pid);
+        }
+        if Path::new("/proc/self/cwd").exists() {
+            return None;
+        }
+        // Elsewhere the note is all there is; a process that is not ours to signal is not ours.
+        let pid: i32 = std::fs::read_to_string(self.file("pid")).ok()?.parse().ok()?;
+        kill(Pid::from_raw(pid), None).is_ok().then(|| u32::try_from(pid).unwrap_or(0))
+    }
+
+    /// Whoever stands in the root's copy: found also when its parent was killed before it could note the number, and
+    /// never mistaken for another that was given the number later.
+    fn by_proc(&self) -> Option<u32> {
+        let root = self.root();
+        std::fs::read_dir("/proc").ok()?.filter_map(Result::ok).find_map(|one| {
+            let pid: u32 = one.file_name().to_str()?.parse().ok()?;
+            let here = std::fs::read_link(one.path().join("cwd")).ok()? == root;
+            // The dead that nobody has waited for have no folder any more; the provider stands where Terraform does.
+            here.then_some(pid)
+        })
+    }
+
+    /// Removes it with all that is in it.
+    pub fn remove(&self) -> io::Result<()> {
+        match std::fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Copies a folder of code: no tests, no leavings of somebody who ran Terraform in it by hand.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for one in std::fs::read_dir(from)? {
+        let one = one?;
+        let name = one.file_name();
+        let text = name.to_string_lossy();
+        if one.file_type()?.is_dir() {
+            if text != "tests" && !text.starts_with('.') {
+                copy(&one.path(), &to.join(&name))?;
+            }
+        } else if text.ends_with(".tf") || text == ".terraform.lock.hcl" {
+            std::fs::copy(one.path(), to.join(&name))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn roots() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("terraform")
+    }
+
+    #[test]
+    fn a_run_has_the_code_and_nothing_else() {
+        let work = tempfile::tempdir().expect("a folder");
+        let run = RunFolder::make(work.path(), &roots(), "tenant", "ten_1").expect("a run's folder");
+        assert!(run.root().join("main.tf").exists());
+        assert!(run.root().join(".terraform.lock.hcl").exists());
+        assert!(run.file("modules/tenant/main.tf").exists());
+        assert!(!run.root().join("tests").exists());
+        let another = RunFolder::make(work.path(), &roots(), "tenant", "ten_1").expect("another");
+        let found = RunFolder::leftovers(work.path(), "tenant", "ten_1").expect("both");
+        assert_eq!(found, [run.clone(), another]);
+        run.remove().expect("removed");
+        run.remove().expect("removed twice");
+        assert_eq!(RunFolder::leftovers(work.path(), "tenant", "ten_1").expect("one").len(), 1);
+        assert!(RunFolder::leftovers(work.path(), "tenant", "ten_2").expect("none").is_empty());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn who_works_in_it_is_known() {
+        let work = tempfile::tempdir().expect("a folder");
+        let run = RunFolder::make(work.path(), &roots(), "tenant", "ten_1").expect("a run's folder");
+        assert_eq!(run.worker(), None);
+        let mut child =
+            std::process::Command::new("sleep").arg("60").current_dir(run.root()).spawn().expect("sleep");
+        assert_eq!(run.worker(), Some(child.id()));
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+        assert_eq!(run.worker(), None);
+    }
+}

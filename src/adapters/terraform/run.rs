@@ -1,0 +1,354 @@
+//! Plan, look at the plan, apply exactly that. Drift. Destroy, in two phases.
+
+use std::process::ExitStatus;
+
+use serde_json::Value;
+use sqlx::PgConnection;
+
+use super::allow::{self, Allowed};
+use super::events::{Action, Event};
+use super::folder::RunFolder;
+use super::init::Env;
+use super::journal::{self, Note};
+use super::process::{self, Call, Running, Tail};
+use super::progress::Progress;
+use super::recover::{inputs_argument, put_down};
+use super::{Inner, Task, Terraform, environment};
+use crate::db::states;
+use crate::kernel::{Error, Result, codes};
+
+/// What would be changed, or was changed by somebody else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Planned {
+    pub changes: Vec<(String, Action)>,
+    pub drift: Vec<(String, Action)>,
+}
+
+/// Told how far it is. Called often; should be quick.
+pub type Report<'a> = &'a mut (dyn FnMut(&Progress) + Send);
+
+/// What protects its resource from being removed, so that the protection is taken off first.
+const PROTECTED: &[&str] = &["aws_db_instance", "aws_kms_key", "aws_s3_bucket", "aws_secretsmanager_secret"];
+
+/// One run: its folder and its environment.
+struct Session<'a> {
+    tf: &'a Inner,
+    task: &'a Task,
+    folder: RunFolder,
+    env: Env,
+}
+
+/// How a command that reports events has ended.
+struct Ended {
+    status: ExitStatus,
+    events: Vec<Event>,
+}
+
+impl Terraform {
+    /// Makes the state what its inputs say. Gives the root's output of the same name.
+    ///
+    /// It may be repeated whenever it fails: what an earlier run has made is taken up first.
+    ///
+    /// # Errors
+    /// `infra_unavailable` when Terraform cannot run at the moment; `infra_refused` when the plan would remove what must
+    /// stay; `infra_failed` with what the cloud said.
+    pub async fn apply(&self, task: &Task, report: Report<'_>) -> Result<Value> {
+        let _place = self.0.place().await?;
+        let session = Session::open(&self.0, task).await?;
+        let done = session.apply(Allowed::Apply, &[], report).await;
+        session.close(done).await?;
+        let mut conn = self.0.states.connect().await?;
+        states::journal_clear(&mut conn, task.root.as_str(), &task.workspace).await?;
+        Ok(self.0.state(&mut conn, task).await?.output(task.root.as_str()))
+    }
+
+    /// What an apply would change. Takes up what an earlier run has left, and changes nothing else.
+    ///
+    /// # Errors
+    /// As [`Terraform::apply`].
+    pub async fn plan(&self, task: &Task) -> Result<Planned> {
+        let _place = self.0.place().await?;
+        let session = Session::open(&self.0, task).await?;
+        let planned = session.plan(&[]).await.map(|ended| planned(&ended.events));
+        session.close(planned).await
+    }
+
+    /// What somebody has changed behind Terraform's back.
+    ///
+    /// # Errors
+    /// As [`Terraform::apply`].
+    pub async fn drift(&self, task: &Task) -> Result<Planned> {
+        let _place = self.0.place().await?;
+        let session = Session::open(&self.0, task).await?;
+        let found = session.plan(&["-refresh-only"]).await.map(|ended| planned(&ended.events));
+        session.close(found).await
+    }
+
+    /// Removes everything, and then the state. `task` has its protections off: first they are taken off what is there,
+    /// then a plan to remove all is made, held against the list of what may go, and carried out.
+    ///
+    /// # Errors
+    /// As [`Terraform::apply`].
+    pub async fn destroy(&self, task: &Task, allowed: Allowed, report: Report<'_>) -> Result<()> {
+        let _place = self.0.place().await?;
+        let session = Session::open(&self.0, task).await?;
+        let done = session.destroy(allowed, report).await;
+        session.close(done).await?;
+        let mut conn = self.0.states.connect().await?;
+        states::row_delete(&mut conn, task.root.as_str(), &task.workspace).await
+    }
+}
+
+impl Inner {
+    async fn place(&self) -> Result<tokio::sync::SemaphorePermit<'_>> {
+        self.places.acquire().await.map_err(Error::internal)
+    }
+
+    /// A cloud that does not answer costs 25 s of attempts, for each resource.
+    async fn reach(&self, env: &Env) -> Result<()> {
+        let Some(endpoint) = environment::endpoint(env) else { return Ok(()) };
+        let bare = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
+        let host = bare.split('/').next().unwrap_or(bare);
+        let host = if host.contains(':') { host.to_owned() } else { format!("{host}:443") };
+        let dial = tokio::net::TcpStream::connect(&host);
+        match tokio::time::timeout(std::time::Duration::from_secs(3), dial).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Error::new(&codes::INFRA_UNAVAILABLE)
+                .detail(format!("the cloud does not answer at {endpoint}"))
+                .hint("is AWS_ENDPOINT_URL right?")),
+        }
+    }
+}
+
+impl<'a> Session<'a> {
+    /// Everything before the first plan: the folder, the provider, the state's row, what earlier runs have left.
+    async fn open(tf: &'a Inner, task: &'a Task) -> Result<Self> {
+        task.check()?;
+        let settings = &tf.settings;
+        let work = super::init::absolute(&settings.work)?;
+        let roots = super::init::absolute(&settings.roots)?;
+        let folder =
+            RunFolder::make(&work, &roots, task.root.as_str(), &task.workspace).map_err(|error| {
+                Error::new(&codes::INFRA_UNAVAILABLE)
+                    .detail(format!(
+                        "the Terraform code in {} cannot be copied to {}",
+                        roots.display(),
+                        work.display()
+                    ))
+                    .hint("set roots and work in the infrastructure settings")
+                    .source(error)
+            })?;
+        let mut session = Self { tf, task, folder, env: Env::new() };
+        let opened = session.prepare().await;
+        match opened {
+            Ok(()) => Ok(session),
+            Err(error) => session.close(Err(error)).await,
+        }
+    }
+
+    async fn prepare(&mut self) -> Result<()> {
+        let Self { tf, task, folder, .. } = self;
+        let inputs = serde_json::to_vec(&task.inputs).map_err(Error::internal)?;
+        std::fs::write(folder.file("inputs.tfvars.json"), inputs).map_err(Error::internal)?;
+        self.env = tf.ready(task.root, folder).await?;
+        tf.reach(&self.env).await?;
+        let version = tf.ready.get().map_or("", String::as_str);
+        let mut conn = tf.states.connect().await?;
+        states::row_add(&mut conn, task.root.as_str(), &task.workspace, version).await?;
+        tf.settle(task, folder, &self.env).await?;
+        tf.adopt(task, folder, &self.env).await.map(drop)
+    }
+
+    /// The folder goes, unless it holds a state that could not be written.
+    async fn close<T>(self, outcome: Result<T>) -> Result<T> {
+        if self.folder.errored_state().is_none()
+            && self.folder.worker().is_none()
+            && let Err(error) = self.folder.remove()
+        {
+            tracing::warn!(error = %error, "a run's folder stays behind");
+        }
+        outcome
+    }
+
+    /// Plans into `plan.tfplan`. The first element of `Ended` tells whether there is something to do.
+    async fn plan(&self, more: &[&str]) -> Result<Ended> {
+        let mut args = ["plan", "-json", "-input=false", "-detailed-exitcode", "-out=plan.tfplan"]
+            .map(str::to_owned)
+            .to_vec();
+        args.extend([
+            self.tf.lock_argument(),
+            format!("-parallelism={}", self.tf.settings.parallelism),
+            inputs_argument(&self.folder),
+        ]);
+        args.extend(more.iter().map(|one| (*one).to_owned()));
+        let ended = self.follow("plan", args, &mut |_| {}, &mut Progress::default()).await?;
+        match ended.status.code() {
+            Some(0 | 2) => Ok(ended),
+            _ => Err(self.failure(&ended).await),
+        }
+    }
+
+    async fn apply(&self, allowed: Allowed, more: &[&str], report: Report<'_>) -> Result<()> {
+        let plan = self.plan(more).await?;
+        if plan.status.code() == Some(0) {
+            return Ok(());
+        }
+        allow::check(&allow::read(&self.show().await?)?, allowed)?;
+        let mut progress = Progress::default();
+        plan.events.iter().for_each(|event| progress.take(event));
+        report(&progress);
+        let args = vec![
+            "apply".to_owned(),
+            "-json".to_owned(),
+            "-input=false".to_owned(),
+            self.tf.lock_argument(),
+            format!("-parallelism={}", self.tf.settings.parallelism),
+            "plan.tfplan".to_owned(),
+        ];
+        let ended = self.follow("apply", args, report, &mut progress).await?;
+        if ended.status.success() { Ok(()) } else { Err(self.failure(&ended).await) }
+    }
+
+    async fn destroy(&self, allowed: Allowed, report: Report<'_>) -> Result<()> {
+        let mut conn = self.tf.states.connect().await?;
+        let held = self.tf.state(&mut conn, self.task).await?.resources();
+        if held.is_empty() {
+            return Ok(());
+        }
+        // Only what is there: an unfinished state is not finished in order to be removed.
+        let targets: Vec<String> = held
+            .iter()
+            .filter(|one| PROTECTED.contains(&one.kind.as_str()))
+            .map(|one| format!("-target={}", one.address))
+            .collect();
+        if !targets.is_empty() {
+            let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
+            self.apply(Allowed::Apply, &targets, report).await?;
+        }
+        self.apply(allowed, &["-destroy"], report).await
+    }
+
+    /// The plan as JSON.
+    async fn show(&self) -> Result<Vec<u8>> {
+        let args = ["show", "-json", "plan.tfplan"].map(str::to_owned).to_vec();
+        let call =
+            Call { args, name: "show", env: [self.env.clone(), environment::of_task(self.task)].concat() };
+        let mut running = process::start(&self.tf.settings.terraform, &self.folder, &call)?;
+        if !running.end(self.tf.settings.limit()).await?.success() {
+            return Err(Error::new(&codes::INFRA_FAILED).detail("Terraform cannot show its plan"));
+        }
+        std::fs::read(self.folder.file("show.jsonl")).map_err(Error::internal)
+    }
+
+    /// Runs a command that reports events, and keeps the journal meanwhile.
+    async fn follow(
+        &self,
+        name: &str,
+        args: Vec<String>,
+        report: Report<'_>,
+        progress: &mut Progress,
+    ) -> Result<Ended> {
+        let call = Call { args, name, env: [self.env.clone(), environment::of_task(self.task)].concat() };
+        let mut running: Running = process::start(&self.tf.settings.terraform, &self.folder, &call)?;
+        let mut tail = Tail::of(&self.folder.file(&format!("{name}.jsonl")))?;
+        let mut conn: Option<PgConnection> = None;
+        let mut unwritten: Vec<Note> = Vec::new();
+        let mut all = Vec::new();
+        loop {
+            let (events, ended) = match process::look(&mut running, &mut tail, self.tf.settings.limit()) {
+                Ok(looked) => looked,
+                Err(error) => {
+                    running.stop();
+                    return Err(error);
+                }
+            };
+            if !events.is_empty() {
+                events.iter().for_each(|event| progress.take(event));
+                report(progress);
+                unwritten.extend(events.iter().filter_map(journal::note));
+                all.extend(events);
+            }
+            // A state database that is away for a moment stops nothing: the file of events has it all meanwhile.
+            if !unwritten.is_empty() && self.write_down(&mut conn, &unwritten).await.is_ok() {
+                unwritten.clear();
+            }
+            if let Some(status) = ended {
+                return Ok(Ended { status, events: all });
+            }
+            tokio::time::sleep(process::pause()).await;
+        }
+    }
+
+    async fn write_down(&self, conn: &mut Option<PgConnection>, notes: &[Note]) -> Result<()> {
+        let mut open = match conn.take() {
+            Some(open) => open,
+            None => self.tf.states.connect().await?,
+        };
+        for note in notes {
+            put_down(&mut open, self.task, note).await?;
+        }
+        *conn = Some(open);
+        Ok(())
+    }
+
+    /// What went wrong, as Terraform said it.
+    async fn failure(&self, ended: &Ended) -> Error {
+        let said: Vec<(String, String)> = ended
+            .events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Diagnostic { error: true, summary, detail, address } => {
+                    let place = address.as_ref().map_or(String::new(), |address| format!("{address}: "));
+                    Some((format!("{place}{summary}"), detail.clone()))
+                }
+                _ => None,
+            })
+            .collect();
+        if said.iter().any(|(summary, _)| summary.contains("Error acquiring the state lock")) {
+            return self.locked().await;
+        }
+        let Some((summary, detail)) = said.first() else {
+            let how = ended.status.to_string();
+            return Error::new(&codes::INFRA_FAILED)
+                .detail(format!("Terraform ended without a word ({how})"))
+                .hint("what it made is taken up by the next attempt");
+        };
+        let short: String = summary.chars().take(400).collect();
+        Error::new(&codes::INFRA_FAILED).detail(short).source(detail.clone())
+    }
+
+    async fn locked(&self) -> Error {
+        let root = self.task.root.as_str();
+        let holder = match self.tf.states.connect().await {
+            Ok(mut conn) => {
+                states::lock_holder(&mut conn, root, &self.task.workspace).await.unwrap_or_default()
+            }
+            Err(_) => None,
+        };
+        let who = holder.map_or_else(
+            || "somebody who has gone meanwhile".to_owned(),
+            |held| {
+                let client = held.client.unwrap_or_else(|| "this machine".to_owned());
+                format!("session {} of the state database, from {client}, since {}", held.pid, held.since)
+            },
+        );
+        Error::new(&codes::INFRA_UNAVAILABLE)
+            .detail(format!("the state of {root} {} is locked by {who}", self.task.workspace))
+            .hint("the lock goes with its process; if its machine is lost, end that session in the state database")
+    }
+}
+
+/// What the events of a plan say.
+fn planned(events: &[Event]) -> Planned {
+    let mut planned = Planned::default();
+    for event in events {
+        match event {
+            Event::Planned { address, action } if !matches!(action, Action::Read | Action::Noop) => {
+                planned.changes.push((address.clone(), *action));
+            }
+            Event::Drift { address, action } => planned.drift.push((address.clone(), *action)),
+            _ => {}
+        }
+    }
+    planned
+}

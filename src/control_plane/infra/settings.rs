@@ -1,0 +1,180 @@
+//! How the cloud is provisioned: one TOML file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::kernel::{Error, Result, SecretRef, codes};
+
+/// Who makes what SQL cannot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Provisioner {
+    /// Nobody: tenants are schemas and nothing else, and plans with a shard of their own are refused.
+    #[default]
+    None,
+    Terraform,
+}
+
+/// The file's content. Without a file nothing is provisioned.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InfraSettings {
+    pub provisioner: Provisioner,
+    /// The first part of every name in the cloud; never to be changed.
+    pub environment: String,
+    /// The program. A bare name is looked for on the PATH.
+    pub terraform: PathBuf,
+    /// The version that is expected: `1.11` is any 1.11.x. A state that a newer one has written is not read by an older.
+    pub terraform_version: String,
+    /// The folder with `modules/`, `platform/`, `shard/` and `tenant/`.
+    pub roots: PathBuf,
+    /// Where runs have their copies, and the provider is unpacked (about 0.7 GB).
+    pub work: PathBuf,
+    /// The database of the states: `env:NAME` or `file:/path`. One of its own, not through a pooler.
+    pub state_url: Option<SecretRef>,
+    /// A folder with the provider, where the registry is out of reach. `TF_PLUGIN_MIRROR` when not given.
+    pub mirror: Option<PathBuf>,
+    /// Resources that one run works at side by side.
+    pub parallelism: u16,
+    /// Runs of Terraform at once, by this process: each takes about 0.7 GB.
+    pub at_once: u16,
+    /// How long a run waits for the lock of its state.
+    pub lock_timeout_seconds: u32,
+    /// After this long a run is asked, once, to stop.
+    pub limit_minutes: u32,
+    /// Environment for Terraform, beside `AWS_*` and proxy settings, which are handed on. No secrets: they have
+    /// references.
+    pub env: BTreeMap<String, String>,
+    /// What the environment has for all tenants: the outputs of the `platform` root that the others take as inputs.
+    pub platform: serde_json::Value,
+    pub network: serde_json::Value,
+}
+
+impl Default for InfraSettings {
+    fn default() -> Self {
+        Self {
+            provisioner: Provisioner::None,
+            environment: "dev".to_owned(),
+            terraform: "terraform".into(),
+            terraform_version: "1.11".to_owned(),
+            roots: "terraform".into(),
+            work: ".freehold/terraform".into(),
+            state_url: None,
+            mirror: None,
+            parallelism: 10,
+            at_once: 4,
+            lock_timeout_seconds: 300,
+            limit_minutes: 60,
+            env: BTreeMap::new(),
+            platform: serde_json::Value::Null,
+            network: serde_json::Value::Null,
+        }
+    }
+}
+
+impl InfraSettings {
+    /// # Errors
+    /// `bad_request` with what is wrong.
+    pub fn parse(text: &str) -> Result<Self> {
+        let settings: Self = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// What the file says; without a file, the defaults.
+    ///
+    /// # Errors
+    /// As [`InfraSettings::parse`], and when the file cannot be read.
+    pub fn of(file: Option<&Path>) -> Result<Self> {
+        let Some(file) = file else { return Ok(Self::default()) };
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            Error::new(&codes::BAD_REQUEST)
+                .detail(format!("the infrastructure settings {} cannot be read", file.display()))
+                .source(error)
+        })?;
+        Self::parse(&text)
+    }
+
+    fn check(&self) -> Result<()> {
+        let named = self.environment.len() <= 12
+            && self.environment.starts_with(|c: char| c.is_ascii_lowercase())
+            && self.environment.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        if !named {
+            return Err(wrong(format!(
+                "environment: {:?} is not up to 12 lower-case letters and digits that begin with a letter",
+                self.environment
+            )));
+        }
+        for (name, value) in [
+            ("parallelism", u32::from(self.parallelism)),
+            ("at_once", u32::from(self.at_once)),
+            ("limit_minutes", self.limit_minutes),
+            ("lock_timeout_seconds", self.lock_timeout_seconds),
+        ] {
+            if value == 0 {
+                return Err(wrong(format!("{name}: 0 would let nothing happen")));
+            }
+        }
+        if self.provisioner == Provisioner::Terraform && self.state_url.is_none() {
+            return Err(wrong("state_url: Terraform needs a database for its states".to_owned()));
+        }
+        if let Some(name) = self.env.keys().find(|name| name.starts_with("TF_VAR_") || name.starts_with("PG"))
+        {
+            return Err(wrong(format!("env: {name} is set by Freehold itself")));
+        }
+        Ok(())
+    }
+
+    pub fn lock_timeout(&self) -> Duration {
+        Duration::from_secs(self.lock_timeout_seconds.into())
+    }
+
+    pub fn limit(&self) -> Duration {
+        Duration::from_secs(u64::from(self.limit_minutes) * 60)
+    }
+}
+
+fn wrong(why: String) -> Error {
+    Error::new(&codes::BAD_REQUEST).detail(format!("the infrastructure settings: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_word_nothing_is_provisioned() {
+        let settings = InfraSettings::parse("").expect("an empty file");
+        assert_eq!(settings.provisioner, Provisioner::None);
+        assert_eq!(InfraSettings::of(None).expect("no file").provisioner, Provisioner::None);
+    }
+
+    #[test]
+    fn terraform_is_chosen_by_name() {
+        let text = "provisioner = \"terraform\"\nenvironment = \"prod\"\nstate_url = \"env:STATES\"\n[platform]\nregion = \"x\"";
+        let settings = InfraSettings::parse(text).expect("settings");
+        assert_eq!(settings.provisioner, Provisioner::Terraform);
+        assert_eq!(settings.platform["region"], "x");
+        assert_eq!(settings.lock_timeout(), Duration::from_secs(300));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, what) in [
+            ("provisioner = \"pulumi\"", "pulumi"),
+            ("provisioner = \"terraform\"", "state_url"),
+            ("environment = \"Prod\"", "environment"),
+            ("environment = \"production-eu-1\"", "environment"),
+            ("parallelism = 0", "parallelism"),
+            ("parallel = 3", "parallel"),
+            ("[env]\nTF_VAR_secret = \"x\"", "TF_VAR_secret"),
+        ] {
+            let error = InfraSettings::parse(text).expect_err(text);
+            let detail = error.public_detail().expect("a detail");
+            assert!(detail.contains(what), "{text}: {detail}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The database that Terraform keeps its states in, as its `pg` backend lays it out, and beside them the journal of what
+//! applies have made.
+//!
+//! One schema for each root. A new state's row is made here, before Terraform looks: its backend would lock the whole
+//! database for as long as the first run of a new state takes.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
+use uuid::Uuid;
+
+use super::control;
+use crate::kernel::{Error, Result, codes};
+
+/// Longer than a database that is well takes to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What stands before a root's name in the name of its schema.
+const SCHEMA: &str = "tf_";
+
+/// Where the states are.
+#[derive(Clone, Debug)]
+pub struct States {
+    options: PgConnectOptions,
+}
+
+/// A resource that an apply has made, as the journal keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Made {
+    pub address: String,
+    pub kind: String,
+    pub id: String,
+}
+
+/// Who has a state locked.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct LockHolder {
+    /// Of the session in the state database.
+    pub pid: i32,
+    pub client: Option<String>,
+    pub since: chrono::DateTime<chrono::Utc>,
+}
+
+/// One state among others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub workspace: String,
+    pub bytes: i64,
+}
+
+/// The schema of a root's states: `PG_SCHEMA_NAME`. A root's name is lower-case letters; anything else is dropped.
+pub fn schema_of(root: &str) -> String {
+    let bare: String = root.chars().filter(char::is_ascii_lowercase).collect();
+    format!("{SCHEMA}{bare}")
+}
+
+impl States {
+    /// Reads the address; nothing is connected yet.
+    ///
+    /// # Errors
+    /// `bad_request` when it is none of a PostgreSQL database.
+    pub fn at(url: &SecretString) -> Result<Self> {
+        let options = control::options(url, "freehold-states")?;
+        Ok(Self { options: options.disable_statement_logging() })
+    }
+
+    /// # Errors
+    /// `infra_unavailable` when the database does not answer.
+    pub async fn connect(&self) -> Result<PgConnection> {
+        match tokio::time::timeout(PATIENCE, PgConnection::connect_with(&self.options)).await {
+            Ok(Ok(conn)) => Ok(conn),
+            Ok(Err(error)) => Err(unreachable().source(error)),
+            Err(late) => Err(unreachable().source(late)),
+        }
+    }
+}
+
+fn unreachable() -> Error {
+    Error::new(&codes::INFRA_UNAVAILABLE)
+        .detail("the database of Terraform's states is not reachable")
+        .hint("nothing was lost: what was begun is taken up when it is back")
+        .retry_after(Duration::from_secs(5))
+}
+
+/// Makes what is missing of the layout of these roots.
+pub async fn prepare(conn: &mut PgConnection, roots: &[&str]) -> Result<()> {
+    let mut tx = conn.begin().await?;
+    // Of two that come first, one makes it.
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('freehold.states', 0))")
+        .execute(&mut *tx)
+        .await?;
+    let mut script = String::from(
+        "SET LOCAL client_min_messages = warning;
+         CREATE SEQUENCE IF NOT EXISTS public.global_states_id_seq AS bigint;
+         CREATE SCHEMA IF NOT EXISTS freehold;
+         CREATE TABLE IF NOT EXISTS freehold.terraform_journal (
+             root text NOT NULL, workspace text NOT NULL, address text NOT NULL,
+             kind text NOT NULL, id text NOT NULL, made_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+             PRIMARY KEY (root, workspace, address));",
+    );
+    for root in roots {
+        let schema = schema_of(root);
+        // As the backend would make it itself.
+        script.push_str(&format!(
+            "CREATE SCHEMA IF NOT EXISTS {schema};
+             CREATE TABLE IF NOT EXISTS {schema}.states (
+                 id bigint NOT NULL DEFAULT nextval('public.global_states_id_seq') PRIMARY KEY,
+                 name text UNIQUE, data text);
+             CREATE UNIQUE INDEX IF NOT EXISTS states_by_name ON {schema}.states (name);"
+        ));
+    }
+    sqlx::raw_sql(AssertSqlSafe(script)).execute(&mut *tx).await?;
+    Ok(tx.commit().await?)
+}
+
+/// Makes the row of a state that is new. One that is there stays as it is.
+pub async fn row_add(conn: &mut PgConnection, root: &str, workspace: &str, version: &str) -> Result<()> {
+    let empty = serde_json::json!({ "version": 4, "terraform_version": version, "serial": 0,
+        "lineage": Uuid::now_v7(), "outputs": {}, "resources": [] });
+    let schema = schema_of(root);
+    let statement =
+        format!("INSERT INTO {schema}.states (name, data) VALUES ($1, $2) ON CONFLICT DO NOTHING");
+    sqlx::query(AssertSqlSafe(statement)).bind(workspace).bind(empty.to_string()).execute(conn).await?;
+    Ok(())
+}
+
+/// The state as Terraform wrote it, if there is one.
+pub async fn read(conn: &mut PgConnection, root: &str, workspace: &str) -> Result<Option<String>> {
+    let schema = schema_of(root);
+    let statement = format!("SELECT data FROM {schema}.states WHERE name = $1");
+    Ok(sqlx::query_scalar(AssertSqlSafe(statement)).bind(workspace).fetch_optional(conn).await?)
+}
+
+/// Removes a state that holds nothing, with its journal.
+///
+/// # Errors
+/// `infra_refused` when it holds resources; `infra_unavailable` when somebody has it locked.
+pub async fn row_delete(conn: &mut PgConnection, root: &str, workspace: &str) -> Result<()> {
+    let schema = schema_of(root);
+    let mut tx = conn.begin().await?;
+    let statement =
+        format!("SELECT data, pg_try_advisory_xact_lock(id) FROM {schema}.states WHERE name = $1 FOR UPDATE");
+    let found: Option<(String, bool)> =
+        sqlx::query_as(AssertSqlSafe(statement)).bind(workspace).fetch_optional(&mut *tx).await?;
+    if let Some((data, free)) = found {
+        if !free {
+            return Err(Error::new(&codes::INFRA_UNAVAILABLE)
+                .detail(format!("the state {workspace} is locked by a run"))
+                .retry_after(Duration::from_secs(5)));
+        }
+        let state: serde_json::Value = serde_json::from_str(&data).map_err(Error::internal)?;
+        let managed = state["resources"]
+            .as_array()
+            .map_or(0, |all| all.iter().filter(|one| one["mode"] == "managed").count());
+        if managed > 0 {
+            return Err(Error::new(&codes::INFRA_REFUSED)
+                .detail(format!("the state {workspace} still holds {managed} resources")));
+        }
+    }
+    let statement = format!("DELETE FROM {schema}.states WHERE name = $1");
+    sqlx::query(AssertSqlSafe(statement)).bind(workspace).execute(&mut *tx).await?;
+    sqlx::query("DELETE FROM freehold.terraform_journal WHERE root = $1 AND workspace = $2")
+        .bind(root)
+        .bind(workspace)
+        .execute(&mut *tx)
+        .await?;
+    Ok(tx.commit().await?)
+}
+
+/// All states of a root.
+pub async fn list(conn: &mut PgConnection, root: &str) -> Result<Vec<Listed>> {
+    let schema = schema_of(root);
+    let statement = format!("SELECT name, octet_length(data)::bigint FROM {schema}.states ORDER BY name");
+    let rows: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(statement)).fetch_all(conn).await?;
+    Ok(rows.into_iter().map(|(workspace, bytes)| Listed { workspace, bytes }).collect())
+}
+
+/// Who has a state locked, if anybody has. The lock is a session's: it goes with the connection of its process.
+pub async fn lock_holder(conn: &mut PgConnection, root: &str, workspace: &str) -> Result<Option<LockHolder>> {
+    let schema = schema_of(root);
+    let statement = format!(
+        "SELECT a.pid, host(a.client_addr) AS client, a.backend_start AS since
+           FROM {schema}.states s
+           JOIN pg_locks l ON l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+                AND (l.classid::bigint << 32) | l.objid::bigint = s.id
+                AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+           JOIN pg_stat_activity a ON a.pid = l.pid
+          WHERE s.name = $1"
+    );
+    Ok(sqlx::query_as(AssertSqlSafe(statement)).bind(workspace).fetch_optional(conn).await?)
+}
+
+/// Puts a resource down as made.
+pub async fn journal_add(conn: &mut PgConnection, root: &str, workspace: &str, made: &Made) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO freehold.terraform_journal (root, workspace, address, kind, id) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (root, workspace, address)
+         DO UPDATE SET kind = EXCLUDED.kind, id = EXCLUDED.id, made_at = clock_timestamp()",
+    )
+    .bind(root)
+    .bind(workspace)
+    .bind(&made.address)
+    .bind(&made.kind)
+    .bind(&made.id)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Forgets a resource that is gone.
+pub async fn journal_remove(
+    conn: &mut PgConnection,
+    root: &str,
+    workspace: &str,
+    address: &str,
+) -> Result<()> {
+    sqlx::query("DELETE FROM freehold.terraform_journal WHERE root = $1 AND workspace = $2 AND address = $3")
+        .bind(root)
+        .bind(workspace)
+        .bind(address)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// All that the journal has of a state.
+pub async fn journal(conn: &mut PgConnection, root: &str, workspace: &str) -> Result<Vec<Made>> {
+    Ok(sqlx::query_as(
+        "SELECT address, kind, id FROM freehold.terraform_journal WHERE root = $1 AND workspace = $2
+          ORDER BY made_at, address",
+    )
+    .bind(root)
+    .bind(workspace)
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Forgets all of a state's journal: the state itself has everything.
+pub async fn journal_clear(conn: &mut PgConnection, root: &str, workspace: &str) -> Result<()> {
+    sqlx::query("DELETE FROM freehold.terraform_journal WHERE root = $1 AND workspace = $2")
+        .bind(root)
+        .bind(workspace)
+        .execute(conn)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,297 @@
+//! The driver of Terraform: the real program, the real provider, the roots as they are; a stand-in for AWS.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use freehold::adapters::terraform::allow::Allowed;
+use freehold::adapters::terraform::events::Action;
+use freehold::adapters::terraform::progress::Progress;
+use freehold::adapters::terraform::{Root, Task, Terraform};
+use freehold::control_plane::infra::settings::{InfraSettings, Provisioner};
+use freehold::db::states::{self, States};
+use freehold::kernel::{SecretRef, codes};
+use freehold::testkit::{Cluster, Moto, eventually, terraform_is_here};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+
+const SECRET: &str = "canary-8d1f-of-the-tenant";
+const TENANT: &str = "ten_0123456789abcdefghijklmnop";
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A cloud, a database for states, a folder for runs.
+struct Ground {
+    moto: Moto,
+    states: States,
+    settings: InfraSettings,
+    folder: tempfile::TempDir,
+}
+
+impl Ground {
+    async fn new() -> Self {
+        let server = Cluster::shared().await.server(0);
+        let database = server.create_database("states", None).await;
+        let url = server.admin_url(&database);
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("state_url");
+        std::fs::write(&file, &url).expect("a file");
+        let moto = Moto::start().await;
+        let project = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        let settings = InfraSettings {
+            provisioner: Provisioner::Terraform,
+            roots: project.join("terraform"),
+            work: folder.path().join("work"),
+            state_url: Some(SecretRef::File(file.to_string_lossy().into_owned())),
+            env: moto.env().into_iter().collect(),
+            lock_timeout_seconds: 60,
+            ..InfraSettings::default()
+        };
+        let states = States::at(&SecretString::from(url)).expect("an address");
+        Self { moto, states, settings, folder }
+    }
+
+    fn terraform(&self) -> Terraform {
+        Terraform::new(self.settings.clone()).expect("settings")
+    }
+
+    async fn conn(&self) -> PgConnection {
+        self.states.connect().await.expect("the state database")
+    }
+
+    /// What the cloud has of all that a tenant's root makes.
+    async fn inventory(&self) -> [usize; 5] {
+        let mut keys = self.moto.all("kms", "Key").await;
+        // A key that is to be removed is there for days.
+        keys.retain(|key| key["key_state"] != "PendingDeletion");
+        [
+            self.moto.all("iam", "Role").await.len(),
+            self.moto.all("secretsmanager", "FakeSecret").await.len(),
+            self.moto.all("logs", "LogGroup").await.len(),
+            keys.len(),
+            self.moto.all("s3", "FakeBucket").await.len(),
+        ]
+    }
+
+    fn runs(&self) -> PathBuf {
+        self.settings.work.join("runs/tenant").join(TENANT)
+    }
+}
+
+fn task(tier: &str) -> Task {
+    let inputs = json!({
+        "environment": "dev",
+        "tenant": { "id": TENANT, "slug": "acme", "tier": tier },
+        "platform": {
+            "account_id": "123456789012", "region": "us-east-1", "shared_bucket": "shared", "app_task_role_id": "app"
+        },
+    });
+    let Value::Object(inputs) = inputs else { unreachable!("an object") };
+    Task {
+        root: Root::Tenant,
+        workspace: TENANT.to_owned(),
+        inputs,
+        secrets: vec![("tenant_secret".to_owned(), SecretString::from(SECRET))],
+    }
+}
+
+fn unprotected(tier: &str) -> Task {
+    let mut task = task(tier);
+    task.inputs["tenant"]["secret_recovery_days"] = json!(0);
+    task.inputs["tenant"]["kms_deletion_days"] = json!(7);
+    task.inputs["tenant"]["bucket_force_destroy"] = json!(true);
+    task
+}
+
+fn quiet(_: &Progress) {}
+
+/// Files under a folder whose bytes hold a text.
+fn files_with(folder: &Path, text: &str, found: &mut Vec<PathBuf>) {
+    for one in std::fs::read_dir(folder).expect("a folder").map(|one| one.expect("an entry").path()) {
+        if one.is_dir() && !one.is_symlink() {
+            files_with(&one, text, found);
+        } else if one.is_file() && !one.is_symlink() {
+            let bytes = std::fs::read(&one).unwrap_or_default();
+            if bytes.windows(text.len()).any(|part| part == text.as_bytes()) {
+                found.push(one);
+            }
+        }
+    }
+}
+
+/// Made, made again with nothing to do, changed by somebody else, healed, removed.
+#[tokio::test]
+async fn a_tenants_resources_come_heal_and_go() {
+    if !terraform_is_here() {
+        return;
+    }
+    let ground = Ground::new().await;
+    let terraform = ground.terraform();
+    let mut counts = Vec::new();
+    let made =
+        terraform.apply(&task("pooled"), &mut |progress| counts.push(progress.count())).await.expect("made");
+    assert_eq!(made["role_arn"], "arn:aws:iam::123456789012:role/dev-t-0123456789abcdefghijklmnop");
+    assert_eq!(counts.first(), Some(&(0, 5)));
+    assert_eq!(counts.last(), Some(&(5, 5)));
+    assert_eq!(ground.inventory().await, [1, 1, 1, 0, 0]);
+
+    let mut said = 0;
+    let again = terraform.apply(&task("pooled"), &mut |_| said += 1).await.expect("nothing to do");
+    assert_eq!((again, said), (made, 0));
+
+    // The secret is in the cloud and nowhere else.
+    let mut found = Vec::new();
+    files_with(&ground.settings.work, SECRET, &mut found);
+    assert!(found.is_empty(), "{found:?}");
+    let state =
+        states::read(&mut ground.conn().await, "tenant", TENANT).await.expect("asked").expect("a state");
+    assert!(!state.contains(SECRET));
+    assert!(states::journal(&mut ground.conn().await, "tenant", TENANT).await.expect("asked").is_empty());
+
+    let group = format!("/dev/tenant/{TENANT}");
+    let body = json!({ "logGroupName": group, "retentionInDays": 3 });
+    ground.moto.ask("logs", "Logs_20140328.PutRetentionPolicy", &body).await;
+    let drift = terraform.drift(&task("pooled")).await.expect("looked").drift;
+    assert_eq!(drift, [("module.tenant.aws_cloudwatch_log_group.this".to_owned(), Action::Update)]);
+    terraform.apply(&task("pooled"), &mut quiet).await.expect("healed");
+    assert_eq!(terraform.drift(&task("pooled")).await.expect("looked").drift, []);
+
+    terraform.destroy(&unprotected("pooled"), Allowed::DestroyTenant, &mut quiet).await.expect("removed");
+    assert_eq!(ground.inventory().await, [0; 5]);
+    assert_eq!(states::read(&mut ground.conn().await, "tenant", TENANT).await.expect("asked"), None);
+    // And once more: there is nothing left to remove.
+    terraform.destroy(&unprotected("pooled"), Allowed::DestroyTenant, &mut quiet).await.expect("nothing");
+}
+
+/// Killed in mid-apply, Terraform has saved nothing. What it made is in the journal, and the next run adopts it: one key,
+/// one bucket, one of each.
+///
+/// Shown to fail: with `adopt` not called.
+#[tokio::test]
+async fn what_a_killed_run_has_made_is_taken_up() {
+    if !terraform_is_here() {
+        return;
+    }
+    let ground = Ground::new().await;
+    let work = ground.runs();
+    let mut killed = false;
+    let outcome = ground
+        .terraform()
+        .apply(&task("dedicated"), &mut |progress| {
+            if progress.count().0 > 0 && !std::mem::replace(&mut killed, true) {
+                let folder =
+                    std::fs::read_dir(&work).expect("runs").next().expect("a run").expect("an entry").path();
+                let pid =
+                    std::fs::read_to_string(folder.join("pid")).expect("a pid").parse().expect("a number");
+                kill(Pid::from_raw(pid), Signal::SIGKILL).expect("killed");
+            }
+        })
+        .await;
+    assert!(outcome.expect_err("killed").is(&codes::INFRA_FAILED));
+    assert!(killed);
+    let journal = states::journal(&mut ground.conn().await, "tenant", TENANT).await.expect("asked");
+    assert!(!journal.is_empty(), "nothing was put down");
+    let before =
+        states::read(&mut ground.conn().await, "tenant", TENANT).await.expect("asked").expect("a state");
+    assert!(before.contains("\"resources\":[]") || before.contains("\"resources\": []"), "{before}");
+
+    ground.terraform().apply(&task("dedicated"), &mut quiet).await.expect("taken up");
+    assert_eq!(ground.inventory().await, [1, 1, 1, 1, 1]);
+    ground
+        .terraform()
+        .destroy(&unprotected("dedicated"), Allowed::DestroyTenant, &mut quiet)
+        .await
+        .expect("removed");
+    assert_eq!(ground.inventory().await, [0; 5]);
+}
+
+/// Whoever waits for Terraform goes; it does not. The next run waits for it, and has nothing to do.
+#[tokio::test]
+async fn a_run_that_nobody_waits_for_ends_well() {
+    if !terraform_is_here() {
+        return;
+    }
+    let ground = Ground::new().await;
+    let terraform = ground.terraform();
+    let (begun, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let run = tokio::spawn({
+        let terraform = terraform.clone();
+        async move {
+            let mut report = |progress: &Progress| {
+                if progress.count().0 > 0 {
+                    begun.send(()).ok();
+                }
+            };
+            terraform.apply(&task("pooled"), &mut report).await
+        }
+    });
+    tokio::time::timeout(MINUTE, heard.recv()).await.expect("in time").expect("something was made");
+    run.abort();
+    run.await.expect_err("aborted");
+    terraform.apply(&task("pooled"), &mut quiet).await.expect("the next one");
+    assert_eq!(ground.inventory().await, [1, 1, 1, 0, 0]);
+    eventually(MINUTE, "no folder stays", async || {
+        let left = std::fs::read_dir(ground.runs()).map_or(0, Iterator::count);
+        if left == 0 { Ok(()) } else { Err(format!("{left} folders")) }
+    })
+    .await;
+}
+
+/// Four new states at once: the rows are there before Terraform looks, or the backend would let one in and refuse three.
+#[tokio::test]
+async fn first_runs_do_not_wait_for_each_other() {
+    if !terraform_is_here() {
+        return;
+    }
+    let ground = Ground::new().await;
+    let terraform = ground.terraform();
+    let runs = (0..4).map(|n| {
+        let terraform = terraform.clone();
+        let mut task = task("pooled");
+        task.workspace = format!("ten_0123456789abcdefghijklmn{n:02}");
+        task.inputs["tenant"]["id"] = json!(task.workspace);
+        tokio::spawn(async move { terraform.apply(&task, &mut quiet).await })
+    });
+    for run in runs.collect::<Vec<_>>() {
+        run.await.expect("no panic").expect("made");
+    }
+    assert_eq!(ground.inventory().await, [4, 4, 4, 0, 0]);
+}
+
+/// Each thing that may be missing is named, with what to do, and nothing stays behind.
+#[tokio::test]
+async fn what_is_missing_is_said() {
+    if !terraform_is_here() {
+        return;
+    }
+    let ground = Ground::new().await;
+    let fails = async |change: &dyn Fn(&mut InfraSettings), expected: &str| {
+        let mut settings = ground.settings.clone();
+        change(&mut settings);
+        let terraform = Terraform::new(settings).expect("settings");
+        let error = terraform.apply(&task("pooled"), &mut quiet).await.expect_err(expected);
+        assert!(error.is(&codes::INFRA_UNAVAILABLE), "{error}");
+        let detail = error.public_detail().expect("a detail").to_owned();
+        assert!(detail.contains(expected), "{detail}");
+        assert!(error.public_hint().is_some(), "{detail}");
+    };
+    fails(&|settings| settings.terraform = "/nowhere/terraform".into(), "is Terraform installed?").await;
+    fails(&|settings| settings.terraform_version = "1.10".to_owned(), "1.10 is wanted").await;
+    fails(&|settings| settings.roots = "/nowhere".into(), "cannot be copied").await;
+    let nobody = ground.folder.path().join("nobody");
+    std::fs::write(&nobody, "postgres://u:p@127.0.0.1:1/states").expect("a file");
+    let nobody = SecretRef::File(nobody.to_string_lossy().into_owned());
+    fails(&|settings| settings.state_url = Some(nobody.clone()), "states is not reachable").await;
+    let dead = "http://127.0.0.1:1".to_owned();
+    fails(
+        &|settings| drop(settings.env.insert("AWS_ENDPOINT_URL".to_owned(), dead.clone())),
+        "does not answer",
+    )
+    .await;
+    let empty = ground.folder.path().join("empty");
+    std::fs::create_dir(&empty).expect("a folder");
+    fails(&|settings| settings.mirror = Some(empty.clone()), "cannot get its AWS provider").await;
+    assert_eq!(std::fs::read_dir(ground.runs()).map_or(0, Iterator::count), 0);
+    assert_eq!(ground.inventory().await, [0; 5]);
+}
