@@ -152,10 +152,10 @@ async fn a_tenants_resources_come_heal_and_go() {
     let group = format!("/dev/tenant/{TENANT}");
     let body = json!({ "logGroupName": group, "retentionInDays": 3 });
     ground.moto.ask("logs", "Logs_20140328.PutRetentionPolicy", &body).await;
-    let drift = terraform.drift(&task("pooled")).await.expect("looked").drift;
+    let drift = terraform.drift(&task("pooled")).await.expect("looked");
     assert_eq!(drift, [("module.tenant.aws_cloudwatch_log_group.this".to_owned(), Action::Update)]);
     terraform.apply(&task("pooled"), &mut quiet).await.expect("healed");
-    assert_eq!(terraform.drift(&task("pooled")).await.expect("looked").drift, []);
+    assert_eq!(terraform.drift(&task("pooled")).await.expect("looked"), []);
 
     terraform.destroy(&unprotected("pooled"), Allowed::DestroyTenant, &mut quiet).await.expect("removed");
     assert_eq!(ground.inventory().await, [0; 5]);

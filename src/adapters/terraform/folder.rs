@@ -20,8 +20,12 @@ impl RunFolder {
     pub fn make(work: &Path, roots: &Path, root: &str, workspace: &str) -> io::Result<Self> {
         let path = work.join("runs").join(root).join(workspace).join(Uuid::now_v7().to_string());
         std::fs::create_dir_all(&path)?;
-        copy(&roots.join("modules"), &path.join("modules"))?;
-        copy(&roots.join(root), &path.join(root))?;
+        let copied = copy(&roots.join("modules"), &path.join("modules"))
+            .and_then(|()| copy(&roots.join(root), &path.join(root)));
+        if let Err(error) = copied {
+            std::fs::remove_dir_all(&path).ok();
+            return Err(error);
+        }
         // Terraform asks for the folder it stands in, and the answer has no symbolic links.
         Ok(Self { path: path.canonicalize()?, root: root.to_owned() })
     }
