@@ -18,7 +18,7 @@ fi
 export CHECKPOINT_DISABLE=1 TF_IN_AUTOMATION=1
 
 terraform fmt -check -recursive -diff
-for folder in modules/* platform shard tenant; do
+for folder in modules/* platform shard tenant inventory; do
   echo "== $folder"
   export TF_DATA_DIR="$data/${folder//\//-}"
   # Roots have a lock file with the hashes of every platform, and it is the truth; a module has none.

@@ -26,12 +26,13 @@ pub struct States {
     options: PgConnectOptions,
 }
 
-/// A resource that an apply has made, as the journal keeps it.
+/// A resource that an apply has begun or made, as the journal keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct Made {
     pub address: String,
     pub kind: String,
-    pub id: String,
+    /// None when it was only begun.
+    pub id: Option<String>,
 }
 
 /// Who has a state locked.
@@ -97,8 +98,11 @@ pub async fn prepare(conn: &mut PgConnection, roots: &[&str]) -> Result<()> {
          CREATE SCHEMA IF NOT EXISTS freehold;
          CREATE TABLE IF NOT EXISTS freehold.terraform_journal (
              root text NOT NULL, workspace text NOT NULL, address text NOT NULL,
-             kind text NOT NULL, id text NOT NULL, made_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-             PRIMARY KEY (root, workspace, address));",
+             kind text NOT NULL, id text, made_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+             PRIMARY KEY (root, workspace, address));
+         CREATE TABLE IF NOT EXISTS freehold.terraform_gone (
+             root text NOT NULL, workspace text NOT NULL, gone_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+             PRIMARY KEY (root, workspace));",
     );
     for root in roots {
         let schema = schema_of(root);
@@ -116,13 +120,30 @@ pub async fn prepare(conn: &mut PgConnection, roots: &[&str]) -> Result<()> {
 }
 
 /// Makes the row of a state that is new. One that is there stays as it is.
+///
+/// # Errors
+/// `infra_refused` when it was removed for good: a worker that was overtaken must not make anew what a purge has removed.
 pub async fn row_add(conn: &mut PgConnection, root: &str, workspace: &str, version: &str) -> Result<()> {
     let empty = serde_json::json!({ "version": 4, "terraform_version": version, "serial": 0,
         "lineage": Uuid::now_v7(), "outputs": {}, "resources": [] });
     let schema = schema_of(root);
-    let statement =
-        format!("INSERT INTO {schema}.states (name, data) VALUES ($1, $2) ON CONFLICT DO NOTHING");
-    sqlx::query(AssertSqlSafe(statement)).bind(workspace).bind(empty.to_string()).execute(conn).await?;
+    let statement = format!(
+        "WITH gone AS (SELECT 1 FROM freehold.terraform_gone WHERE root = $3 AND workspace = $1),
+              added AS (INSERT INTO {schema}.states (name, data) SELECT $1, $2 WHERE NOT EXISTS (SELECT FROM gone)
+                        ON CONFLICT DO NOTHING)
+         SELECT EXISTS (SELECT FROM gone)"
+    );
+    let gone: bool = sqlx::query_scalar(AssertSqlSafe(statement))
+        .bind(workspace)
+        .bind(empty.to_string())
+        .bind(root)
+        .fetch_one(conn)
+        .await?;
+    if gone {
+        return Err(
+            Error::new(&codes::INFRA_REFUSED).detail(format!("the state {workspace} was removed for good"))
+        );
+    }
     Ok(())
 }
 
@@ -133,11 +154,11 @@ pub async fn read(conn: &mut PgConnection, root: &str, workspace: &str) -> Resul
     Ok(sqlx::query_scalar(AssertSqlSafe(statement)).bind(workspace).fetch_optional(conn).await?)
 }
 
-/// Removes a state that holds nothing, with its journal.
+/// Removes a state that holds nothing, with its journal. `forever` when no state of this name may ever be again.
 ///
 /// # Errors
 /// `infra_refused` when it holds resources; `infra_unavailable` when somebody has it locked.
-pub async fn row_delete(conn: &mut PgConnection, root: &str, workspace: &str) -> Result<()> {
+pub async fn row_delete(conn: &mut PgConnection, root: &str, workspace: &str, forever: bool) -> Result<()> {
     let schema = schema_of(root);
     let mut tx = conn.begin().await?;
     let statement =
@@ -166,7 +187,27 @@ pub async fn row_delete(conn: &mut PgConnection, root: &str, workspace: &str) ->
         .bind(workspace)
         .execute(&mut *tx)
         .await?;
+    if forever {
+        sqlx::query(
+            "INSERT INTO freehold.terraform_gone (root, workspace) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        )
+        .bind(root)
+        .bind(workspace)
+        .execute(&mut *tx)
+        .await?;
+    }
     Ok(tx.commit().await?)
+}
+
+/// Whether a state was removed for good.
+pub async fn is_gone(conn: &mut PgConnection, root: &str, workspace: &str) -> Result<bool> {
+    Ok(sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM freehold.terraform_gone WHERE root = $1 AND workspace = $2)",
+    )
+    .bind(root)
+    .bind(workspace)
+    .fetch_one(conn)
+    .await?)
 }
 
 /// All states of a root.
@@ -192,12 +233,12 @@ pub async fn lock_holder(conn: &mut PgConnection, root: &str, workspace: &str) -
     Ok(sqlx::query_as(AssertSqlSafe(statement)).bind(workspace).fetch_optional(conn).await?)
 }
 
-/// Puts a resource down as made.
+/// Puts a resource down as begun or made. One that is known as made stays so when it is begun again.
 pub async fn journal_add(conn: &mut PgConnection, root: &str, workspace: &str, made: &Made) -> Result<()> {
     sqlx::query(
         "INSERT INTO freehold.terraform_journal (root, workspace, address, kind, id) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (root, workspace, address)
-         DO UPDATE SET kind = EXCLUDED.kind, id = EXCLUDED.id, made_at = clock_timestamp()",
+         DO UPDATE SET kind = EXCLUDED.kind, id = coalesce(EXCLUDED.id, terraform_journal.id), made_at = clock_timestamp()",
     )
     .bind(root)
     .bind(workspace)

@@ -160,6 +160,10 @@ async fn a_tenants_resources_come_heal_and_go() {
     terraform.destroy(&unprotected("pooled"), Allowed::DestroyTenant, &mut quiet).await.expect("removed");
     assert_eq!(ground.inventory().await, [0; 5]);
     assert_eq!(states::read(&mut ground.conn().await, "tenant", TENANT).await.expect("asked"), None);
+    // What is gone is not made again by a worker that was overtaken.
+    let late = terraform.apply(&task("pooled"), &mut quiet).await.expect_err("removed for good");
+    assert!(late.is(&codes::INFRA_REFUSED));
+    assert_eq!(ground.inventory().await, [0; 5]);
     // And once more: there is nothing left to remove.
     terraform.destroy(&unprotected("pooled"), Allowed::DestroyTenant, &mut quiet).await.expect("nothing");
 }

@@ -28,9 +28,17 @@ pub struct ResourceChange {
 pub struct Change {
     #[serde(default)]
     pub actions: Vec<String>,
+    /// What it will be, as far as that is known before.
+    #[serde(default)]
+    pub after: serde_json::Value,
 }
 
 impl ResourceChange {
+    /// Whether it would be made, and there is none now.
+    pub fn creates(&self) -> bool {
+        self.mode != "data" && self.change.actions == ["create"]
+    }
+
     /// Whether the resource that is there now will be gone, be it that another takes its place.
     fn removes(&self) -> bool {
         self.mode != "data"

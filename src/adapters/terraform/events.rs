@@ -26,8 +26,8 @@ pub enum Event {
     },
     Started {
         address: String,
+        kind: String,
         action: Action,
-        id: Option<String>,
     },
     Progress {
         address: String,
@@ -193,7 +193,7 @@ fn hook(kind: &str, hook: Hook) -> Option<Event> {
     let Resource { addr: address, resource_type } = hook.resource?;
     let action = hook.action;
     Some(match kind {
-        "apply_start" => Event::Started { address, action, id: hook.id_value },
+        "apply_start" => Event::Started { address, kind: resource_type, action },
         "apply_progress" => Event::Progress { address, action, seconds: hook.elapsed_seconds },
         "apply_complete" => Event::Completed {
             address,

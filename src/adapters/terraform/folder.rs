@@ -1,18 +1,31 @@
 //! The folder of one run: a copy of the root and of the modules, and what Terraform says. Each run has one of its own, so
 //! that what a dying Terraform leaves (`errored.tfstate`) is never another's.
 
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use uuid::Uuid;
 
 /// `<work>/runs/<root>/<workspace>/<id>/`, with the root's copy inside, beside `modules/`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
     root: String,
+    /// Held by whoever the run belongs to, and let go by the system when that process ends, however it ends. Between two
+    /// commands of one run nobody works in the folder, and it is not abandoned.
+    owner: Option<Arc<Flock<File>>>,
+}
+
+impl PartialEq for RunFolder {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path
+    }
 }
 
 impl RunFolder {
@@ -27,7 +40,11 @@ impl RunFolder {
             return Err(error);
         }
         // Terraform asks for the folder it stands in, and the answer has no symbolic links.
-        Ok(Self { path: path.canonicalize()?, root: root.to_owned() })
+        let mut folder = Self { path: path.canonicalize()?, root: root.to_owned(), owner: None };
+        if !folder.take()? {
+            return Err(io::Error::other("a folder that was just made belongs to somebody"));
+        }
+        Ok(folder)
     }
 
     /// What earlier runs of this state have left, oldest first.
@@ -37,10 +54,34 @@ impl RunFolder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        let mut paths =
-            all.map(|one| one.and_then(|one| one.path().canonicalize())).collect::<io::Result<Vec<_>>>()?;
+        let mut paths = Vec::new();
+        for one in all {
+            match one.and_then(|one| one.path().canonicalize()) {
+                Ok(path) => paths.push(path),
+                // Its owner has just removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
         paths.sort();
-        Ok(paths.into_iter().map(|path| Self { path, root: root.to_owned() }).collect())
+        Ok(paths.into_iter().map(|path| Self { path, root: root.to_owned(), owner: None }).collect())
+    }
+
+    /// Makes it ours, unless it belongs to a run that goes on. True as well when somebody has removed it meanwhile.
+    pub fn take(&mut self) -> io::Result<bool> {
+        let file = match OpenOptions::new().create(true).append(true).open(self.file("owner")) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => {
+                self.owner = Some(Arc::new(lock));
+                Ok(true)
+            }
+            Err((_, Errno::EWOULDBLOCK)) => Ok(false),
+            Err((_, error)) => Err(error.into()),
+        }
     }
 
     /// Where Terraform stands.
@@ -144,6 +185,19 @@ mod tests {
         run.remove().expect("removed twice");
         assert_eq!(RunFolder::leftovers(work.path(), "tenant", "ten_1").expect("one").len(), 1);
         assert!(RunFolder::leftovers(work.path(), "tenant", "ten_2").expect("none").is_empty());
+    }
+
+    /// Shown to fail: with a `take` that does not lock.
+    #[test]
+    fn a_run_that_goes_on_is_not_abandoned() {
+        let work = tempfile::tempdir().expect("a folder");
+        let run = RunFolder::make(work.path(), &roots(), "tenant", "ten_1").expect("a run's folder");
+        let mut left = RunFolder::leftovers(work.path(), "tenant", "ten_1").expect("found");
+        assert!(!left[0].take().expect("asked"));
+        drop(run);
+        assert!(left[0].take().expect("asked"));
+        left[0].remove().expect("removed");
+        assert!(left[0].take().expect("asked"), "somebody else was faster");
     }
 
     #[cfg(target_os = "linux")]

@@ -6,7 +6,9 @@
 //! | `environment` | what Terraform is told by its environment, and nothing else of ours |
 //! | `events` | what it says while it works |
 //! | `folder` | a run's own copy of the code |
+//! | `in_flight` | what a killed run had in hand; orphans |
 //! | `init` | the provider and the modules, once for all states of a root |
+//! | `inventory` | what the cloud says is there |
 //! | `journal` | what was made, outside the state |
 //! | `process` | starting it so that it survives us, and following it |
 //! | `progress` | how far it is |
@@ -31,7 +33,9 @@ pub mod allow;
 mod environment;
 pub mod events;
 mod folder;
+pub mod in_flight;
 mod init;
+mod inventory;
 pub mod journal;
 mod process;
 pub mod progress;
@@ -40,6 +44,7 @@ mod run;
 pub mod state;
 mod version;
 
+pub use inventory::Listed;
 pub use run::Planned;
 
 /// A folder of code with a state for each of its workspaces.
@@ -48,9 +53,12 @@ pub enum Root {
     Platform,
     Shard,
     Tenant,
+    /// Makes nothing, and keeps no state.
+    Inventory,
 }
 
 impl Root {
+    /// Those that keep states.
     pub const ALL: [Self; 3] = [Self::Platform, Self::Shard, Self::Tenant];
 
     pub const fn as_str(self) -> &'static str {
@@ -58,6 +66,7 @@ impl Root {
             Self::Platform => "platform",
             Self::Shard => "shard",
             Self::Tenant => "tenant",
+            Self::Inventory => "inventory",
         }
     }
 }
@@ -79,7 +88,7 @@ impl Task {
     fn server_name(&self, environment: &str) -> String {
         match self.root {
             Root::Shard => format!("{environment}-shard-{}", self.workspace),
-            Root::Platform | Root::Tenant => format!("{environment}-control"),
+            Root::Platform | Root::Tenant | Root::Inventory => format!("{environment}-shard-control"),
         }
     }
 

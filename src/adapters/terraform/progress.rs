@@ -65,7 +65,7 @@ mod tests {
     }
 
     fn started(address: &str, action: Action) -> Event {
-        Event::Started { address: address.to_owned(), action, id: None }
+        Event::Started { address: address.to_owned(), kind: String::new(), action }
     }
 
     fn completed(address: &str, action: Action) -> Event {

@@ -2,6 +2,7 @@
 //! pushes the state that could not be written, imports what was made and is in no state, and takes the taint from what
 //! would otherwise be replaced.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
@@ -20,14 +21,25 @@ const QUESTION: Duration = Duration::from_secs(5 * 60);
 
 /// Puts a note down in the state database.
 pub async fn put_down(conn: &mut PgConnection, task: &Task, note: &Note) -> Result<()> {
-    let root = task.root.as_str();
-    match note {
+    let (root, workspace) = (task.root.as_str(), &task.workspace);
+    let made = match note {
+        Note::Gone(address) => return states::journal_remove(conn, root, workspace, address).await,
+        Note::Begun { address, kind } => Made { address: address.clone(), kind: kind.clone(), id: None },
         Note::Made(Entry { address, kind, id }) => {
-            let made = Made { address: address.clone(), kind: kind.clone(), id: id.clone() };
-            states::journal_add(conn, root, &task.workspace, &made).await
+            Made { address: address.clone(), kind: kind.clone(), id: id.clone() }
         }
-        Note::Gone(address) => states::journal_remove(conn, root, &task.workspace, address).await,
-    }
+    };
+    states::journal_add(conn, root, workspace, &made).await
+}
+
+/// How an import ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Imported {
+    Yes,
+    /// There is no such thing in the cloud.
+    Absent,
+    /// What Terraform said.
+    Failed(String),
 }
 
 impl Inner {
@@ -39,8 +51,8 @@ impl Inner {
         let work = super::init::absolute(&self.settings.work)?;
         let left =
             RunFolder::leftovers(&work, task.root.as_str(), &task.workspace).map_err(Error::internal)?;
-        for folder in left.iter().filter(|folder| *folder != fresh) {
-            self.outlast(task, folder).await?;
+        for mut folder in left.into_iter().filter(|folder| folder != fresh) {
+            self.outlast(task, &mut folder).await?;
             let mut conn = self.states.connect().await?;
             // The events first: what they say may be in no state.
             if folder.events().exists() {
@@ -50,20 +62,22 @@ impl Inner {
                 }
             }
             if let Some(errored) = folder.errored_state() {
-                self.push(task, folder, &errored, env).await?;
+                self.push(task, &folder, &errored, env).await?;
             }
             folder.remove().map_err(Error::internal)?;
         }
         Ok(())
     }
 
-    /// Waits for a Terraform that has outlived whoever started it.
-    async fn outlast(&self, task: &Task, folder: &RunFolder) -> Result<()> {
+    /// Waits for a run of another, and for a Terraform that has outlived whoever started it.
+    async fn outlast(&self, task: &Task, folder: &mut RunFolder) -> Result<()> {
         let begun = Instant::now();
-        while let Some(pid) = folder.worker() {
+        // First the owner: while there is one, the folder may be empty of workers for a moment.
+        while !folder.take().map_err(Error::internal)? || folder.worker().is_some() {
             if begun.elapsed() > self.settings.lock_timeout() {
+                let who = folder.worker().map_or(String::new(), |pid| format!(" (process {pid})"));
                 return Err(Error::new(&codes::INFRA_UNAVAILABLE)
-                    .detail(format!("Terraform is still at work on {} (process {pid})", task.workspace))
+                    .detail(format!("Terraform is still at work on {}{who}", task.workspace))
                     .hint("it is left to finish; this is tried again later")
                     .retry_after(Duration::from_secs(30)));
             }
@@ -100,76 +114,92 @@ impl Inner {
         }
     }
 
-    /// Imports what the journal has and the state has not, and untaints what must not be replaced. True when something
-    /// was done.
-    pub(super) async fn adopt(&self, task: &Task, folder: &RunFolder, env: &Env) -> Result<bool> {
+    /// Imports what was made and is in no state, and untaints what must not be replaced. Gives the addresses of what was
+    /// only begun and is in no state either.
+    pub(super) async fn adopt(&self, task: &Task, folder: &RunFolder, env: &Env) -> Result<BTreeSet<String>> {
         let root = task.root.as_str();
         let mut conn = self.states.connect().await?;
         let made = states::journal(&mut conn, root, &task.workspace).await?;
         let known = self.state(&mut conn, task).await?;
         let journal: Vec<Entry> =
             made.into_iter().map(|Made { address, kind, id }| Entry { address, kind, id }).collect();
-        let lost = journal::missing(&journal, &known.addresses());
-        let tainted: Vec<String> = known
-            .resources()
-            .into_iter()
-            .filter(|one| one.tainted && !allow::is_replaceable(&one.kind))
-            .map(|one| one.address)
-            .collect();
-        for entry in &lost {
-            self.import(&mut conn, task, folder, entry, env).await?;
-        }
-        for address in &tainted {
-            let args = ["untaint".to_owned(), self.lock_argument(), address.clone()];
-            if let Err(said) = self.question(task, folder, "untaint", args.to_vec(), env).await? {
-                return Err(Error::new(&codes::INFRA_FAILED)
-                    .detail(format!("{address} cannot be untainted: {}", version::first_error(&said))));
+        let server = task.server_name(&self.settings.environment);
+        let mut begun = BTreeSet::new();
+        let mut imported = 0;
+        for entry in journal::missing(&journal, &known.addresses()) {
+            let Some(id) = &entry.id else {
+                begun.insert(entry.address);
+                continue;
+            };
+            let Some(id) = journal::import_id(&entry.kind, id, &server) else { continue };
+            match self.import(task, folder, &entry.address, id, env).await? {
+                Imported::Yes => imported += 1,
+                // Somebody has removed it since.
+                Imported::Absent => put_down(&mut conn, task, &Note::Gone(entry.address.clone())).await?,
+                Imported::Failed(said) => {
+                    let why = version::first_error(&said);
+                    return Err(Error::new(&codes::INFRA_FAILED)
+                        .detail(format!("{} was made and cannot be imported: {why}", entry.address)));
+                }
             }
         }
-        if !lost.is_empty() || !tainted.is_empty() {
+        let untainted = self.untaint(task, folder, &known, env).await?;
+        if imported + untainted + begun.len() > 0 {
             tracing::info!(
                 workspace = task.workspace,
-                imported = lost.len(),
-                untainted = tainted.len(),
-                "took up what an earlier run of Terraform has left"
+                imported,
+                untainted,
+                begun = begun.len(),
+                "takes up what an earlier run of Terraform has left"
             );
         }
-        Ok(!lost.is_empty() || !tainted.is_empty())
+        Ok(begun)
     }
 
-    async fn import(
+    /// What was in flight when Terraform was asked to stop is tainted, and would be replaced: a database server too.
+    async fn untaint(&self, task: &Task, folder: &RunFolder, known: &State, env: &Env) -> Result<usize> {
+        let tainted =
+            known.resources().into_iter().filter(|one| one.tainted && !allow::is_replaceable(&one.kind));
+        let mut count = 0;
+        for one in tainted {
+            let args = vec!["untaint".to_owned(), self.lock_argument(), one.address.clone()];
+            if let Err(said) = self.question(task, folder, "untaint", args, env).await? {
+                return Err(Error::new(&codes::INFRA_FAILED).detail(format!(
+                    "{} cannot be untainted: {}",
+                    one.address,
+                    version::first_error(&said)
+                )));
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Takes one resource into the state.
+    pub(super) async fn import(
         &self,
-        conn: &mut PgConnection,
         task: &Task,
         folder: &RunFolder,
-        entry: &Entry,
+        address: &str,
+        id: String,
         env: &Env,
-    ) -> Result<()> {
-        let Some(id) = journal::import_id(entry, &task.server_name(&self.settings.environment)) else {
-            return Ok(());
-        };
-        let args = [
+    ) -> Result<Imported> {
+        let args = vec![
             "import".to_owned(),
             "-input=false".to_owned(),
             "-no-color".to_owned(),
             self.lock_argument(),
             inputs_argument(folder),
-            entry.address.clone(),
+            address.to_owned(),
             id,
         ];
-        match self.question(task, folder, "import", args.to_vec(), env).await? {
-            Ok(()) => Ok(()),
-            // Somebody has removed it since, or a run on another machine was first.
-            Err(said) if said.contains("non-existent remote object") => {
-                put_down(conn, task, &Note::Gone(entry.address.clone())).await
-            }
-            Err(said) if said.contains("already managed by Terraform") => Ok(()),
-            Err(said) => Err(Error::new(&codes::INFRA_FAILED).detail(format!(
-                "{} cannot be imported: {}",
-                entry.address,
-                version::first_error(&said)
-            ))),
-        }
+        Ok(match self.question(task, folder, "import", args, env).await? {
+            Ok(()) => Imported::Yes,
+            Err(said) if said.contains("non-existent remote object") => Imported::Absent,
+            // A run on another machine was first.
+            Err(said) if said.contains("already managed by Terraform") => Imported::Yes,
+            Err(said) => Imported::Failed(said),
+        })
     }
 
     /// Runs a command that reports no events. What it said on stderr, when it failed.

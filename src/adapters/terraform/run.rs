@@ -1,5 +1,6 @@
 //! Plan, look at the plan, apply exactly that. Drift. Destroy, in two phases.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitStatus;
 
 use serde_json::Value;
@@ -8,12 +9,14 @@ use sqlx::PgConnection;
 use super::allow::{self, Allowed};
 use super::events::{Action, Event};
 use super::folder::RunFolder;
+use super::in_flight;
 use super::init::Env;
-use super::journal::{self, Note};
+use super::inventory::Listed;
+use super::journal::{Note, Notes};
 use super::process::{self, Call, Running, Tail};
 use super::progress::Progress;
 use super::recover::{inputs_argument, put_down};
-use super::{Inner, Task, Terraform, environment};
+use super::{Inner, Root, Task, Terraform, environment};
 use crate::db::states;
 use crate::kernel::{Error, Result, codes};
 
@@ -29,6 +32,9 @@ pub type Report<'a> = &'a mut (dyn FnMut(&Progress) + Send);
 
 /// What protects its resource from being removed, so that the protection is taken off first.
 const PROTECTED: &[&str] = &["aws_db_instance", "aws_kms_key", "aws_s3_bucket", "aws_secretsmanager_secret"];
+
+/// In a run's folder: its events are in no journal yet.
+const UNWRITTEN: &str = "unwritten";
 
 /// One run: its folder and its environment.
 struct Session<'a> {
@@ -91,16 +97,24 @@ impl Terraform {
     /// As [`Terraform::apply`].
     pub async fn destroy(&self, task: &Task, allowed: Allowed, report: Report<'_>) -> Result<()> {
         let _place = self.0.place().await?;
+        let mut conn = self.0.states.connect().await?;
+        states::prepare(&mut conn, &Root::ALL.map(Root::as_str)).await?;
+        if states::is_gone(&mut conn, task.root.as_str(), &task.workspace).await? {
+            return Ok(());
+        }
         let session = Session::open(&self.0, task).await?;
         let done = session.destroy(allowed, report).await;
         session.close(done).await?;
+        // The connection may have been idle for an hour.
         let mut conn = self.0.states.connect().await?;
-        states::row_delete(&mut conn, task.root.as_str(), &task.workspace).await
+        // A tenant's id is never given again; a shard's name may be.
+        let forever = task.root == Root::Tenant;
+        states::row_delete(&mut conn, task.root.as_str(), &task.workspace, forever).await
     }
 }
 
 impl Inner {
-    async fn place(&self) -> Result<tokio::sync::SemaphorePermit<'_>> {
+    pub(super) async fn place(&self) -> Result<tokio::sync::SemaphorePermit<'_>> {
         self.places.acquire().await.map_err(Error::internal)
     }
 
@@ -156,12 +170,40 @@ impl<'a> Session<'a> {
         let mut conn = tf.states.connect().await?;
         states::row_add(&mut conn, task.root.as_str(), &task.workspace, version).await?;
         tf.settle(task, folder, &self.env).await?;
-        tf.adopt(task, folder, &self.env).await.map(drop)
+        let begun = tf.adopt(task, folder, &self.env).await?;
+        if begun.is_empty() { Ok(()) } else { self.find(&begun).await }
     }
 
-    /// The folder goes, unless it holds a state that could not be written.
+    /// Looks in the cloud for what was begun and that a plan would make: it may be there, and in no state.
+    async fn find(&self, begun: &BTreeSet<String>) -> Result<()> {
+        if self.plan(&[]).await?.status.code() == Some(0) {
+            return Ok(());
+        }
+        let plan = allow::read(&self.show().await?)?;
+        let lost: Vec<_> = plan
+            .resource_changes
+            .iter()
+            .filter(|one| one.creates() && begun.contains(&one.address))
+            .collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        // By the environment and by name, which all that is looked for has.
+        let roles = format!("^{}-", self.tf.settings.environment);
+        let inventory = self.tf.inventory(&Listed { tags: BTreeMap::new(), roles }).await?;
+        for one in lost {
+            let Some(id) = in_flight::import_id(one, &inventory) else { continue };
+            let imported = self.tf.import(self.task, &self.folder, &one.address, id, &self.env).await?;
+            // What cannot be imported is perhaps not ours; the apply then says what is in its way.
+            tracing::info!(address = one.address, ?imported, "looked for what was in flight");
+        }
+        Ok(())
+    }
+
+    /// The folder goes, unless it holds a state or notes that could not be written: the next run reads them there.
     async fn close<T>(self, outcome: Result<T>) -> Result<T> {
         if self.folder.errored_state().is_none()
+            && !self.folder.file(UNWRITTEN).exists()
             && self.folder.worker().is_none()
             && let Err(error) = self.folder.remove()
         {
@@ -252,6 +294,7 @@ impl<'a> Session<'a> {
         let mut running: Running = process::start(&self.tf.settings.terraform, &self.folder, &call)?;
         let mut tail = Tail::of(&self.folder.file(&format!("{name}.jsonl")))?;
         let mut conn: Option<PgConnection> = None;
+        let mut notes = Notes::default();
         let mut unwritten: Vec<Note> = Vec::new();
         let mut all = Vec::new();
         loop {
@@ -265,7 +308,7 @@ impl<'a> Session<'a> {
             if !events.is_empty() {
                 events.iter().for_each(|event| progress.take(event));
                 report(progress);
-                unwritten.extend(events.iter().filter_map(journal::note));
+                unwritten.extend(events.iter().filter_map(|event| notes.take(event)));
                 all.extend(events);
             }
             // A state database that is away for a moment stops nothing: the file of events has it all meanwhile.
@@ -273,6 +316,9 @@ impl<'a> Session<'a> {
                 unwritten.clear();
             }
             if let Some(status) = ended {
+                if !unwritten.is_empty() {
+                    std::fs::write(self.folder.file(UNWRITTEN), b"").map_err(Error::internal)?;
+                }
                 return Ok(Ended { status, events: all });
             }
             tokio::time::sleep(process::pause()).await;

@@ -1,0 +1,73 @@
+//! Asks the cloud what is there, by the root `inventory`: it makes nothing and has no state of its own to keep.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, json};
+
+use super::folder::RunFolder;
+use super::in_flight::Inventory;
+use super::init::absolute;
+use super::process::{self, Call};
+use super::recover::inputs_argument;
+use super::state::State;
+use super::{Inner, Root, Terraform, version};
+use crate::kernel::{Error, Result, codes};
+
+/// What to list.
+#[derive(Clone, Debug, Default)]
+pub struct Listed {
+    /// Tags that everything has, beside the environment's.
+    pub tags: BTreeMap<String, String>,
+    /// Regular expression for the names of roles.
+    pub roles: String,
+}
+
+impl Terraform {
+    /// # Errors
+    /// `infra_unavailable` when Terraform cannot run at the moment; `infra_failed` with what the cloud said.
+    pub async fn inventory(&self, listed: &Listed) -> Result<Inventory> {
+        let _place = self.0.place().await?;
+        self.0.inventory(listed).await
+    }
+}
+
+impl Inner {
+    /// Without a place of its own: a run that looks for what was in flight has one already.
+    pub(super) async fn inventory(&self, listed: &Listed) -> Result<Inventory> {
+        let (work, roots) = (absolute(&self.settings.work)?, absolute(&self.settings.roots)?);
+        let workspace = &self.settings.environment;
+        let root = Root::Inventory.as_str();
+        for mut left in RunFolder::leftovers(&work, root, workspace).map_err(Error::internal)? {
+            // Whatever a dead one has left is of no use to anybody.
+            if left.take().map_err(Error::internal)? && left.worker().is_none() {
+                left.remove().map_err(Error::internal)?;
+            }
+        }
+        let folder = RunFolder::make(&work, &roots, root, workspace).map_err(Error::internal)?;
+        let found = self.look(listed, &folder).await;
+        folder.remove().map_err(Error::internal)?;
+        found
+    }
+
+    async fn look(&self, listed: &Listed, folder: &RunFolder) -> Result<Inventory> {
+        let mut inputs = Map::new();
+        inputs.insert("environment".to_owned(), json!(self.settings.environment));
+        inputs.insert("tags".to_owned(), json!(listed.tags));
+        inputs.insert("role_pattern".to_owned(), json!(listed.roles));
+        let inputs = serde_json::to_vec(&inputs).map_err(Error::internal)?;
+        std::fs::write(folder.file("inputs.tfvars.json"), inputs).map_err(Error::internal)?;
+        let env = self.ready(Root::Inventory, folder).await?;
+        let mut args = ["apply", "-auto-approve", "-input=false", "-no-color"].map(str::to_owned).to_vec();
+        args.push(inputs_argument(folder));
+        let call = Call { args, name: "inventory", env };
+        let mut running = process::start(&self.settings.terraform, folder, &call)?;
+        if !running.end(self.settings.limit()).await?.success() {
+            let said = std::fs::read_to_string(folder.file("inventory.err")).unwrap_or_default();
+            return Err(Error::new(&codes::INFRA_FAILED)
+                .detail(format!("the cloud does not say what is there: {}", version::first_error(&said))));
+        }
+        let state =
+            std::fs::read_to_string(folder.root().join("terraform.tfstate")).map_err(Error::internal)?;
+        serde_json::from_value(State::parse(&state)?.output("inventory")).map_err(Error::internal)
+    }
+}
