@@ -10,9 +10,11 @@ use sqlx::Connection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::{dns, mail, redis};
+use crate::adapters::{dns, mail, redis, terraform};
 use crate::config::{ControlConfig, ServeConfig};
 use crate::control_plane::errands::Errands;
+use crate::control_plane::infra::Cloud;
+use crate::control_plane::infra::settings::InfraSettings;
 use crate::control_plane::tenant_jobs::TenantJobs;
 use crate::control_plane::{ControlPlane, Hands, Turns, worker};
 use crate::data_plane::TenantContext;
@@ -59,7 +61,7 @@ pub fn hands(config: &ControlConfig, application: &str) -> Result<Hands> {
     let worker = format!("{application}:{}:{}", std::process::id(), cp.entropy.base32::<5>());
     let (admins, master) = (ShardAdmins::default(), config.master_key()?);
     let (errands, tenant_jobs) = (Errands::default(), TenantJobs::default());
-    Ok(Hands { cp, admins, master, worker, errands, tenant_jobs })
+    Ok(Hands { cp, admins, master, worker, errands, tenant_jobs, cloud: Cloud::default() })
 }
 
 /// What a worker does for identity: it carries letters.
@@ -87,6 +89,14 @@ pub fn errands_by(hands: &Hands, settings: &Settings, carrier: Option<Carrier>) 
             async move { account_letters::account_letter_send(&identity, carrier.as_ref(), payload).await },
         )
     }))
+}
+
+/// What makes tenants' resources, by these settings: nothing, or Terraform.
+///
+/// # Errors
+/// `bad_request` for settings that are wrong.
+pub fn cloud(settings: InfraSettings) -> Result<Cloud> {
+    terraform::cloud::cloud(settings)
 }
 
 /// What product `P` does in its tenants' schemas when a worker asks: as the tenant's own login, over connections of the

@@ -65,6 +65,13 @@ impl RunBar {
         self.0.set_length(run.steps.len() as u64);
         self.0.set_position(done as u64);
         let doing = next.map_or("done", |step| step.name.as_str());
+        if let Some(progress) = run.progress.as_ref().filter(|progress| progress.planned > 0) {
+            self.0.set_length(progress.planned);
+            self.0.set_position(progress.done);
+            let at = progress.working.first().map_or("", String::as_str);
+            self.0.set_message(format!("{}: {doing} {at}", run.kind));
+            return;
+        }
         self.0.set_message(match &run.error {
             Some(error) if run.state.is_open() => {
                 format!("{}: {doing} (attempt {}: {error})", run.kind, run.attempts)

@@ -8,6 +8,7 @@ use clap::Args;
 use super::serve::{start_logs, stop_signal};
 use crate::app;
 use crate::config::ControlConfig;
+use crate::control_plane::infra::settings::InfraSettings;
 use crate::control_plane::worker::{self, Pulse};
 use crate::http::health::WorkerHealth;
 use crate::identity::chores;
@@ -30,6 +31,10 @@ pub struct WorkerArgs {
     #[arg(long, env = "FREEHOLD_IDENTITY", value_name = "FILE")]
     pub identity: Option<PathBuf>,
 
+    /// What is provisioned in a cloud, and how: a TOML file. Without it nothing is
+    #[arg(long, env = "FREEHOLD_INFRA", value_name = "FILE")]
+    pub infra: Option<PathBuf>,
+
     /// Answer /metrics and the health pages on this address, for the monitoring alone. Without it there is no listener
     #[arg(long, env = "FREEHOLD_METRICS_ADDR", value_name = "ADDR")]
     pub metrics_addr: Option<SocketAddr>,
@@ -41,6 +46,7 @@ pub async fn run(control: &ControlConfig, args: &WorkerArgs) -> Result<()> {
     let metrics = numbers::install();
     let mut hands = app::hands(control, "freehold-worker")?;
     hands.errands = app::errands(&hands, &Settings::of(args.identity.as_deref())?)?;
+    hands.cloud = app::cloud(InfraSettings::of(args.infra.as_deref())?)?;
     hands.tenant_jobs = app::tenant_jobs::<Current>(&hands);
     app::require_control(control).await?;
     let stop = stop_signal()?;

@@ -11,13 +11,14 @@ use sqlx::PgConnection;
 
 use super::audit::{Caller, audit_add};
 use super::changes::{self, Change};
+use super::infra::resources;
 use super::placement::give_place_back;
 use super::shards::shard_by_id;
 use super::tenants::{TenantRef, TenantRow, TenantState, tenant_lock};
 use super::{ControlPlane, Hands};
 use crate::db::schema::Schema;
 use crate::jobs::run::{NewRun, run_record};
-use crate::jobs::saga::{self, Held, Kind, OnFailure, StepDef, Writes};
+use crate::jobs::saga::{self, Held, Kind, OnFailure, Pace, StepDef, Writes};
 use crate::kernel::ids::{RunId, ShardId, TenantId};
 use crate::kernel::{Error, Result, codes};
 
@@ -167,12 +168,14 @@ pub static SUSPEND: Kind<Hands> = Kind {
     name: "suspend",
     steps: &[StepDef { name: "fence", run: fence, undo: None }],
     on_failure: OnFailure::Retry,
+    pace: Pace::Quick,
 };
 
 pub static DELETE: Kind<Hands> = Kind {
     name: "delete",
     steps: &[StepDef { name: "fence", run: fence, undo: None }],
     on_failure: OnFailure::Retry,
+    pace: Pace::Quick,
 };
 
 pub static RESUME: Kind<Hands> = Kind {
@@ -182,6 +185,7 @@ pub static RESUME: Kind<Hands> = Kind {
         StepDef { name: "activate", run: activate, undo: None },
     ],
     on_failure: OnFailure::Retry,
+    pace: Pace::Quick,
 };
 
 pub static UNDELETE: Kind<Hands> = Kind {
@@ -191,15 +195,18 @@ pub static UNDELETE: Kind<Hands> = Kind {
         StepDef { name: "activate", run: activate, undo: None },
     ],
     on_failure: OnFailure::Retry,
+    pace: Pace::Quick,
 };
 
 pub static PURGE: Kind<Hands> = Kind {
     name: "purge",
     steps: &[
+        StepDef { name: "resources", run: remove_resources, undo: None },
         StepDef { name: "drop_schema", run: drop_schema, undo: None },
         StepDef { name: "forget", run: forget, undo: None },
     ],
     on_failure: OnFailure::Retry,
+    pace: Pace::Slow,
 };
 
 fn fence<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
@@ -246,10 +253,20 @@ fn activate<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option
     })
 }
 
+/// First what is in the cloud: while the tenant's row and its name are there, an operator finds what it belongs to.
+fn remove_resources<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
+    Box::pin(async move {
+        let input: Input = held.input()?;
+        resources::remove(hands, held, input.tenant).await?;
+        Ok(None)
+    })
+}
+
 /// What is left of a purged tenant is its row, its runs and its audit lines: every other table with a tenant in it is
 /// listed here, and a test looks for one that is not.
-const FORGET: [&str; 15] = [
+const FORGET: [&str; 16] = [
     "DELETE FROM placement WHERE tenant = $1",
+    "DELETE FROM tenant_resources WHERE tenant = $1",
     "DELETE FROM tenant_domain WHERE tenant = $1",
     "DELETE FROM api_key WHERE tenant = $1",
     "DELETE FROM idempotency WHERE tenant = $1",

@@ -13,6 +13,7 @@ use crate::db::admin::ShardAdmins;
 use crate::db::migrations;
 use crate::kernel::{Clock, Entropy, MasterKey};
 use errands::Errands;
+use infra::Cloud;
 use tenant_jobs::TenantJobs;
 
 pub mod access;
@@ -120,6 +121,8 @@ pub struct Hands {
     pub errands: Errands,
     /// What the product does in tenants' schemas. Only a worker needs it.
     pub tenant_jobs: TenantJobs,
+    /// What makes tenants' resources in a cloud. Only a worker has it.
+    pub cloud: Cloud,
 }
 
 impl Hands {

@@ -74,6 +74,9 @@ pub struct Plan {
     pub tier: Tier,
     /// The shard pool its tenants are placed in.
     pub shard_pool: String,
+    /// Whether its tenants get a role, a secret and a log group of their own in the cloud, where one is provisioned.
+    #[serde(default)]
+    pub resources: bool,
     #[sqlx(json)]
     pub entitlements: Entitlements,
 }
@@ -128,10 +131,10 @@ pub async fn apply(cp: &ControlPlane, caller: &Caller, plans: &[Plan], dry_run: 
             Some(_) => changes.changed.push(plan.id.clone()),
         }
         sqlx::query(
-            "INSERT INTO plan (id, name, tier, shard_pool, entitlements, position, retired, updated_at)
-             VALUES ($1, $2, $3, $4, $5, $6, false, $7)
+            "INSERT INTO plan (id, name, tier, shard_pool, entitlements, position, retired, updated_at, resources)
+             VALUES ($1, $2, $3, $4, $5, $6, false, $7, $8)
              ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name, tier = EXCLUDED.tier,
-                shard_pool = EXCLUDED.shard_pool, entitlements = EXCLUDED.entitlements,
+                resources = EXCLUDED.resources, shard_pool = EXCLUDED.shard_pool, entitlements = EXCLUDED.entitlements,
                 position = EXCLUDED.position, retired = false, updated_at = EXCLUDED.updated_at",
         )
         .bind(&plan.id)
@@ -141,6 +144,7 @@ pub async fn apply(cp: &ControlPlane, caller: &Caller, plans: &[Plan], dry_run: 
         .bind(Json(&plan.entitlements))
         .bind(position)
         .bind(cp.clock.now())
+        .bind(plan.resources)
         .execute(&mut *tx)
         .await?;
     }
@@ -163,7 +167,7 @@ pub async fn apply(cp: &ControlPlane, caller: &Caller, plans: &[Plan], dry_run: 
 /// The plans on sale, in the file's order.
 pub async fn plan_list(conn: &mut PgConnection) -> Result<Vec<Plan>> {
     Ok(sqlx::query_as(
-        "SELECT id, name, tier, shard_pool, entitlements FROM plan WHERE NOT retired ORDER BY position",
+        "SELECT id, name, tier, shard_pool, resources, entitlements FROM plan WHERE NOT retired ORDER BY position",
     )
     .fetch_all(conn)
     .await?)
@@ -171,13 +175,15 @@ pub async fn plan_list(conn: &mut PgConnection) -> Result<Vec<Plan>> {
 
 /// A plan on sale.
 pub async fn plan_on_sale(conn: &mut PgConnection, id: &str) -> Result<Plan> {
-    sqlx::query_as("SELECT id, name, tier, shard_pool, entitlements FROM plan WHERE id = $1 AND NOT retired")
-        .bind(id)
-        .fetch_optional(conn)
-        .await?
-        .ok_or_else(|| {
-            Error::field("plan", format!("there is no plan {id:?}")).hint("see them with: freehold plan list")
-        })
+    sqlx::query_as(
+        "SELECT id, name, tier, shard_pool, resources, entitlements FROM plan WHERE id = $1 AND NOT retired",
+    )
+    .bind(id)
+    .fetch_optional(conn)
+    .await?
+    .ok_or_else(|| {
+        Error::field("plan", format!("there is no plan {id:?}")).hint("see them with: freehold plan list")
+    })
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::db::schema::{LoginLimits, Schema};
 use crate::db::{admin, on_constraint, prepare};
 use crate::jobs::queue::job_add;
 use crate::jobs::run::{NewRun, run_record};
-use crate::jobs::saga::{self, Held, Kind, OnFailure, StepDef, Writes};
+use crate::jobs::saga::{self, Held, Kind, OnFailure, Pace, StepDef, Writes};
 use crate::jobs::wake;
 use crate::kernel::ids::{RunId, ShardId, TenantId};
 use crate::kernel::{Error, Result, codes};
@@ -208,6 +208,7 @@ pub static PROVISION: Kind<Hands> = Kind {
         StepDef { name: "activate", run: activate, undo: None },
     ],
     on_failure: OnFailure::Undo { attempts: 2 },
+    pace: Pace::Quick,
 };
 
 fn nothing<'a>(_: &'a Hands, _: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
@@ -320,6 +321,7 @@ pub static SHARD_PREPARE: Kind<Hands> = Kind {
         StepDef { name: "open", run: shard_open, undo: None },
     ],
     on_failure: OnFailure::Retry,
+    pace: Pace::Quick,
 };
 
 #[derive(Deserialize)]

@@ -5,11 +5,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::access::{DELETE, PURGE, RESUME, SUSPEND, UNDELETE};
+use super::infra::resources::RESOURCES;
 use super::provisioning::{PROVISION, SHARD_PREPARE};
 use super::{ControlPlane, Hands};
 use crate::jobs::feed::RunFeed;
 use crate::jobs::run::{Run, RunState, run_by_id};
-use crate::jobs::saga::{self, Held, Kind};
+use crate::jobs::saga::{self, Held, Kind, Pace};
 use crate::kernel::ids::RunId;
 use crate::kernel::{Error, Result, codes};
 
@@ -17,8 +18,13 @@ use crate::kernel::{Error, Result, codes};
 const HEARING_PAUSE: Duration = Duration::from_millis(500);
 
 /// Every kind of run. A new kind is added here and nowhere else.
-pub static KINDS: [&Kind<Hands>; 7] =
-    [&PROVISION, &SHARD_PREPARE, &SUSPEND, &RESUME, &DELETE, &UNDELETE, &PURGE];
+pub static KINDS: [&Kind<Hands>; 8] =
+    [&PROVISION, &SHARD_PREPARE, &SUSPEND, &RESUME, &DELETE, &UNDELETE, &PURGE, &RESOURCES];
+
+/// The names of the kinds of this pace.
+pub fn names_of(pace: Pace) -> Vec<&'static str> {
+    KINDS.iter().filter(|kind| kind.pace == pace).map(|kind| kind.name).collect()
+}
 
 /// Works on a run that this process holds.
 pub async fn drive(hands: &Hands, held: &Held) -> Result<RunState> {
@@ -107,6 +113,7 @@ mod tests {
             attempts: 1,
             created_at: chrono::DateTime::UNIX_EPOCH,
             finished_at: None,
+            progress: None,
             steps: Vec::<Step>::new(),
         }
     }

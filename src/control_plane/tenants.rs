@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 
 use super::audit::{Caller, audit_add};
 use super::changes::{self, Change};
+use super::infra::resources::ResourcesState;
 use super::plans::Tier;
 use super::{Addresses, ControlPlane};
 use crate::db::on_constraint;
@@ -116,6 +117,9 @@ pub struct TenantDetail {
     pub version: Option<i64>,
     pub state_reason: Option<String>,
     pub domains: Vec<String>,
+    /// What it has in the cloud beside its schema: being made, or ready. None when its plan asks for nothing, or nothing
+    /// is provisioned.
+    pub resources: Option<ResourcesState>,
 }
 
 /// A tenant's row with its placement.
@@ -138,6 +142,7 @@ pub struct TenantRow {
     pub version: Option<i64>,
     pub run: Option<RunId>,
     pub domains: Vec<String>,
+    pub resources: Option<ResourcesState>,
 }
 
 impl TenantRow {
@@ -165,6 +170,7 @@ impl TenantRow {
             version: self.version,
             state_reason: self.state_reason.clone(),
             domains: self.domains.clone(),
+            resources: self.resources,
             tenant: self.view(addresses),
         }
     }
@@ -173,7 +179,9 @@ impl TenantRow {
 const TENANT_SELECT: &str =
     "SELECT t.id, t.slug, t.name, t.state, t.state_reason, t.plan, plan.tier, t.epoch, t.created_at, t.purge_after,
             p.shard, shard.name AS shard_name, p.schema_name, p.credential_version, p.version,
-            (SELECT run.id FROM run WHERE run.tenant = t.id ORDER BY run.id DESC LIMIT 1) AS run,
+            (SELECT run.id FROM run WHERE run.tenant = t.id AND run.kind <> 'resources'
+              ORDER BY run.id DESC LIMIT 1) AS run,
+            (SELECT r.state FROM tenant_resources r WHERE r.tenant = t.id) AS resources,
             array(SELECT d.domain FROM tenant_domain d WHERE d.tenant = t.id ORDER BY d.domain) AS domains
        FROM tenant t JOIN plan ON plan.id = t.plan
        LEFT JOIN placement p ON p.tenant = t.id LEFT JOIN shard ON shard.id = p.shard";

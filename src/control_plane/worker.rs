@@ -16,13 +16,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::infra::resources;
 use super::slots::Fill;
 use super::{Hands, idempotency, probe, reconcile, runs, slots, tenant_jobs};
 use crate::jobs::faults::{self, Moment};
+use crate::jobs::saga::Pace;
 use crate::jobs::{queue, saga, wake};
 use crate::kernel::{Error, Result, codes};
 
-/// Runs carried out side by side.
+/// Runs carried out side by side, of each pace: what waits for a cloud takes no place from what waits for a database.
 const RUNS_AT_ONCE: usize = 4;
 /// Jobs carried out side by side.
 pub const JOBS_AT_ONCE: usize = 4;
@@ -87,7 +89,9 @@ pub async fn work_seen(hands: Hands, chores: &'static [Chore], stop: Cancellatio
     let alarm = Arc::new(Notify::new());
     tasks.spawn(stop.clone().run_until_cancelled_owned(listen(hands.clone(), alarm.clone())));
 
-    tasks.spawn(take_runs(hands.clone(), alarm.clone(), stop.clone(), tasks.clone()));
+    for pace in [Pace::Quick, Pace::Slow] {
+        tasks.spawn(take_runs(hands.clone(), pace, alarm.clone(), stop.clone(), tasks.clone()));
+    }
     tasks.spawn(take_jobs(hands.clone(), alarm.clone(), stop.clone(), tasks.clone()));
 
     let every = |name: &'static str, seconds: u64, repair: fn(Hands) -> Repair| {
@@ -119,6 +123,7 @@ pub async fn work_seen(hands: Hands, chores: &'static [Chore], stop: Cancellatio
     every("logins", 60, |hands| Box::pin(async move { reconcile::repair_logins(&hands).await.map(drop) }));
     every("purge_due", 60, |hands| Box::pin(async move { reconcile::purge_due(&hands.cp).await.map(drop) }));
     every("regular_jobs", 60, |hands| Box::pin(async move { tenant_jobs::add_due(&hands).await.map(drop) }));
+    every("resources_due", 2, |hands| Box::pin(async move { resources::begin_due(&hands).await.map(drop) }));
     every("sweep", 600, |hands| {
         Box::pin(async move {
             let mut control = hands.cp.db.acquire().await?;
@@ -197,12 +202,19 @@ async fn pause(alarm: Notified<'_>, stop: &CancellationToken) {
     }
 }
 
-async fn take_runs(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken, tasks: TaskTracker) {
+async fn take_runs(
+    hands: Hands,
+    pace: Pace,
+    alarm: Arc<Notify>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
+    let kinds = runs::names_of(pace);
     let places = Arc::new(Semaphore::new(RUNS_AT_ONCE));
     while !stop.is_cancelled() {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let ringing = alarm.notified();
-        match in_time(LEASE_LIMIT, saga::lease(&hands.cp.db, &hands.worker, None)).await {
+        match in_time(LEASE_LIMIT, saga::lease_of(&hands.cp.db, &hands.worker, &kinds)).await {
             Ok(Some(held)) => {
                 let hands = hands.clone();
                 tasks.spawn(async move {

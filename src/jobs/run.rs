@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 
 use crate::jobs::wake;
 use crate::kernel::ids::{RunId, TenantId};
@@ -66,6 +66,17 @@ pub struct Step {
     pub finished_at: Option<DateTime<Utc>>,
 }
 
+/// How far a long step is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RunProgress {
+    /// Changes made.
+    pub done: u64,
+    /// Changes to make.
+    pub planned: u64,
+    /// What is being worked at, the longest first.
+    pub working: Vec<String>,
+}
+
 /// A run, as people and scripts see it.
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct Run {
@@ -80,6 +91,9 @@ pub struct Run {
     pub attempts: i32,
     pub created_at: DateTime<Utc>,
     pub finished_at: Option<DateTime<Utc>>,
+    /// Of the step that is at work, when it is one that takes long.
+    #[sqlx(json(nullable))]
+    pub progress: Option<RunProgress>,
     #[sqlx(skip)]
     pub steps: Vec<Step>,
 }
@@ -138,12 +152,13 @@ pub async fn run_record(conn: &mut PgConnection, new: &NewRun<'_>, now: DateTime
 }
 
 const RUN_COLUMNS: &str =
-    "SELECT id, kind, subject, tenant, state, error, attempts, created_at, finished_at FROM run";
+    "SELECT id, kind, subject, tenant, state, error, attempts, created_at, finished_at, progress FROM run";
 
 /// A run with its steps.
 pub async fn run_by_id(conn: &mut PgConnection, id: RunId) -> Result<Run> {
     let mut run: Run = sqlx::query_as(
-        "SELECT id, kind, subject, tenant, state, error, attempts, created_at, finished_at FROM run WHERE id = $1",
+        "SELECT id, kind, subject, tenant, state, error, attempts, created_at, finished_at, progress FROM run
+          WHERE id = $1",
     )
     .bind(id)
     .fetch_optional(&mut *conn)
@@ -155,6 +170,22 @@ pub async fn run_by_id(conn: &mut PgConnection, id: RunId) -> Result<Run> {
             .fetch_all(conn)
             .await?;
     Ok(run)
+}
+
+/// Says how far the step at work is, and tells followers. Without effect when the run is held with another number.
+pub async fn run_progress(pool: &PgPool, id: RunId, fence: i64, progress: &RunProgress) -> Result<()> {
+    sqlx::query(
+        "WITH told AS (UPDATE run SET progress = $3 WHERE id = $1 AND fence = $2 AND leased_until IS NOT NULL
+                       RETURNING id)
+         SELECT pg_notify($4, id::text) FROM told",
+    )
+    .bind(id)
+    .bind(fence)
+    .bind(sqlx::types::Json(progress))
+    .bind(wake::RUN)
+    .execute(pool)
+    .await?;
+    Ok(())
 }
 
 /// Which runs to list.

@@ -33,6 +33,8 @@ const GIVE_UP: i32 = 30;
 /// A step that takes longer hangs on a shard that neither answers nor refuses. It is tried again later, so that the
 /// runs of other shards get its place.
 const STEP_LIMIT: Duration = Duration::from_secs(60);
+/// The same for a step that makes something in a cloud: longer than the cloud and whoever asks it are given themselves.
+const SLOW_STEP_LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// What a step changes in the control database, in the transaction of its record.
 pub type Writes = Box<dyn for<'t> FnOnce(&'t mut PgConnection) -> BoxFuture<'t, Result<()>> + Send>;
@@ -65,11 +67,31 @@ pub enum OnFailure {
     Retry,
 }
 
+/// How long a step may take. Workers have places of their own for each, so that what takes minutes is never in the way of
+/// what takes milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Databases: a minute.
+    Quick,
+    /// Clouds: two hours.
+    Slow,
+}
+
+impl Pace {
+    const fn step_limit(self) -> Duration {
+        match self {
+            Self::Quick => STEP_LIMIT,
+            Self::Slow => SLOW_STEP_LIMIT,
+        }
+    }
+}
+
 /// A kind of run: its name, its steps in order, and what a failure means.
 pub struct Kind<C: 'static> {
     pub name: &'static str,
     pub steps: &'static [StepDef<C>],
     pub on_failure: OnFailure,
+    pub pace: Pace,
 }
 
 impl<C> Kind<C> {
@@ -119,6 +141,20 @@ fn lost() -> Error {
 /// Takes the next run that is due, or the named one. Nothing when there is none, or another worker holds it. After a step
 /// of the database's clock a run may be taken from a worker that still has it: the fence is what tells them apart.
 pub async fn lease(pool: &PgPool, worker: &str, only: Option<RunId>) -> Result<Option<Held>> {
+    lease_where(pool, worker, only, None).await
+}
+
+/// Takes the next run that is due of these kinds. One of a kind that this build does not know is left to a newer one.
+pub async fn lease_of(pool: &PgPool, worker: &str, kinds: &[&str]) -> Result<Option<Held>> {
+    lease_where(pool, worker, None, Some(kinds)).await
+}
+
+async fn lease_where(
+    pool: &PgPool,
+    worker: &str,
+    only: Option<RunId>,
+    kinds: Option<&[&str]>,
+) -> Result<Option<Held>> {
     Ok(sqlx::query_as(
         "UPDATE run SET state = CASE WHEN state = 'pending' THEN 'running' ELSE state END,
                 fence = nextval('run_fence'), leased_by = $1, attempts = attempts + 1,
@@ -130,6 +166,7 @@ pub async fn lease(pool: &PgPool, worker: &str, only: Option<RunId>) -> Result<O
                          AND (leased_until IS NULL OR leased_until < clock_timestamp()
                               OR leased_until > clock_timestamp() + make_interval(secs => $4))
                          AND ($3::uuid IS NULL OR id = $3)
+                         AND ($5::text[] IS NULL OR kind = ANY ($5))
                        ORDER BY not_before, id LIMIT 1 FOR UPDATE SKIP LOCKED)
          RETURNING id, kind, subject, tenant, input, state, attempts, fence",
     )
@@ -137,6 +174,7 @@ pub async fn lease(pool: &PgPool, worker: &str, only: Option<RunId>) -> Result<O
     .bind(LEASE.as_secs_f64())
     .bind(only)
     .bind(AHEAD.as_secs_f64())
+    .bind(kinds)
     .fetch_optional(pool)
     .await?)
 }
@@ -183,12 +221,12 @@ async fn forward<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) -> 
         }
         let point = |moment| faults::point(kind.name, step.name, moment);
         point(Moment::BeforeEffect);
-        let writes = in_time((step.run)(context, held)).await?;
+        let writes = in_time(kind.pace.step_limit(), (step.run)(context, held)).await?;
         point(Moment::AfterEffect);
         // The record of the last step and the end of the run are one commit.
         let ended = (index + 1 == kind.steps.len()).then_some(RunState::Done);
         let before_commit = || point(Moment::BeforeCommit);
-        in_time(record(pool, held, index, StepState::Done, ended, writes, before_commit)).await?;
+        in_time(STEP_LIMIT, record(pool, held, index, StepState::Done, ended, writes, before_commit)).await?;
         point(Moment::AfterRecord);
     }
     if done.last() == Some(&StepState::Done) {
@@ -207,11 +245,11 @@ async fn backward<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) ->
             continue;
         }
         let writes = match step.undo {
-            Some(undo) => in_time(undo(context, held)).await?,
+            Some(undo) => in_time(kind.pace.step_limit(), undo(context, held)).await?,
             None => None,
         };
         let ended = (index == 0).then_some(RunState::Undone);
-        in_time(record(pool, held, index, StepState::Undone, ended, writes, || {})).await?;
+        in_time(STEP_LIMIT, record(pool, held, index, StepState::Undone, ended, writes, || {})).await?;
     }
     if done.first() == Some(&StepState::Undone) {
         close(pool, held, RunState::Undone, None, Duration::ZERO).await?;
@@ -221,9 +259,9 @@ async fn backward<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) ->
 
 /// A step's outcome; too long and a panic are failures like any other. A panic that went further would leave the run
 /// leased and unrecorded, to be taken again every ten seconds for ever.
-async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
     // What the step shared with others is in databases: nothing half-changed is looked at after a panic.
-    match tokio::time::timeout(STEP_LIMIT, AssertUnwindSafe(work).catch_unwind()).await {
+    match tokio::time::timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
         Ok(Ok(done)) => done,
         Ok(Err(_)) => {
             Err(Error::new(&codes::INTERNAL).detail("the step panicked; the worker's output says why"))
@@ -247,7 +285,7 @@ const RECORD: &str = "WITH held AS (
        UPDATE run_step SET state = $4, finished_at = clock_timestamp() FROM held
         WHERE run_step.run = held.id AND position = $3 + 1),
      ended AS (
-       UPDATE run SET state = $5, leased_until = NULL, leased_by = NULL, undo = undo OR $5 = 'undone',
+       UPDATE run SET state = $5, leased_until = NULL, leased_by = NULL, progress = NULL, undo = undo OR $5 = 'undone',
               not_before = clock_timestamp(), finished_at = clock_timestamp()
          FROM held WHERE run.id = held.id AND $5 IS NOT NULL)
      SELECT 1 FROM held, pg_notify($6, $7)";
@@ -346,7 +384,8 @@ fn backoff(attempts: i32) -> Duration {
 }
 
 fn is_passing(error: &Error) -> bool {
-    const PASSING: [&Code; 5] = [
+    const PASSING: [&Code; 6] = [
+        &codes::INFRA_UNAVAILABLE,
         &codes::SHARD_UNAVAILABLE,
         &codes::SHARD_BUSY,
         &codes::CONTROL_UNAVAILABLE,

@@ -12,6 +12,7 @@ use tokio::sync::OnceCell;
 use super::Cluster;
 use crate::control_plane::audit::Caller;
 use crate::control_plane::errands::Errands;
+use crate::control_plane::infra::Cloud;
 use crate::control_plane::plans::{self, Tier};
 use crate::control_plane::provisioning::{NewTenant, tenant_create};
 use crate::control_plane::shards::{NewPool, NewShard, Shard, pool_add, shard_add, shard_by_id};
@@ -94,6 +95,7 @@ impl World {
             worker: "test".to_owned(),
             errands: Errands::default(),
             tenant_jobs: TenantJobs::default(),
+            cloud: Cloud::default(),
         };
         let mut world = Self {
             hands,

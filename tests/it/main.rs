@@ -16,6 +16,7 @@ mod health;
 mod http_habits;
 mod idempotency;
 mod identity;
+mod infra;
 mod injection;
 mod isolation;
 mod kills;

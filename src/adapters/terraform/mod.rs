@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `allow` | what a plan may remove |
+//! | `cloud` | what the control plane asks for: tenants' resources |
 //! | `environment` | what Terraform is told by its environment, and nothing else of ours |
 //! | `events` | what it says while it works |
 //! | `folder` | a run's own copy of the code |
@@ -30,6 +31,7 @@ use crate::db::states::States;
 use crate::kernel::{Error, Result, codes};
 
 pub mod allow;
+pub mod cloud;
 mod environment;
 pub mod events;
 mod folder;

@@ -8,6 +8,7 @@ use super::fleet::{Change, Fleet};
 use super::output::{print, print_page};
 use super::paging::Paging;
 use super::{Globals, table};
+use crate::control_plane::infra::resources::ResourcesState;
 use crate::control_plane::provisioning::NewTenant;
 use crate::control_plane::tenants::{Rename, Tenant, TenantDetail, TenantFilter, TenantRef, TenantState};
 use crate::kernel::Result;
@@ -219,6 +220,7 @@ fn detail(detail: &TenantDetail) -> String {
             ("epoch", detail.epoch.to_string()),
             ("version", table::or_dash(detail.version)),
             ("reason", table::or_dash(detail.state_reason.as_ref())),
+            ("resources", table::or_dash(detail.resources.map(ResourcesState::as_str))),
             // As wide as the longest name above, so that both lists line up.
             ("domains    ", table::or_dash((!detail.domains.is_empty()).then(|| detail.domains.join(", ")))),
         ])

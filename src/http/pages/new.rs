@@ -301,6 +301,7 @@ mod tests {
             attempts: 1,
             created_at: chrono::DateTime::UNIX_EPOCH,
             finished_at: None,
+            progress: None,
             steps: vec![
                 step("reserve", StepState::Done),
                 step("schema", StepState::Pending),

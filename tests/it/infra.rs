@@ -1,0 +1,209 @@
+//! What the control plane does about clouds, with one that is kept in memory. What a real one does to it is in
+//! `terraform.rs`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use freehold::control_plane::access::{tenant_delete, tenant_purge, tenant_undelete};
+use freehold::control_plane::infra::resources::{RESOURCES, ResourcesState, begin_due};
+use freehold::control_plane::infra::{Cloud, TenantCloud};
+use freehold::control_plane::tenants::{TenantDetail, TenantRef, TenantState};
+use freehold::jobs::run::{Run, RunFilter, RunProgress, RunState, run_list};
+use freehold::kernel::ids::{RunId, TenantId};
+use freehold::kernel::{Error, codes};
+use freehold::testkit::{World, tester};
+use parking_lot::Mutex;
+use serde_json::json;
+
+use crate::provisioning::TABLES;
+
+/// A cloud in memory.
+#[derive(Default)]
+struct Sky {
+    there: Mutex<BTreeSet<TenantId>>,
+    secrets: Mutex<BTreeSet<String>>,
+    /// Answers to nobody for a while.
+    away: AtomicBool,
+}
+
+impl Sky {
+    fn cloud(self: &Arc<Self>) -> Cloud {
+        let (makes, removes) = (self.clone(), self.clone());
+        Cloud::new(
+            move |whose, report| {
+                let sky = makes.clone();
+                Box::pin(async move {
+                    sky.answer()?;
+                    report(RunProgress { done: 1, planned: 2, working: vec!["a.b".to_owned()] });
+                    sky.note(&whose);
+                    Ok(json!({ "id": whose.tenant }))
+                })
+            },
+            move |whose, _| {
+                let sky = removes.clone();
+                Box::pin(async move {
+                    sky.answer()?;
+                    sky.there.lock().remove(&whose.tenant);
+                    Ok(())
+                })
+            },
+        )
+    }
+
+    fn answer(&self) -> Result<(), Error> {
+        if self.away.load(Ordering::Relaxed) { Err(Error::new(&codes::INFRA_UNAVAILABLE)) } else { Ok(()) }
+    }
+
+    fn note(&self, whose: &TenantCloud) {
+        use secrecy::ExposeSecret;
+        self.there.lock().insert(whose.tenant);
+        self.secrets.lock().insert(whose.secret.expose_secret().to_owned());
+    }
+
+    fn has(&self, tenant: &TenantDetail) -> bool {
+        self.there.lock().contains(&tenant.tenant.id)
+    }
+}
+
+async fn world() -> (World, Arc<Sky>) {
+    let mut world = World::new(&TABLES).await;
+    let sky = Arc::new(Sky::default());
+    world.hands.cloud = sky.cloud();
+    (world, sky)
+}
+
+/// The open runs that make resources.
+async fn making(world: &World) -> Vec<Run> {
+    let filter = RunFilter { open: Some(true), ..RunFilter::default() };
+    let mut runs = run_list(&mut world.db().acquire().await.unwrap(), &filter).await.unwrap().items;
+    runs.retain(|run| run.kind == RESOURCES.name);
+    runs
+}
+
+/// Begins what is due, which is for one tenant, and gives its run.
+async fn begun(world: &World) -> RunId {
+    assert_eq!(begin_due(&world.hands).await.unwrap(), 1);
+    let runs = making(world).await;
+    assert_eq!(runs.len(), 1);
+    runs[0].id
+}
+
+fn acme() -> TenantRef {
+    TenantRef::Slug("acme".to_owned())
+}
+
+/// The tenant answers at once. What it has in the cloud comes behind it, once.
+#[tokio::test]
+async fn resources_follow_the_tenant() {
+    let (world, sky) = world().await;
+    let tenant = world.tenant_with("acme", "business").await;
+    assert_eq!(tenant.tenant.state, TenantState::Active);
+    assert_eq!(tenant.resources, None);
+
+    let run = begun(&world).await;
+    assert_eq!(world.show("acme").await.resources, Some(ResourcesState::Pending));
+    assert_eq!(begin_due(&world.hands).await.unwrap(), 0, "it is begun once");
+    // What changed the tenant is still its provisioning, which somebody may be waiting for.
+    assert_eq!(world.show("acme").await.tenant.run, tenant.tenant.run);
+    assert_eq!(world.finish(run).await.state, RunState::Done);
+    assert!(sky.has(&tenant));
+    assert_eq!(world.show("acme").await.resources, Some(ResourcesState::Ready));
+    assert_eq!(begin_due(&world.hands).await.unwrap(), 0);
+}
+
+/// A plan that asks for nothing gets nothing; and without a provisioner nobody does.
+#[tokio::test]
+async fn nothing_is_made_that_nobody_asked_for() {
+    let (mut world, _) = world().await;
+    world.tenant_with("acme", "free").await;
+    assert_eq!(begin_due(&world.hands).await.unwrap(), 0);
+    world.tenant_with("globex", "business").await;
+    world.hands.cloud = Cloud::default();
+    assert_eq!(begin_due(&world.hands).await.unwrap(), 0);
+    assert_eq!(world.show("globex").await.resources, None);
+}
+
+/// A cloud that is away is waited for, and the secret is the same at each attempt.
+#[tokio::test]
+async fn a_cloud_that_is_away_is_waited_for() {
+    let (world, sky) = world().await;
+    let tenant = world.tenant_with("acme", "business").await;
+    let run = begun(&world).await;
+    sky.away.store(true, Ordering::Relaxed);
+    let held = freehold::jobs::saga::lease(world.db(), "test", Some(run)).await.unwrap().unwrap();
+    let state = freehold::control_plane::runs::drive(&world.hands, &held).await.unwrap();
+    assert_eq!(state, RunState::Pending);
+    sky.away.store(false, Ordering::Relaxed);
+    assert_eq!(world.finish(run).await.state, RunState::Done);
+    assert!(sky.has(&tenant));
+    assert_eq!(sky.secrets.lock().len(), 1);
+}
+
+/// Purged, it leaves nothing in the cloud. A process that provisions nothing does not forget what is there.
+///
+/// Shown to fail: with the step `resources` taken out of `PURGE`.
+#[tokio::test]
+async fn a_purge_leaves_nothing_in_the_cloud() {
+    let (mut world, sky) = world().await;
+    let tenant = world.tenant_with("acme", "business").await;
+    let run = begun(&world).await;
+    world.finish(run).await;
+    let deleted = tenant_delete(&world.hands.cp, &tester(), &acme(), "test").await.unwrap();
+    world.finish(deleted).await;
+    assert!(sky.has(&tenant), "for thirty days it may be brought back");
+
+    let purge = tenant_purge(&world.hands.cp, &tester(), &acme(), true).await.unwrap();
+    let cloud = std::mem::take(&mut world.hands.cloud);
+    let held = freehold::jobs::saga::lease(world.db(), "test", Some(purge)).await.unwrap().unwrap();
+    let state = freehold::control_plane::runs::drive(&world.hands, &held).await.unwrap();
+    assert_eq!(state, RunState::Pending, "it waits for somebody who can");
+    assert!(sky.has(&tenant));
+    world.hands.cloud = cloud;
+    assert_eq!(world.finish(purge).await.state, RunState::Done);
+    assert!(!sky.has(&tenant));
+    let rows: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM tenant_resources").fetch_one(world.db()).await.unwrap();
+    assert_eq!(rows, 0);
+}
+
+/// Deleted before its resources were made: they are not made any more, and the purge finds nothing in its way. Brought
+/// back, it gets them.
+///
+/// Shown to fail: without the look at the tenant's state in `make`.
+#[tokio::test]
+async fn what_is_on_its_way_out_gets_nothing_more() {
+    let (world, sky) = world().await;
+    let tenant = world.tenant_with("acme", "business").await;
+    let run = begun(&world).await;
+    let deleted = tenant_delete(&world.hands.cp, &tester(), &acme(), "test").await.unwrap();
+    world.finish(deleted).await;
+    assert_eq!(world.finish(run).await.state, RunState::Done);
+    assert!(!sky.has(&tenant));
+
+    let back = tenant_undelete(&world.hands.cp, &tester(), &acme()).await.unwrap();
+    world.finish(back).await;
+    let run = begun(&world).await;
+    world.finish(run).await;
+    assert!(sky.has(&tenant));
+}
+
+/// A purge does not overtake what is being made: it would remove half and forget the rest.
+///
+/// Shown to fail: without the look for open runs in `resources::remove`.
+#[tokio::test]
+async fn a_purge_waits_for_what_is_being_made() {
+    let (world, sky) = world().await;
+    let tenant = world.tenant_with("acme", "business").await;
+    let run = begun(&world).await;
+    let making = freehold::jobs::saga::lease(world.db(), "test", Some(run)).await.unwrap().unwrap();
+    let deleted = tenant_delete(&world.hands.cp, &tester(), &acme(), "test").await.unwrap();
+    world.finish(deleted).await;
+    let purge = tenant_purge(&world.hands.cp, &tester(), &acme(), true).await.unwrap();
+    let held = freehold::jobs::saga::lease(world.db(), "test", Some(purge)).await.unwrap().unwrap();
+    let state = freehold::control_plane::runs::drive(&world.hands, &held).await.unwrap();
+    assert_eq!(state, RunState::Pending);
+    freehold::control_plane::runs::drive(&world.hands, &making).await.unwrap();
+    assert_eq!(world.finish(purge).await.state, RunState::Done);
+    assert!(!sky.has(&tenant));
+}
