@@ -16,5 +16,9 @@ CREATE TABLE tenant_resources (
     -- What the tenant's root says of itself: names and addresses, nothing secret.
     outputs    jsonb,
     updated_at timestamptz NOT NULL,
+    -- What the last look found that somebody else had changed.
+    drift      jsonb NOT NULL DEFAULT '[]',
+    looked_at  timestamptz,
     CHECK ((outputs IS NOT NULL) = (state = 'ready'))
 );
+CREATE INDEX tenant_resources_look ON tenant_resources ((coalesce(looked_at, updated_at))) WHERE state = 'ready';

@@ -18,6 +18,7 @@ pub mod exit;
 mod fleet;
 mod globals;
 mod health;
+mod infra;
 mod job;
 mod manual;
 mod migrate;
@@ -108,6 +109,8 @@ enum Command {
     /// Jobs: single effects that are retried
     #[command(subcommand)]
     Job(job::Command),
+    /// The cloud: what SQL cannot make
+    Infra(infra::InfraArgs),
     /// The audit log: who changed what
     #[command(subcommand)]
     Audit(audit::Command),
@@ -168,6 +171,7 @@ pub async fn run(mut cli: Cli) -> Result<()> {
         Command::Plan(command) => plan::run(globals, command).await,
         Command::Run(command) => run::run(globals, command).await,
         Command::Job(command) => job::run(globals, command).await,
+        Command::Infra(args) => infra::run(globals, args).await,
         Command::Audit(command) => audit::run(globals, command).await,
         Command::Operator(command) => operator::run(globals, command).await,
         Command::Support(command) => support::run(globals, command).await,

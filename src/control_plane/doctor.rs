@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Hands;
+use super::infra::lookout;
 use super::reconcile;
 use super::shards::{Shard, ShardState, shard_by_id, shard_list};
 use crate::db::{admin, hardening, migrations};
@@ -118,6 +119,17 @@ async fn control(hands: &Hands) -> Result<Vec<Finding>> {
             "clock_skew",
             format!("its clock differs from ours by {skew:.1} s"),
             "let both machines keep their time by NTP",
+        );
+    }
+    // An older control database knows nothing of it.
+    let drifted = if have == want { lookout::drifted(&mut conn).await? } else { Vec::new() };
+    for (slug, drift) in drifted {
+        let what: Vec<&str> = drift.iter().map(|changed| changed.address.as_str()).collect();
+        found.add(
+            Severity::Problem,
+            "infra_drift",
+            format!("tenant {slug}: {} changed behind our back", what.join(", ")),
+            "look with: freehold infra drift tenant/<slug>; put it right with: freehold infra apply",
         );
     }
     let (stuck, dead): (i64, i64) = sqlx::query_as(

@@ -44,13 +44,6 @@ pub struct LockHolder {
     pub since: chrono::DateTime<chrono::Utc>,
 }
 
-/// One state among others.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    pub workspace: String,
-    pub bytes: i64,
-}
-
 /// The schema of a root's states: `PG_SCHEMA_NAME`. A root's name is lower-case letters; anything else is dropped.
 pub fn schema_of(root: &str) -> String {
     let bare: String = root.chars().filter(char::is_ascii_lowercase).collect();
@@ -210,12 +203,18 @@ pub async fn is_gone(conn: &mut PgConnection, root: &str, workspace: &str) -> Re
     .await?)
 }
 
-/// All states of a root.
-pub async fn list(conn: &mut PgConnection, root: &str) -> Result<Vec<Listed>> {
+/// Every state of a root, by name, as Terraform wrote it.
+pub async fn read_all(conn: &mut PgConnection, root: &str) -> Result<Vec<(String, String)>> {
     let schema = schema_of(root);
-    let statement = format!("SELECT name, octet_length(data)::bigint FROM {schema}.states ORDER BY name");
-    let rows: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(statement)).fetch_all(conn).await?;
-    Ok(rows.into_iter().map(|(workspace, bytes)| Listed { workspace, bytes }).collect())
+    let statement = format!("SELECT name, data FROM {schema}.states ORDER BY name");
+    Ok(sqlx::query_as(AssertSqlSafe(statement)).fetch_all(conn).await?)
+}
+
+/// The states that somebody is at work on, or has left half done: what they have is in the cloud before it is in the state.
+pub async fn unsettled(conn: &mut PgConnection) -> Result<Vec<String>> {
+    Ok(sqlx::query_scalar("SELECT DISTINCT workspace FROM freehold.terraform_journal")
+        .fetch_all(conn)
+        .await?)
 }
 
 /// Who has a state locked, if anybody has. The lock is a session's: it goes with the connection of its process.

@@ -6,15 +6,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use freehold::control_plane::access::{tenant_delete, tenant_purge, tenant_undelete};
+use freehold::control_plane::doctor;
 use freehold::control_plane::infra::resources::{RESOURCES, ResourcesState, begin_due};
-use freehold::control_plane::infra::{Cloud, TenantCloud};
+use freehold::control_plane::infra::targets::{may_destroy, target};
+use freehold::control_plane::infra::{
+    Changed, Cloud, Planned, Provision, Report, Shown, Target, TenantCloud, lookout,
+};
 use freehold::control_plane::tenants::{TenantDetail, TenantRef, TenantState};
 use freehold::jobs::run::{Run, RunFilter, RunProgress, RunState, run_list};
 use freehold::kernel::ids::{RunId, TenantId};
-use freehold::kernel::{Error, codes};
+use freehold::kernel::{Error, Result, codes};
 use freehold::testkit::{World, tester};
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::provisioning::TABLES;
 
@@ -23,35 +28,67 @@ use crate::provisioning::TABLES;
 struct Sky {
     there: Mutex<BTreeSet<TenantId>>,
     secrets: Mutex<BTreeSet<String>>,
+    /// Where somebody has changed something by hand.
+    changed: Mutex<BTreeSet<TenantId>>,
     /// Answers to nobody for a while.
     away: AtomicBool,
 }
 
-impl Sky {
-    fn cloud(self: &Arc<Self>) -> Cloud {
-        let (makes, removes) = (self.clone(), self.clone());
-        Cloud::new(
-            move |whose, report| {
-                let sky = makes.clone();
-                Box::pin(async move {
-                    sky.answer()?;
-                    report(RunProgress { done: 1, planned: 2, working: vec!["a.b".to_owned()] });
-                    sky.note(&whose);
-                    Ok(json!({ "id": whose.tenant }))
-                })
-            },
-            move |whose, _| {
-                let sky = removes.clone();
-                Box::pin(async move {
-                    sky.answer()?;
-                    sky.there.lock().remove(&whose.tenant);
-                    Ok(())
-                })
-            },
-        )
+struct InMemory(Arc<Sky>);
+
+fn tenant_of(target: &Target) -> &TenantCloud {
+    match target {
+        Target::Tenant(whose) => whose,
+        other => panic!("nobody asked for {other:?}"),
+    }
+}
+
+impl Provision for InMemory {
+    fn plan<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Planned>> {
+        Box::pin(async move {
+            self.0.answer()?;
+            let tenant = tenant_of(target).tenant;
+            let address = "module.tenant.aws_iam_role.this".to_owned();
+            let changed = Changed { address, action: "update".to_owned() };
+            let drift = if self.0.changed.lock().contains(&tenant) { vec![changed] } else { Vec::new() };
+            Ok(Planned { changes: drift.clone(), drift })
+        })
     }
 
-    fn answer(&self) -> Result<(), Error> {
+    fn apply<'a>(&'a self, target: &'a Target, report: Report) -> BoxFuture<'a, Result<Value>> {
+        Box::pin(async move {
+            let whose = tenant_of(target);
+            self.0.answer()?;
+            report(RunProgress { done: 1, planned: 2, working: vec!["a.b".to_owned()] });
+            self.0.note(whose);
+            self.0.changed.lock().remove(&whose.tenant);
+            Ok(json!({ "id": whose.tenant }))
+        })
+    }
+
+    fn destroy<'a>(&'a self, target: &'a Target, _: Report) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.0.answer()?;
+            self.0.there.lock().remove(&tenant_of(target).tenant);
+            Ok(())
+        })
+    }
+
+    fn show<'a>(&'a self, _: &'a Target) -> BoxFuture<'a, Result<Shown>> {
+        Box::pin(async { Ok(Shown::default()) })
+    }
+
+    fn orphans(&self) -> BoxFuture<'_, Result<Vec<String>>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+}
+
+impl Sky {
+    fn cloud(self: &Arc<Self>) -> Cloud {
+        Cloud::new(InMemory(self.clone()))
+    }
+
+    fn answer(&self) -> Result<()> {
         if self.away.load(Ordering::Relaxed) { Err(Error::new(&codes::INFRA_UNAVAILABLE)) } else { Ok(()) }
     }
 
@@ -206,4 +243,44 @@ async fn a_purge_waits_for_what_is_being_made() {
     freehold::control_plane::runs::drive(&world.hands, &making).await.unwrap();
     assert_eq!(world.finish(purge).await.state, RunState::Done);
     assert!(!sky.has(&tenant));
+}
+
+/// What somebody has changed is found within a day, said by `doctor`, and gone when it was put right.
+#[tokio::test]
+async fn drift_is_found_once_a_day() {
+    let (world, sky) = world().await;
+    let tenant = world.tenant_with("acme", "business").await;
+    let run = begun(&world).await;
+    world.finish(run).await;
+    sky.changed.lock().insert(tenant.tenant.id);
+    let findings = async || {
+        let report = doctor::examine(&world.hands, |_| {}).await.unwrap();
+        report.findings.into_iter().filter(|finding| finding.check == "infra_drift").count()
+    };
+    assert_eq!(lookout::look(&world.hands).await.unwrap(), 0, "it was made a moment ago");
+    world.hands.cp.clock.advance(chrono::Duration::hours(25));
+    assert_eq!(lookout::look(&world.hands).await.unwrap(), 1);
+    assert_eq!(lookout::look(&world.hands).await.unwrap(), 0, "once a day");
+    assert_eq!(findings().await, 1);
+    sky.changed.lock().clear();
+    world.hands.cp.clock.advance(chrono::Duration::hours(25));
+    assert_eq!(lookout::look(&world.hands).await.unwrap(), 1);
+    assert_eq!(findings().await, 0);
+}
+
+/// What must go another way is not destroyed, and what is not known is not guessed.
+#[tokio::test]
+async fn only_what_nobody_needs_is_destroyed() {
+    let (world, _) = world().await;
+    world.tenant_with("acme", "business").await;
+    for word in ["platform", "tenant/acme", "shard/shard-1"] {
+        let target = target(&world.hands, word).await.unwrap();
+        assert!(may_destroy(&world.hands, &target).await.unwrap_err().is(&codes::STATE_CONFLICT), "{word}");
+    }
+    let unknown = target(&world.hands, "shard/eu-9").await.unwrap();
+    may_destroy(&world.hands, &unknown).await.unwrap();
+    for word in ["", "shard", "shard/", "acme", "planet/earth"] {
+        assert!(target(&world.hands, word).await.unwrap_err().is(&codes::BAD_REQUEST), "{word}");
+    }
+    assert!(target(&world.hands, "tenant/nobody").await.unwrap_err().is(&codes::TENANT_NOT_FOUND));
 }

@@ -1,12 +1,14 @@
-//! What the control plane asks of a cloud, by Terraform: a tenant's resources, made and removed.
+//! What the control plane asks of a cloud, by Terraform.
 
+use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::allow::Allowed;
+use super::events::Action;
 use super::progress::Progress;
 use super::{Root, Task, Terraform};
-use crate::control_plane::infra::settings::{InfraSettings, Provisioner};
-use crate::control_plane::infra::{Cloud, TenantCloud};
+use crate::control_plane::infra::settings::{InfraSettings, Provisioner, RootSettings};
+use crate::control_plane::infra::{Changed, Cloud, Planned, Provision, Report, Shown, Target, TenantCloud};
 use crate::jobs::run::RunProgress;
 use crate::kernel::{Error, Result, codes};
 
@@ -16,35 +18,64 @@ const NAMED: usize = 5;
 /// By these settings: nothing, or Terraform. Nothing is started yet.
 ///
 /// # Errors
-/// `bad_request` when the settings lack what tenants' resources are made of.
+/// `bad_request` when the settings lack the state database.
 pub fn cloud(settings: InfraSettings) -> Result<Cloud> {
-    if settings.provisioner == Provisioner::None {
-        return Ok(Cloud::default());
+    match settings.provisioner {
+        Provisioner::None => Ok(Cloud::default()),
+        Provisioner::Terraform => {
+            Ok(Cloud::new(ByTerraform { terraform: Terraform::new(settings.clone())?, settings }))
+        }
     }
-    if !settings.platform.is_object() {
-        return Err(Error::new(&codes::BAD_REQUEST)
-            .detail("the infrastructure settings: [platform] is missing")
-            .hint("it is the platform root's output: account_id, region, shared_bucket, app_task_role_id"));
+}
+
+struct ByTerraform {
+    terraform: Terraform,
+    settings: InfraSettings,
+}
+
+impl Provision for ByTerraform {
+    fn plan<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Planned>> {
+        Box::pin(async move {
+            let task = task(&self.settings, target, Protection::On)?;
+            let found = self.terraform.plan(&task).await?;
+            Ok(Planned { drift: changed(&found.put_right()), changes: changed(&found.changes) })
+        })
     }
-    let terraform = Terraform::new(settings.clone())?;
-    let (makes, removes) = ((terraform.clone(), settings.clone()), (terraform, settings));
-    Ok(Cloud::new(
-        move |whose, report| {
-            let (terraform, settings) = makes.clone();
-            Box::pin(async move {
-                let task = tenant(&settings, &whose, Protection::On);
-                terraform.apply(&task, &mut |progress| report(told(progress))).await
-            })
-        },
-        move |whose, report| {
-            let (terraform, settings) = removes.clone();
-            Box::pin(async move {
-                let task = tenant(&settings, &whose, Protection::Off);
-                let allowed = Allowed::DestroyTenant;
-                terraform.destroy(&task, allowed, &mut |progress| report(told(progress))).await
-            })
-        },
-    ))
+
+    fn apply<'a>(&'a self, target: &'a Target, report: Report) -> BoxFuture<'a, Result<Value>> {
+        Box::pin(async move {
+            let task = task(&self.settings, target, Protection::On)?;
+            self.terraform.apply(&task, &mut |progress| report(told(progress))).await
+        })
+    }
+
+    fn destroy<'a>(&'a self, target: &'a Target, report: Report) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let allowed = match target {
+                Target::Tenant(_) => Allowed::DestroyTenant,
+                Target::Shard(_) => Allowed::DestroyShard,
+                Target::Platform => {
+                    return Err(Error::new(&codes::INFRA_REFUSED)
+                        .detail("the platform is not destroyed by this program"));
+                }
+            };
+            let task = task(&self.settings, target, Protection::Off)?;
+            self.terraform.destroy(&task, allowed, &mut |progress| report(told(progress))).await
+        })
+    }
+
+    fn show<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Shown>> {
+        Box::pin(async move {
+            let task = task(&self.settings, target, Protection::On)?;
+            let state = self.terraform.state(&task).await?;
+            let resources = state.resources().into_iter().map(|one| one.address).collect();
+            Ok(Shown { resources, output: state.output(task.root.as_str()) })
+        })
+    }
+
+    fn orphans(&self) -> BoxFuture<'_, Result<Vec<String>>> {
+        Box::pin(self.terraform.orphans())
+    }
 }
 
 /// Whether what is made is kept from being removed by accident.
@@ -54,7 +85,25 @@ enum Protection {
     Off,
 }
 
-fn tenant(settings: &InfraSettings, whose: &TenantCloud, protection: Protection) -> Task {
+fn task(settings: &InfraSettings, target: &Target, protection: Protection) -> Result<Task> {
+    match target {
+        Target::Tenant(whose) => tenant(settings, whose, protection),
+        Target::Shard(name) => shard(settings, name, protection),
+        Target::Platform => {
+            let root = &settings.platform_root;
+            let mut inputs = root.inputs.clone();
+            inputs.insert("environment".to_owned(), Value::from(settings.environment.as_str()));
+            Ok(Task {
+                root: Root::Platform,
+                workspace: settings.environment.clone(),
+                inputs,
+                secrets: secrets(root)?,
+            })
+        }
+    }
+}
+
+fn tenant(settings: &InfraSettings, whose: &TenantCloud, protection: Protection) -> Result<Task> {
     let id = whose.tenant.to_string();
     let mut tenant = json!({ "id": id, "slug": whose.slug, "tier": whose.tier.as_str() });
     if protection == Protection::Off {
@@ -65,9 +114,53 @@ fn tenant(settings: &InfraSettings, whose: &TenantCloud, protection: Protection)
     let mut inputs = Map::new();
     inputs.insert("environment".to_owned(), Value::from(settings.environment.as_str()));
     inputs.insert("tenant".to_owned(), tenant);
-    inputs.insert("platform".to_owned(), settings.platform.clone());
+    inputs.insert("platform".to_owned(), given(&settings.platform, "platform")?);
     let secrets = vec![("tenant_secret".to_owned(), whose.secret.clone())];
-    Task { root: Root::Tenant, workspace: id, inputs, secrets }
+    Ok(Task { root: Root::Tenant, workspace: id, inputs, secrets })
+}
+
+fn shard(settings: &InfraSettings, name: &str, protection: Protection) -> Result<Task> {
+    let root = settings.shard.get(name).ok_or_else(|| {
+        Error::new(&codes::NOT_FOUND)
+            .detail(format!("the infrastructure settings know no shard {name:?}"))
+            .hint("add [shard.<name>.inputs] and [shard.<name>.secrets] to them")
+    })?;
+    let mut inputs = root.inputs.clone();
+    let mut shard = inputs.remove("shard").unwrap_or_else(|| json!({}));
+    let fields =
+        shard.as_object_mut().ok_or_else(|| wrong(format!("shard.{name}.inputs.shard is no table")))?;
+    fields.insert("name".to_owned(), Value::from(name));
+    if protection == Protection::Off {
+        // The last snapshot stays: it is the only copy there will be.
+        fields.insert("deletion_protection".to_owned(), json!(false));
+        fields.insert("secret_recovery_days".to_owned(), json!(0));
+    }
+    inputs.insert("shard".to_owned(), shard);
+    inputs.insert("environment".to_owned(), Value::from(settings.environment.as_str()));
+    inputs.insert("network".to_owned(), given(&settings.network, "network")?);
+    Ok(Task { root: Root::Shard, workspace: name.to_owned(), inputs, secrets: secrets(root)? })
+}
+
+/// What the platform root has said, and the settings must repeat.
+fn given(table: &Value, name: &str) -> Result<Value> {
+    if table.is_object() {
+        return Ok(table.clone());
+    }
+    Err(wrong(format!("[{name}] is missing")).hint("it is an output of: freehold infra show platform"))
+}
+
+fn wrong(why: String) -> Error {
+    Error::new(&codes::BAD_REQUEST).detail(format!("the infrastructure settings: {why}"))
+}
+
+fn secrets(root: &RootSettings) -> Result<Vec<(String, secrecy::SecretString)>> {
+    root.secrets.iter().map(|(name, secret)| Ok((name.clone(), secret.read()?))).collect()
+}
+
+fn changed(all: &[(String, Action)]) -> Vec<Changed> {
+    all.iter()
+        .map(|(address, action)| Changed { address: address.clone(), action: action.to_string() })
+        .collect()
 }
 
 fn told(progress: &Progress) -> RunProgress {
@@ -82,12 +175,24 @@ mod tests {
     use crate::control_plane::plans::Tier;
     use crate::kernel::ids::TenantId;
 
+    fn settings() -> InfraSettings {
+        let text = r#"
+            environment = "dev"
+            [platform]
+            region = "eu-central-1"
+            [network]
+            vpc_id = "vpc-1"
+            [shard.eu-1.inputs.shard]
+            storage_gib = 200
+            [shard.eu-1.secrets]
+            admin_password = "file:/nowhere"
+        "#;
+        InfraSettings::parse(text).expect("settings")
+    }
+
     #[test]
     fn nothing_is_provisioned_unless_it_is_said() {
         assert!(!cloud(InfraSettings::default()).expect("nothing").is_there());
-        let settings = InfraSettings { provisioner: Provisioner::Terraform, ..InfraSettings::default() };
-        let error = cloud(settings).err().expect("no platform");
-        assert!(error.public_detail().expect("a detail").contains("[platform]"));
     }
 
     #[test]
@@ -99,10 +204,22 @@ mod tests {
             secret: "canary".to_owned().into(),
         };
         for protection in [Protection::On, Protection::Off] {
-            let task = tenant(&InfraSettings::default(), &whose, protection);
+            let task = tenant(&settings(), &whose, protection).expect("a task");
             assert!(!serde_json::to_string(&task.inputs).expect("JSON").contains("canary"));
             assert!(!format!("{task:?}").contains("canary"));
             assert_eq!(task.workspace, whose.tenant.to_string());
         }
+    }
+
+    #[test]
+    fn what_the_settings_lack_is_named() {
+        let error = shard(&settings(), "us-1", Protection::On).expect_err("an unknown shard");
+        assert!(error.is(&codes::NOT_FOUND));
+        // Its password's file is not there.
+        let error = shard(&settings(), "eu-1", Protection::On).expect_err("no password");
+        assert!(error.public_detail().expect("a detail").contains("file:/nowhere"));
+        let bare = InfraSettings::default();
+        let error = given(&bare.platform, "platform").expect_err("no platform");
+        assert!(error.public_detail().expect("a detail").contains("[platform]"));
     }
 }

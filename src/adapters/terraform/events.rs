@@ -81,6 +81,22 @@ pub enum Action {
     Other,
 }
 
+impl std::fmt::Display for Action {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Noop => "nothing",
+            Self::Create => "create",
+            Self::Read => "read",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Replace => "replace",
+            Self::Move => "move",
+            Self::Import => "import",
+            Self::Other => "change",
+        })
+    }
+}
+
 #[derive(Deserialize)]
 struct Line {
     #[serde(rename = "type")]

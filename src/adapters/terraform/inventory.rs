@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use serde_json::{Map, json};
 
 use super::folder::RunFolder;
-use super::in_flight::Inventory;
+use super::in_flight::{Inventory, orphans};
 use super::init::absolute;
 use super::process::{self, Call};
 use super::recover::inputs_argument;
 use super::state::State;
 use super::{Inner, Root, Terraform, version};
+use crate::db::states;
 use crate::kernel::{Error, Result, codes};
 
 /// What to list.
@@ -28,6 +29,36 @@ impl Terraform {
     pub async fn inventory(&self, listed: &Listed) -> Result<Inventory> {
         let _place = self.0.place().await?;
         self.0.inventory(listed).await
+    }
+}
+
+impl Terraform {
+    /// What the environment has in the cloud and no state knows. What somebody is at work on is none.
+    ///
+    /// # Errors
+    /// As [`Terraform::inventory`].
+    pub async fn orphans(&self) -> Result<Vec<String>> {
+        let roles = format!("^{}-", self.0.settings.environment);
+        // The cloud first: what is made meanwhile is in a state or in the journal by the time they are read.
+        let mut inventory = self.inventory(&Listed { tags: BTreeMap::new(), roles }).await?;
+        let mut conn = self.0.states.connect().await?;
+        let unsettled = states::unsettled(&mut conn).await?;
+        let belongs = |tags: &BTreeMap<String, String>| {
+            let owner = tags.get("freehold:tenant").or_else(|| tags.get("freehold:shard"));
+            owner.is_some_and(|owner| unsettled.contains(owner))
+        };
+        inventory.tagged.retain(|_, tags| !belongs(tags));
+        // A tenant's role has the tenant's id in its name, without what the id begins with.
+        inventory.roles.retain(|role| {
+            !unsettled.iter().any(|name| role.ends_with(name.strip_prefix("ten_").unwrap_or(name)))
+        });
+        let mut known = std::collections::BTreeSet::new();
+        for root in Root::ALL {
+            for (_, text) in states::read_all(&mut conn, root.as_str()).await? {
+                known.append(&mut State::parse(&text)?.known());
+            }
+        }
+        Ok(orphans(&inventory, &known))
     }
 }
 

@@ -16,6 +16,7 @@ use super::journal::{Note, Notes};
 use super::process::{self, Call, Running, Tail};
 use super::progress::Progress;
 use super::recover::{inputs_argument, put_down};
+use super::state::State;
 use super::{Inner, Root, Task, Terraform, environment};
 use crate::db::states;
 use crate::kernel::{Error, Result, codes};
@@ -25,6 +26,14 @@ use crate::kernel::{Error, Result, codes};
 pub struct Planned {
     pub changes: Vec<(String, Action)>,
     pub drift: Vec<(String, Action)>,
+}
+
+impl Planned {
+    /// The drift that an apply would put right.
+    pub fn put_right(&self) -> Vec<(String, Action)> {
+        let healed = |address: &String| self.changes.iter().any(|(changed, _)| changed == address);
+        self.drift.iter().filter(|(address, _)| healed(address)).cloned().collect()
+    }
 }
 
 /// Told how far it is. Called often; should be quick.
@@ -85,9 +94,18 @@ impl Terraform {
     /// # Errors
     /// As [`Terraform::apply`].
     pub async fn drift(&self, task: &Task) -> Result<Vec<(String, Action)>> {
-        let Planned { changes, drift } = self.plan(task).await?;
-        let healed = |address: &String| changes.iter().any(|(changed, _)| changed == address);
-        Ok(drift.into_iter().filter(|(address, _)| healed(address)).collect())
+        Ok(self.plan(task).await?.put_right())
+    }
+
+    /// What a state holds, as it was recorded. Nothing when there is none.
+    ///
+    /// # Errors
+    /// `infra_unavailable` when the state database does not answer.
+    pub async fn state(&self, task: &Task) -> Result<State> {
+        task.check()?;
+        let mut conn = self.0.states.connect().await?;
+        states::prepare(&mut conn, &Root::ALL.map(Root::as_str)).await?;
+        self.0.state(&mut conn, task).await
     }
 
     /// Removes everything, and then the state. `task` has its protections off: first they are taken off what is there,

@@ -36,6 +36,8 @@ struct Resource {
 #[derive(Debug, Deserialize)]
 struct Instance {
     index_key: Option<Value>,
+    #[serde(default)]
+    attributes: Value,
     status: Option<String>,
     /// An object that is on its way out, behind the one that took its place.
     deposed: Option<String>,
@@ -79,6 +81,20 @@ impl State {
 
     pub fn addresses(&self) -> BTreeSet<String> {
         self.resources().into_iter().map(|one| one.address).collect()
+    }
+
+    /// What an inventory knows its resources by: ARNs, and the names of roles.
+    pub fn known(&self) -> BTreeSet<String> {
+        let mut known = BTreeSet::new();
+        for resource in self.resources.iter().filter(|resource| resource.mode == "managed") {
+            for attributes in resource.instances.iter().map(|one| &one.attributes) {
+                known.extend(attributes["arn"].as_str().map(str::to_owned));
+                if resource.kind == "aws_iam_role" {
+                    known.extend(attributes["name"].as_str().map(str::to_owned));
+                }
+            }
+        }
+        known
     }
 
     /// An output's value; null when there is none.
@@ -127,6 +143,18 @@ mod tests {
         );
         assert_eq!(state.output("tenant")["id"], "ten_1");
         assert_eq!(state.output("nothing"), Value::Null);
+    }
+
+    #[test]
+    fn what_an_inventory_knows_them_by() {
+        let state = State::parse(
+            r#"{"version":4,"resources":[
+              {"mode":"managed","type":"aws_iam_role","name":"this","instances":[{"attributes":{"arn":"arn:role","name":"dev-t-1"}}]},
+              {"mode":"managed","type":"aws_s3_bucket_policy","name":"own","instances":[{"attributes":{"bucket":"b"}}]},
+              {"mode":"data","type":"aws_x","name":"y","instances":[{"attributes":{"arn":"arn:else"}}]}]}"#,
+        )
+        .expect("a state");
+        assert_eq!(state.known(), BTreeSet::from(["arn:role".to_owned(), "dev-t-1".to_owned()]));
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! What SQL cannot make: servers, keys, buckets, roles.
 //!
-//! Who makes it is settled in [`settings`]. How is an adapter's business: `app` puts it into a [`Cloud`], which the worker
-//! has and no server. What is made for whom, and when it goes, is in [`resources`].
+//! Who makes it is settled in [`settings`]. How is an adapter's business: it implements [`Provision`], and `app` puts it
+//! into a [`Cloud`], which the worker and the CLI may have and no server has. What is made for whom, and when it goes, is in
+//! [`resources`]; what has changed behind our back, in [`lookout`].
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::plans::Tier;
@@ -15,8 +16,20 @@ use crate::jobs::run::RunProgress;
 use crate::kernel::ids::TenantId;
 use crate::kernel::{Error, Result, codes};
 
+pub mod lookout;
 pub mod resources;
 pub mod settings;
+pub mod targets;
+
+/// What is provisioned together, and has a state of its own.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// What the environment has once.
+    Platform,
+    /// A server for tenants' databases, by the shard's name.
+    Shard(String),
+    Tenant(TenantCloud),
+}
 
 /// Whose resources.
 #[derive(Clone, Debug)]
@@ -29,26 +42,55 @@ pub struct TenantCloud {
     pub secret: SecretString,
 }
 
+/// A resource, and what is or was done to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// `module.tenant.aws_iam_role.this`
+    pub address: String,
+    /// `create`, `update`, `replace`, `delete`.
+    pub action: String,
+}
+
+/// What an apply would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    pub changes: Vec<Changed>,
+    /// What was changed by somebody else, and would be put right.
+    pub drift: Vec<Changed>,
+}
+
+/// What a state holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    pub resources: Vec<String>,
+    /// What the root says of itself: names and addresses, nothing secret.
+    pub output: Value,
+}
+
 /// Told how far it is. Called often; must not wait.
 pub type Report = Arc<dyn Fn(RunProgress) + Send + Sync>;
 
-/// Something on its way.
-pub type Running<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+/// What a provisioner does. Each may be asked again for what it has done or half done, and then does what is left.
+pub trait Provision: Send + Sync + 'static {
+    /// What an apply would change.
+    fn plan<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Planned>>;
+    /// Makes it what it should be, and gives what the root says of itself.
+    fn apply<'a>(&'a self, target: &'a Target, report: Report) -> BoxFuture<'a, Result<Value>>;
+    /// Removes it whole.
+    fn destroy<'a>(&'a self, target: &'a Target, report: Report) -> BoxFuture<'a, Result<()>>;
+    /// What is there, by what was recorded; the cloud is not asked.
+    fn show<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Shown>>;
+    /// What is in the cloud under this environment's name, and in no state.
+    fn orphans(&self) -> BoxFuture<'_, Result<Vec<String>>>;
+}
 
-type Make = Arc<dyn Fn(TenantCloud, Report) -> Running<Value> + Send + Sync>;
-type Remove = Arc<dyn Fn(TenantCloud, Report) -> Running<()> + Send + Sync>;
-
-/// What makes a tenant's resources and removes them. None by default: nothing is provisioned.
+/// The provisioner of this process. None by default: nothing is provisioned.
 #[derive(Clone, Default)]
-pub struct Cloud(Option<(Make, Remove)>);
+pub struct Cloud(Option<Arc<dyn Provision>>);
 
 impl Cloud {
-    /// Both may be asked again for what they have done or half done, and then do what is left.
-    pub fn new(
-        make: impl Fn(TenantCloud, Report) -> Running<Value> + Send + Sync + 'static,
-        remove: impl Fn(TenantCloud, Report) -> Running<()> + Send + Sync + 'static,
-    ) -> Self {
-        Self(Some((Arc::new(make), Arc::new(remove))))
+    pub fn new(by: impl Provision) -> Self {
+        Self(Some(Arc::new(by)))
     }
 
     /// Whether this process provisions.
@@ -56,19 +98,13 @@ impl Cloud {
         self.0.is_some()
     }
 
-    async fn make(&self, whose: TenantCloud, report: Report) -> Result<Value> {
-        let (make, _) = self.0.as_ref().ok_or_else(absent)?;
-        make(whose, report).await
+    /// # Errors
+    /// `infra_unavailable` when this process provisions nothing.
+    pub fn get(&self) -> Result<Arc<dyn Provision>> {
+        self.0.clone().ok_or_else(|| {
+            Error::new(&codes::INFRA_UNAVAILABLE)
+                .detail("this process provisions nothing in a cloud")
+                .hint("give it a settings file with provisioner = \"terraform\": --infra, or FREEHOLD_INFRA")
+        })
     }
-
-    async fn remove(&self, whose: TenantCloud, report: Report) -> Result<()> {
-        let (_, remove) = self.0.as_ref().ok_or_else(absent)?;
-        remove(whose, report).await
-    }
-}
-
-fn absent() -> Error {
-    Error::new(&codes::INFRA_UNAVAILABLE)
-        .detail("the tenant has resources in a cloud, and this process provisions nothing")
-        .hint("start a worker with --infra and provisioner = \"terraform\"; it goes on by itself then")
 }

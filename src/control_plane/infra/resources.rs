@@ -4,6 +4,7 @@
 //! The row in `tenant_resources` is written before anything is made, and goes after everything is removed. So whatever
 //! is in the cloud for a tenant, there is a row that says so.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use tokio::sync::watch;
 
-use super::{Cloud, Report, TenantCloud};
+use super::{Provision, Report, Target, TenantCloud};
 use crate::control_plane::Hands;
 use crate::control_plane::tenants::{TenantRef, TenantRow, TenantState, tenant_find};
 use crate::jobs::run::{NewRun, RunProgress, run_progress, run_record};
@@ -116,9 +117,9 @@ fn make<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Wri
             // On its way out: whoever purges it removes what is there. If it is brought back, another run begins.
             return Ok(None);
         }
-        let whose = whose(hands, &row);
+        let target = Target::Tenant(whose(hands, &row));
         let outputs =
-            told(hands, held, |cloud, report| async move { cloud.make(whose, report).await }).await?;
+            told(hands, held, |cloud, report| async move { cloud.apply(&target, report).await }).await?;
         let now = hands.cp.clock.now();
         saga::write(move |tx| {
             Box::pin(async move {
@@ -165,23 +166,28 @@ pub(in crate::control_plane) async fn remove(hands: &Hands, held: &Held, tenant:
     let row = tenant_find(&mut control, &TenantRef::Id(tenant)).await?;
     // Given back before the cloud is asked, which takes its time.
     drop(control);
-    let whose = whose(hands, &row);
-    told(hands, held, |cloud, report| async move { cloud.remove(whose, report).await }).await
+    let target = Target::Tenant(whose(hands, &row));
+    told(hands, held, |cloud, report| async move { cloud.destroy(&target, report).await }).await
 }
 
-fn whose(hands: &Hands, row: &TenantRow) -> TenantCloud {
+pub(super) fn whose(hands: &Hands, row: &TenantRow) -> TenantCloud {
     // Derived: it is the same at each attempt, and nobody has to keep it.
     let secret = hands.master.link_secret("tenant_cloud", &row.id.to_string(), 1);
     TenantCloud { tenant: row.id, slug: row.slug.clone(), tier: row.tier, secret: secret.into() }
 }
 
 /// Carries something out in the cloud, and tells followers of the run how far it is meanwhile.
-async fn told<T, W>(hands: &Hands, held: &Held, work: impl FnOnce(Cloud, Report) -> W) -> Result<T>
+async fn told<T, W>(
+    hands: &Hands,
+    held: &Held,
+    work: impl FnOnce(Arc<dyn Provision>, Report) -> W,
+) -> Result<T>
 where
     W: Future<Output = Result<T>>,
 {
+    let cloud = hands.cloud.get()?;
     let (tell, mut heard) = watch::channel(RunProgress::default());
-    let report: Report = std::sync::Arc::new(move |progress| drop(tell.send_replace(progress)));
+    let report: Report = Arc::new(move |progress| drop(tell.send_replace(progress)));
     let telling = async {
         // Ends when nobody is left to report.
         while heard.changed().await.is_ok() {
@@ -195,7 +201,7 @@ where
         std::future::pending::<()>().await
     };
     tokio::select! {
-        done = work(hands.cloud.clone(), report) => done,
+        done = work(cloud, report) => done,
         () = telling => unreachable!("it waits for ever"),
     }
 }

@@ -51,6 +51,20 @@ pub struct InfraSettings {
     /// What the environment has for all tenants: the outputs of the `platform` root that the others take as inputs.
     pub platform: serde_json::Value,
     pub network: serde_json::Value,
+    /// `[platform_root]`: what the platform root takes.
+    pub platform_root: RootSettings,
+    /// `[shard.<name>]`: the servers that there are to be.
+    pub shard: BTreeMap<String, RootSettings>,
+}
+
+/// What a root takes that an operator applies.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RootSettings {
+    /// Variables, as the root names them. No secrets.
+    pub inputs: serde_json::Map<String, serde_json::Value>,
+    /// Ephemeral variables: `admin_password = "file:/run/secrets/…"`.
+    pub secrets: BTreeMap<String, SecretRef>,
 }
 
 impl Default for InfraSettings {
@@ -71,6 +85,8 @@ impl Default for InfraSettings {
             env: BTreeMap::new(),
             platform: serde_json::Value::Null,
             network: serde_json::Value::Null,
+            platform_root: RootSettings::default(),
+            shard: BTreeMap::new(),
         }
     }
 }

@@ -1,0 +1,74 @@
+//! What an operator names: `platform`, `shard/eu-1`, `tenant/acme`.
+
+use serde_json::json;
+
+use super::Target;
+use super::resources::whose;
+use crate::control_plane::Hands;
+use crate::control_plane::audit::{Caller, audit_add};
+use crate::control_plane::tenants::{TenantRef, tenant_find};
+use crate::kernel::{Error, Result, codes};
+
+/// What a word means.
+///
+/// # Errors
+/// `bad_request` when it means nothing; `tenant_not_found`.
+pub async fn target(hands: &Hands, word: &str) -> Result<Target> {
+    match word.split_once('/') {
+        None if word == "platform" => Ok(Target::Platform),
+        Some(("shard", name)) if !name.is_empty() => Ok(Target::Shard(name.to_owned())),
+        Some(("tenant", name)) if !name.is_empty() => {
+            let Ok(named) = name.parse::<TenantRef>();
+            let row = tenant_find(&mut *hands.cp.db.acquire().await?, &named).await?;
+            Ok(Target::Tenant(whose(hands, &row)))
+        }
+        _ => Err(Error::new(&codes::BAD_REQUEST)
+            .detail(format!("{word:?} is nothing that is provisioned"))
+            .hint("say platform, shard/<name> or tenant/<slug or id>")),
+    }
+}
+
+/// Writes down that an operator is about to change it.
+pub async fn audited(hands: &Hands, caller: &Caller, action: &str, target: &Target) -> Result<()> {
+    let (tenant, subject) = match target {
+        Target::Platform => (None, "platform".to_owned()),
+        Target::Shard(name) => (None, format!("shard/{name}")),
+        Target::Tenant(whose) => (Some(whose.tenant), whose.tenant.to_string()),
+    };
+    let mut tx = hands.cp.db.begin().await?;
+    audit_add(&mut tx, caller, hands.cp.clock.now(), action, tenant, &subject, json!({})).await?;
+    Ok(tx.commit().await?)
+}
+
+/// Only what nobody needs any more is destroyed: a tenant goes by its purge, and a shard when it is in no registry.
+///
+/// # Errors
+/// `state_conflict` with what to do first.
+pub async fn may_destroy(hands: &Hands, target: &Target) -> Result<()> {
+    let refused = |detail: String, hint: &'static str| {
+        Err(Error::new(&codes::STATE_CONFLICT).detail(detail).hint(hint))
+    };
+    match target {
+        Target::Platform => refused(
+            "the platform holds the control database, and is not destroyed by this program".to_owned(),
+            "by hand, when it must be: terraform -chdir=terraform/platform destroy",
+        ),
+        Target::Tenant(whose) => refused(
+            format!("what tenant {} has in the cloud goes when it is purged", whose.slug),
+            "freehold tenant delete, then freehold tenant purge",
+        ),
+        Target::Shard(name) => {
+            let registered: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM shard WHERE name = $1)")
+                .bind(name)
+                .fetch_one(&hands.cp.db)
+                .await?;
+            if !registered {
+                return Ok(());
+            }
+            refused(
+                format!("shard {name} is registered: tenants may be on it"),
+                "a shard that is registered stays; there is no command yet that takes one out",
+            )
+        }
+    }
+}
