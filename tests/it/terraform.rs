@@ -7,15 +7,22 @@ use freehold::adapters::terraform::allow::Allowed;
 use freehold::adapters::terraform::events::Action;
 use freehold::adapters::terraform::progress::Progress;
 use freehold::adapters::terraform::{Root, Task, Terraform};
+use freehold::app;
+use freehold::control_plane::access::{tenant_delete, tenant_purge};
+use freehold::control_plane::infra::resources;
 use freehold::control_plane::infra::settings::{InfraSettings, Provisioner};
+use freehold::control_plane::tenants::TenantRef;
 use freehold::db::states::{self, States};
+use freehold::jobs::run::{RunFilter, RunState, run_list};
 use freehold::kernel::{SecretRef, codes};
-use freehold::testkit::{Cluster, Moto, eventually, terraform_is_here};
+use freehold::testkit::{Cluster, Moto, World, eventually, terraform_is_here, tester};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
+
+use crate::provisioning::TABLES;
 
 const SECRET: &str = "canary-8d1f-of-the-tenant";
 const TENANT: &str = "ten_0123456789abcdefghijklmnop";
@@ -261,6 +268,56 @@ async fn first_runs_do_not_wait_for_each_other() {
         run.await.expect("no panic").expect("made");
     }
     assert_eq!(ground.inventory().await, [4, 4, 4, 0, 0]);
+}
+
+/// The whole way: the tenant answers at once, a worker's run makes its resources, a purge removes them, and nothing is
+/// left by the cloud's own inventory.
+#[tokio::test]
+async fn a_tenant_gets_its_resources_and_leaves_none() {
+    if !terraform_is_here() {
+        return;
+    }
+    let ground = Ground::new().await;
+    let mut settings = ground.settings.clone();
+    settings.platform = task("pooled").inputs["platform"].clone();
+    let mut world = World::new(&TABLES).await;
+    world.hands.cloud = app::cloud(settings).expect("settings");
+    let tenant = world.tenant_with("acme", "business").await;
+    assert_eq!(resources::begin_due(&world.hands).await.expect("begun"), 1);
+    let named = TenantRef::Slug("acme".to_owned());
+    let open = RunFilter { tenant: Some(tenant.tenant.id), open: Some(true), ..RunFilter::default() };
+    let run =
+        run_list(&mut world.db().acquire().await.expect("a connection"), &open).await.expect("runs").items[0]
+            .id;
+    let ended = world.finish(run).await;
+    assert_eq!(ended.state, RunState::Done, "{:?}", ended.error);
+    assert_eq!(ground.inventory().await, [1, 1, 1, 0, 0]);
+    let cloud = world.hands.cloud.get().expect("a cloud");
+    assert_eq!(cloud.orphans().await.expect("looked"), Vec::<String>::new());
+
+    let run = tenant_delete(&world.hands.cp, &tester(), &named, "test").await.expect("deleted");
+    world.finish(run).await;
+    let run = tenant_purge(&world.hands.cp, &tester(), &named, true).await.expect("purged");
+    let ended = world.finish(run).await;
+    assert_eq!(ended.state, RunState::Done, "{:?}", ended.error);
+    assert_eq!(ground.inventory().await, [0; 5]);
+}
+
+/// What no state knows is named.
+#[tokio::test]
+async fn an_orphan_is_found() {
+    if !terraform_is_here() {
+        return;
+    }
+    let ground = Ground::new().await;
+    let terraform = ground.terraform();
+    terraform.apply(&task("pooled"), &mut quiet).await.expect("made");
+    assert_eq!(terraform.orphans().await.expect("looked"), Vec::<String>::new());
+    let body = json!({ "logGroupName": "/dev/forgotten", "tags": { "freehold:environment": "dev" } });
+    ground.moto.ask("logs", "Logs_20140328.CreateLogGroup", &body).await;
+    let found = terraform.orphans().await.expect("looked");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("/dev/forgotten"), "{found:?}");
 }
 
 /// Each thing that may be missing is named, with what to do, and nothing stays behind.

@@ -1,7 +1,7 @@
 //! What a killed Terraform had in hand: begun, and never reported as made. It has no id yet as far as anybody was told,
 //! and it may be there: names are fixed and everything is tagged, so it is found again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -62,7 +62,7 @@ fn last(arn: &str) -> Option<String> {
 }
 
 /// What is there and in no state. `known` are the ARNs and the roles' names of all states.
-pub fn orphans(inventory: &Inventory, known: &std::collections::BTreeSet<String>) -> Vec<String> {
+pub fn orphans(inventory: &Inventory, known: &BTreeSet<String>) -> Vec<String> {
     let arns = inventory.tagged.keys().filter(|arn| {
         // Log groups are listed with and without the star at the end.
         !known.contains(*arn) && !known.contains(arn.trim_end_matches(":*"))
@@ -73,8 +73,6 @@ pub fn orphans(inventory: &Inventory, known: &std::collections::BTreeSet<String>
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use serde_json::json;
 
     use super::*;

@@ -1,6 +1,6 @@
 //! Asks the cloud what is there, by the root `inventory`: it makes nothing and has no state of its own to keep.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, json};
 
@@ -30,9 +30,7 @@ impl Terraform {
         let _place = self.0.place().await?;
         self.0.inventory(listed).await
     }
-}
 
-impl Terraform {
     /// What the environment has in the cloud and no state knows. What somebody is at work on is none.
     ///
     /// # Errors
@@ -52,7 +50,7 @@ impl Terraform {
         inventory.roles.retain(|role| {
             !unsettled.iter().any(|name| role.ends_with(name.strip_prefix("ten_").unwrap_or(name)))
         });
-        let mut known = std::collections::BTreeSet::new();
+        let mut known = BTreeSet::new();
         for root in Root::ALL {
             for (_, text) in states::read_all(&mut conn, root.as_str()).await? {
                 known.append(&mut State::parse(&text)?.known());

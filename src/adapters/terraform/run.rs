@@ -230,7 +230,7 @@ impl<'a> Session<'a> {
         outcome
     }
 
-    /// Plans into `plan.tfplan`. The first element of `Ended` tells whether there is something to do.
+    /// Plans into `plan.tfplan`. Exit code 2 says that there is something to do.
     async fn plan(&self, more: &[&str]) -> Result<Ended> {
         let mut args = ["plan", "-json", "-input=false", "-detailed-exitcode", "-out=plan.tfplan"]
             .map(str::to_owned)
