@@ -51,6 +51,9 @@ pub fn import_id(planned: &ResourceChange, inventory: &Inventory) -> Option<Stri
             found.cloned()
         }
         "aws_kms_key" => last(inventory.named(":key/", after["tags"]["Name"].as_str()?)?),
+        "aws_vpc_security_group_ingress_rule" => {
+            last(inventory.named(":security-group-rule/", after["tags"]["Name"].as_str()?)?)
+        }
         "aws_security_group" => last(inventory.named(":security-group/", after["tags"]["Name"].as_str()?)?),
         _ => None,
     }
@@ -90,6 +93,7 @@ mod tests {
                 "arn:aws:kms:us-east-1:1:key/k-1": name("dev-t-0"),
                 "arn:aws:kms:us-east-1:1:key/k-2": name("dev-t-1"),
                 "arn:aws:ec2:us-east-1:1:security-group/sg-1": name("dev-shard-a"),
+                "arn:aws:ec2:us-east-1:1:security-group-rule/sgr-1": name("dev-shard-a-app"),
                 "arn:aws:secretsmanager:us-east-1:1:secret:dev/tenant/ten_10-AbCdEf": {},
                 "arn:aws:secretsmanager:us-east-1:1:secret:dev/tenant/ten_1-AbCdEf": {},
             },
@@ -109,6 +113,11 @@ mod tests {
             ("aws_kms_key", json!({ "tags": { "Name": "dev-t-3" } }), None),
             ("aws_kms_key", json!({ "tags": null }), None),
             ("aws_security_group", json!({ "tags": { "Name": "dev-shard-a" } }), Some("sg-1")),
+            (
+                "aws_vpc_security_group_ingress_rule",
+                json!({ "tags": { "Name": "dev-shard-a-app" } }),
+                Some("sgr-1"),
+            ),
             ("aws_s3_bucket_versioning", json!({ "bucket": "dev-t-1" }), None),
         ] {
             assert_eq!(

@@ -41,6 +41,7 @@ resource "aws_vpc_security_group_ingress_rule" "postgres" {
   ip_protocol                  = "tcp"
   from_port                    = 5432
   to_port                      = 5432
+  tags                         = { Name = "${local.name}-${each.key}" }
 }
 
 resource "aws_db_parameter_group" "this" {
