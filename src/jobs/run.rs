@@ -177,12 +177,13 @@ pub async fn run_progress(pool: &PgPool, id: RunId, fence: i64, progress: &RunPr
     sqlx::query(
         "WITH told AS (UPDATE run SET progress = $3 WHERE id = $1 AND fence = $2 AND leased_until IS NOT NULL
                        RETURNING id)
-         SELECT pg_notify($4, id::text) FROM told",
+         SELECT pg_notify($4, $5) FROM told",
     )
     .bind(id)
     .bind(fence)
     .bind(sqlx::types::Json(progress))
     .bind(wake::RUN)
+    .bind(id.to_string())
     .execute(pool)
     .await?;
     Ok(())

@@ -191,7 +191,7 @@ mod tests {
         assert!(RunFolder::leftovers(work.path(), "tenant", "ten_2").expect("none").is_empty());
     }
 
-    /// Shown to fail: with a `take` that does not lock.
+    /// Guard, not yet seen to fail: with a `take` that does not lock.
     #[test]
     fn a_run_that_goes_on_is_not_abandoned() {
         let work = tempfile::tempdir().expect("a folder");

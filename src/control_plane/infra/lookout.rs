@@ -39,24 +39,25 @@ pub async fn look(hands: &Hands) -> Result<usize> {
     .bind(ROUND)
     .fetch_all(&hands.cp.db)
     .await?;
-    let looks = due.iter().map(|tenant| async move {
-        if let Err(error) = look_at(hands, *tenant).await {
-            tracing::warn!(%tenant, ?error, "whether its resources have drifted is not known");
-        }
-    });
+    let looks: Vec<_> = due.iter().map(|tenant| look_at(hands, *tenant)).collect();
     futures_util::stream::iter(looks).buffer_unordered(AT_ONCE).collect::<()>().await;
     let drifted: i64 = sqlx::query_scalar("SELECT count(*) FROM tenant_resources WHERE drift <> '[]'")
         .fetch_one(&hands.cp.db)
         .await?;
-    #[allow(clippy::cast_precision_loss, reason = "a count of tenants")]
     metrics::gauge!("infra_drifted_tenants").set(drifted as f64);
     Ok(due.len())
 }
 
-async fn look_at(hands: &Hands, tenant: TenantId) -> Result<()> {
-    let row = tenant_find(&mut *hands.cp.db.acquire().await?, &TenantRef::Id(tenant)).await?;
-    let planned = hands.cloud.get()?.plan(&Target::Tenant(whose(hands, &row))).await?;
-    drift_set(hands, tenant, &planned.drift).await
+async fn look_at(hands: &Hands, tenant: TenantId) {
+    let looked = async {
+        let row = tenant_find(&mut *hands.cp.db.acquire().await?, &TenantRef::Id(tenant)).await?;
+        let planned = hands.cloud.get()?.plan(&Target::Tenant(whose(hands, &row))).await?;
+        drift_set(hands, tenant, &planned.drift).await
+    };
+    let looked: Result<()> = looked.await;
+    if let Err(error) = looked {
+        tracing::warn!(%tenant, ?error, "whether its resources have drifted is not known");
+    }
 }
 
 /// Keeps what a look has found.
