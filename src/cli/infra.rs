@@ -13,7 +13,8 @@ use crate::control_plane::Hands;
 use crate::control_plane::audit::Caller;
 use crate::control_plane::infra::settings::InfraSettings;
 use crate::control_plane::infra::targets::{audited, may_destroy, target};
-use crate::control_plane::infra::{Changed, Planned, Report, Shown, Target, lookout};
+use crate::control_plane::infra::lookout::{self, Look, LookFilter};
+use crate::control_plane::infra::{Changed, Planned, Report, Shown};
 use crate::kernel::{Error, Result, codes};
 
 #[derive(Debug, Args)]
@@ -46,7 +47,7 @@ Examples:
 Examples:
   freehold infra drift tenant/acme
 
-A worker looks at each tenant once a day; `freehold doctor` says what it found.")]
+A worker looks at everything once a day; `freehold infra findings` says what it found.")]
     Drift(Named),
     /// Show what there is, as it was recorded; the cloud is not asked
     #[command(after_long_help = "\
@@ -64,6 +65,16 @@ What a tenant has goes with its purge: freehold tenant purge.")]
     /// List what is in the cloud under this environment's name and in no state. Ends with 1 when there is something
     #[command(after_long_help = "Examples:\n  freehold infra orphans")]
     Orphans,
+    /// Show what the worker's nightly looks have found: drift, orphans, and what could not be looked at
+    #[command(after_long_help = "Examples:\n  freehold infra findings\n  freehold infra findings --all")]
+    Findings(Findings),
+}
+
+#[derive(Debug, Args)]
+struct Findings {
+    /// Show also what is as it should be
+    #[arg(long)]
+    all: bool,
 }
 
 #[derive(Debug, Args)]
@@ -112,6 +123,10 @@ pub async fn run(globals: &Globals, args: InfraArgs) -> Result<()> {
             })?;
             found_none(found.len(), "orphans")
         }
+        Command::Findings(Findings { all }) => {
+            let looks = lookout::looks(&mut *direct.control().await?, &LookFilter { all: Some(all) }).await?;
+            print(globals.output, &looks, |looks| findings(looks))
+        }
     }
 }
 
@@ -122,18 +137,14 @@ async fn apply(globals: &Globals, hands: &Hands, caller: &Caller, what: &str) ->
     let output = hands.cloud.get()?.apply(&target, report).await;
     bar.finish_and_clear();
     let output = output?;
-    if let Target::Tenant(whose) = &target {
-        lookout::drift_set(hands, whose.tenant, &[]).await?;
-    }
+    lookout::found(hands, &target, &[]).await?;
     print(globals.output, &output, |output| serde_json::to_string_pretty(output).unwrap_or_default())
 }
 
 async fn drift(globals: &Globals, hands: &Hands, what: &str) -> Result<()> {
     let target = target(hands, what).await?;
     let planned = watched(globals, "looking", hands.cloud.get()?.plan(&target)).await?;
-    if let Target::Tenant(whose) = &target {
-        lookout::drift_set(hands, whose.tenant, &planned.drift).await?;
-    }
+    lookout::found(hands, &target, &planned.drift).await?;
     print(globals.output, &planned.drift, |drift| {
         if drift.is_empty() { "nothing was changed behind our back".to_owned() } else { changes(drift) }
     })?;
@@ -194,6 +205,18 @@ fn plan(planned: &Planned) -> String {
 
 fn changes(all: &[Changed]) -> String {
     table::table(["action", "resource"], all.iter().map(|one| [one.action.clone(), one.address.clone()]))
+}
+
+fn findings(looks: &[Look]) -> String {
+    if looks.is_empty() {
+        return "nothing".to_owned();
+    }
+    let rows = looks.iter().map(|look| {
+        let name = if look.name.is_empty() { look.kind.clone() } else { format!("{}/{}", look.kind, look.name) };
+        let found: Vec<&str> = look.found.iter().map(|changed| changed.address.as_str()).collect();
+        [name, found.join(" "), table::or_dash(look.error.as_ref()), table::time(look.looked_at)]
+    });
+    table::table(["what", "found", "not looked at because", "looked at"], rows)
 }
 
 fn shown(shown: &Shown) -> String {

@@ -264,9 +264,10 @@ fn remove_resources<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Resul
 
 /// What is left of a purged tenant is its row, its runs and its audit lines: every other table with a tenant in it is
 /// listed here, and a test looks for one that is not.
-const FORGET: [&str; 16] = [
+const FORGET: [&str; 17] = [
     "DELETE FROM placement WHERE tenant = $1",
     "DELETE FROM tenant_resources WHERE tenant = $1",
+    "DELETE FROM infra_look WHERE tenant = $1",
     "DELETE FROM tenant_domain WHERE tenant = $1",
     "DELETE FROM api_key WHERE tenant = $1",
     "DELETE FROM idempotency WHERE tenant = $1",

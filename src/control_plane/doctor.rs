@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
 
 use super::Hands;
-use super::infra::lookout;
+use super::infra::lookout::{self, LookFilter};
 use super::reconcile;
 use super::shards::{Shard, ShardState, shard_by_id, shard_list};
 use crate::db::{admin, hardening, migrations};
@@ -122,15 +123,8 @@ async fn control(hands: &Hands) -> Result<Vec<Finding>> {
         );
     }
     // An older control database knows nothing of it.
-    let drifted = if have == want { lookout::drifted(&mut conn).await? } else { Vec::new() };
-    for (slug, drift) in drifted {
-        let what: Vec<&str> = drift.iter().map(|changed| changed.address.as_str()).collect();
-        found.add(
-            Severity::Problem,
-            "infra_drift",
-            format!("tenant {slug}: {} changed behind our back", what.join(", ")),
-            "look with: freehold infra drift tenant/<slug>; put it right with: freehold infra apply",
-        );
+    if have == want {
+        cloud(&mut conn, &mut found).await?;
     }
     let (stuck, dead): (i64, i64) = sqlx::query_as(
         "SELECT (SELECT count(*) FROM run WHERE state = 'stuck'), (SELECT count(*) FROM job WHERE state = 'dead')",
@@ -167,6 +161,39 @@ async fn control(hands: &Hands) -> Result<Vec<Finding>> {
         );
     }
     Ok(found.list)
+}
+
+/// What the nightly looks at the cloud have found.
+async fn cloud(conn: &mut PgConnection, found: &mut Findings) -> Result<()> {
+    for look in lookout::looks(conn, &LookFilter::default()).await? {
+        let name = if look.name.is_empty() { look.kind.clone() } else { format!("{}/{}", look.kind, look.name) };
+        let what: Vec<&str> = look.found.iter().map(|changed| changed.address.as_str()).collect();
+        let what = what.join(", ");
+        if look.kind == "orphans" && !what.is_empty() {
+            found.add(
+                Severity::Problem,
+                "infra_orphans",
+                format!("in the cloud and in no state: {what}"),
+                "look again with: freehold infra orphans; then find out whose it was",
+            );
+        } else if !what.is_empty() {
+            found.add(
+                Severity::Problem,
+                "infra_drift",
+                format!("{name}: {what} changed behind our back"),
+                "look with: freehold infra drift; put it right with: freehold infra apply",
+            );
+        }
+        if let Some(error) = look.error {
+            found.add(
+                Severity::Note,
+                "infra_look",
+                format!("{name} could not be looked at: {error}"),
+                "it is tried again within the hour; see the worker's log",
+            );
+        }
+    }
+    Ok(())
 }
 
 async fn examine_shard(hands: &Hands, shard: &Shard) -> Result<Vec<Finding>> {

@@ -17,6 +17,7 @@
 //! | `postgres`, `redis` | one server each |
 //! | `stack` | the databases together, as `freehold dev` uses them |
 //! | `idp` | the OpenID provider, a Node.js process |
+//! | `moto` | a stand-in for AWS, a Python process |
 
 pub mod binaries;
 mod folder;
@@ -24,6 +25,7 @@ mod idp;
 mod keeper;
 mod leftover;
 mod lock;
+mod moto;
 mod ports;
 mod postgres;
 mod redis;
@@ -33,6 +35,7 @@ mod user;
 pub use folder::write_private;
 pub use idp::LocalIdp;
 pub use lock::Lock;
+pub use moto::Moto;
 pub use postgres::{ADMIN, PostgresOptions, PostgresServer};
 pub use redis::{RedisOptions, RedisServer};
 pub use stack::{SHARDS, Stack, StackOptions};

@@ -9,8 +9,9 @@ use freehold::control_plane::access::{tenant_delete, tenant_purge, tenant_undele
 use freehold::control_plane::doctor;
 use freehold::control_plane::infra::resources::{RESOURCES, ResourcesState, begin_due};
 use freehold::control_plane::infra::targets::{may_destroy, target};
+use freehold::control_plane::infra::lookout::{self, Look, LookFilter};
 use freehold::control_plane::infra::{
-    Changed, Cloud, Planned, Provision, Report, Shown, Target, TenantCloud, lookout,
+    Changed, Cloud, Planned, Provision, Report, Shown, Target, TenantCloud,
 };
 use freehold::control_plane::tenants::{TenantDetail, TenantRef, TenantState};
 use freehold::jobs::run::{Run, RunFilter, RunProgress, RunState, run_list};
@@ -25,16 +26,18 @@ use crate::provisioning::TABLES;
 
 /// A cloud in memory.
 #[derive(Default)]
-struct Sky {
+pub struct Sky {
     there: Mutex<BTreeSet<TenantId>>,
     secrets: Mutex<BTreeSet<String>>,
     /// Where somebody has changed something by hand.
     changed: Mutex<BTreeSet<TenantId>>,
+    /// What belongs to nobody.
+    lost: Mutex<Vec<String>>,
     /// Answers to nobody for a while.
     away: AtomicBool,
 }
 
-struct InMemory(Arc<Sky>);
+pub struct InMemory(pub Arc<Sky>);
 
 fn tenant_of(target: &Target) -> &TenantCloud {
     match target {
@@ -78,8 +81,15 @@ impl Provision for InMemory {
         Box::pin(async { Ok(Shown::default()) })
     }
 
+    fn standing(&self) -> Vec<Target> {
+        Vec::new()
+    }
+
     fn orphans(&self) -> BoxFuture<'_, Result<Vec<String>>> {
-        Box::pin(async { Ok(Vec::new()) })
+        Box::pin(async {
+            self.0.answer()?;
+            Ok(self.0.lost.lock().clone())
+        })
     }
 }
 
@@ -253,19 +263,49 @@ async fn drift_is_found_once_a_day() {
     let run = begun(&world).await;
     world.finish(run).await;
     sky.changed.lock().insert(tenant.tenant.id);
-    let findings = async || {
-        let report = doctor::examine(&world.hands, |_| {}).await.unwrap();
-        report.findings.into_iter().filter(|finding| finding.check == "infra_drift").count()
-    };
-    assert_eq!(lookout::look(&world.hands).await.unwrap(), 0, "it was made a moment ago");
+    assert_eq!(lookout::look(&world.hands).await.unwrap(), 1, "orphans alone: it was made a moment ago");
     world.hands.cp.clock.advance(chrono::Duration::hours(25));
-    assert_eq!(lookout::look(&world.hands).await.unwrap(), 1);
+    assert_eq!(lookout::look(&world.hands).await.unwrap(), 2);
     assert_eq!(lookout::look(&world.hands).await.unwrap(), 0, "once a day");
-    assert_eq!(findings().await, 1);
+    assert_eq!(findings(&world).await, ["infra_drift"]);
+    let looks = looks(&world).await;
+    assert_eq!((looks.len(), looks[0].name.as_str(), looks[0].tenant), (1, "acme", Some(tenant.tenant.id)));
     sky.changed.lock().clear();
     world.hands.cp.clock.advance(chrono::Duration::hours(25));
+    assert_eq!(lookout::look(&world.hands).await.unwrap(), 2);
+    assert_eq!(findings(&world).await, [""; 0]);
+}
+
+/// What `doctor` says of the cloud.
+async fn findings(world: &World) -> Vec<String> {
+    let report = doctor::examine(&world.hands, |_| {}).await.unwrap();
+    let checks = report.findings.into_iter().map(|finding| finding.check);
+    checks.filter(|check| check.starts_with("infra_")).collect()
+}
+
+async fn looks(world: &World) -> Vec<Look> {
+    let mut control = world.db().acquire().await.unwrap();
+    lookout::looks(&mut control, &LookFilter::default()).await.unwrap()
+}
+
+/// What belongs to nobody is said until it is gone; a cloud that does not answer is asked again within the hour, and what
+/// was known is not forgotten meanwhile.
+#[tokio::test]
+async fn orphans_are_looked_for_every_night() {
+    let (world, sky) = world().await;
+    sky.lost.lock().push("arn:aws:s3:::forgotten".to_owned());
     assert_eq!(lookout::look(&world.hands).await.unwrap(), 1);
-    assert_eq!(findings().await, 0);
+    assert_eq!(findings(&world).await, ["infra_orphans"]);
+    sky.away.store(true, Ordering::Relaxed);
+    world.hands.cp.clock.advance(chrono::Duration::hours(25));
+    assert_eq!(lookout::look(&world.hands).await.unwrap(), 1);
+    assert_eq!(findings(&world).await, ["infra_orphans", "infra_look"]);
+    sky.away.store(false, Ordering::Relaxed);
+    sky.lost.lock().clear();
+    assert_eq!(lookout::look(&world.hands).await.unwrap(), 0);
+    world.hands.cp.clock.advance(chrono::Duration::minutes(61));
+    assert_eq!(lookout::look(&world.hands).await.unwrap(), 1);
+    assert_eq!(looks(&world).await.len(), 0);
 }
 
 /// What must go another way is not destroyed, and what is not known is not guessed.

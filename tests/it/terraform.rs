@@ -12,9 +12,10 @@ use freehold::control_plane::access::{tenant_delete, tenant_purge};
 use freehold::control_plane::infra::resources;
 use freehold::control_plane::infra::settings::{InfraSettings, Provisioner};
 use freehold::control_plane::tenants::TenantRef;
-use freehold::db::states::{self, States};
+use freehold::db::states::{self, Made, States};
 use freehold::jobs::run::{RunFilter, RunState, run_list};
-use freehold::kernel::{SecretRef, codes};
+use freehold::kernel::ids::TenantId;
+use freehold::kernel::{Result, SecretRef, codes};
 use freehold::local::PostgresOptions;
 use freehold::testkit::{Cluster, Moto, World, eventually, extra_postgres, terraform_is_here, tester};
 use nix::sys::signal::{Signal, kill};
@@ -26,14 +27,15 @@ use sqlx::PgConnection;
 use crate::provisioning::TABLES;
 
 const SECRET: &str = "canary-8d1f-of-the-tenant";
-const TENANT: &str = "ten_0123456789abcdefghijklmnop";
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A cloud, a database for states, a folder for runs.
+/// An environment in the cloud, a tenant's id, a database for states. The cloud is everybody's, and so is the folder for
+/// runs: the provider is unpacked there, once.
 struct Ground {
     moto: Moto,
     states: States,
     settings: InfraSettings,
+    tenant: String,
     folder: tempfile::TempDir,
 }
 
@@ -48,19 +50,61 @@ impl Ground {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("state_url");
         std::fs::write(&file, &url).expect("a file");
-        let moto = Moto::start().await;
+        let moto = Moto::shared().await;
         let project = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        let tenant = TenantId::new().to_string();
+        // The end of an id is random.
+        let environment = format!("e{}", &tenant[tenant.len() - 11..]);
         let settings = InfraSettings {
             provisioner: Provisioner::Terraform,
             roots: project.join("terraform"),
-            work: folder.path().join("work"),
+            work: PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("terraform"),
             state_url: Some(SecretRef::File(file.to_string_lossy().into_owned())),
-            env: moto.env().into_iter().collect(),
+            env: moto.env(),
+            environment,
             lock_timeout_seconds: 60,
+            platform: platform(),
             ..InfraSettings::default()
         };
         let states = States::at(&SecretString::from(url)).expect("an address");
-        Self { moto, states, settings, folder }
+        Self { moto, states, settings, tenant, folder }
+    }
+
+    fn task(&self, tier: &str) -> Task {
+        let inputs = json!({
+            "environment": self.settings.environment,
+            "tenant": { "id": self.tenant, "slug": "acme", "tier": tier },
+            "platform": platform(),
+        });
+        let Value::Object(inputs) = inputs else { unreachable!("an object") };
+        Task {
+            root: Root::Tenant,
+            workspace: self.tenant.clone(),
+            inputs,
+            secrets: vec![("tenant_secret".to_owned(), SecretString::from(SECRET))],
+        }
+    }
+
+    fn unprotected(&self, tier: &str) -> Task {
+        let mut task = self.task(tier);
+        task.inputs["tenant"]["secret_recovery_days"] = json!(0);
+        task.inputs["tenant"]["kms_deletion_days"] = json!(7);
+        task.inputs["tenant"]["bucket_force_destroy"] = json!(true);
+        task
+    }
+
+    async fn destroy(&self, tier: &str) -> Result<()> {
+        let task = self.unprotected(tier);
+        self.terraform().destroy(&task, Allowed::DestroyTenant, &mut quiet).await
+    }
+
+    /// The state as it is recorded.
+    async fn state(&self) -> Option<String> {
+        states::read(&mut self.conn().await, "tenant", &self.tenant).await.expect("asked")
+    }
+
+    async fn journal(&self) -> Vec<Made> {
+        states::journal(&mut self.conn().await, "tenant", &self.tenant).await.expect("asked")
     }
 
     fn terraform(&self) -> Terraform {
@@ -73,46 +117,28 @@ impl Ground {
 
     /// What the cloud has of all that a tenant's root makes.
     async fn inventory(&self) -> [usize; 5] {
-        let mut keys = self.moto.all("kms", "Key").await;
+        let mine = self.settings.environment.as_str();
+        let mut keys = self.moto.all("kms", "Key", mine).await;
         // A key that is to be removed is there for days.
         keys.retain(|key| key["key_state"] != "PendingDeletion");
         [
-            self.moto.all("iam", "Role").await.len(),
-            self.moto.all("secretsmanager", "FakeSecret").await.len(),
-            self.moto.all("logs", "LogGroup").await.len(),
+            self.moto.all("iam", "Role", mine).await.len(),
+            self.moto.all("secretsmanager", "FakeSecret", mine).await.len(),
+            self.moto.all("logs", "LogGroup", mine).await.len(),
             keys.len(),
-            self.moto.all("s3", "FakeBucket").await.len(),
+            self.moto.all("s3", "FakeBucket", mine).await.len(),
         ]
     }
 
     fn runs(&self) -> PathBuf {
-        self.settings.work.join("runs/tenant").join(TENANT)
+        self.settings.work.join("runs/tenant").join(&self.tenant)
     }
 }
 
-fn task(tier: &str) -> Task {
-    let inputs = json!({
-        "environment": "dev",
-        "tenant": { "id": TENANT, "slug": "acme", "tier": tier },
-        "platform": {
-            "account_id": "123456789012", "region": "us-east-1", "shared_bucket": "shared", "app_task_role_id": "app"
-        },
-    });
-    let Value::Object(inputs) = inputs else { unreachable!("an object") };
-    Task {
-        root: Root::Tenant,
-        workspace: TENANT.to_owned(),
-        inputs,
-        secrets: vec![("tenant_secret".to_owned(), SecretString::from(SECRET))],
-    }
-}
-
-fn unprotected(tier: &str) -> Task {
-    let mut task = task(tier);
-    task.inputs["tenant"]["secret_recovery_days"] = json!(0);
-    task.inputs["tenant"]["kms_deletion_days"] = json!(7);
-    task.inputs["tenant"]["bucket_force_destroy"] = json!(true);
-    task
+fn platform() -> Value {
+    json!({
+        "account_id": "123456789012", "region": "us-east-1", "shared_bucket": "shared", "app_task_role_id": "app"
+    })
 }
 
 fn quiet(_: &Progress) {}
@@ -132,7 +158,8 @@ fn kill_the_one_in(runs: &Path) -> bool {
 /// Files under a folder whose bytes hold a text.
 fn files_with(folder: &Path, text: &str, found: &mut Vec<PathBuf>) {
     for one in std::fs::read_dir(folder).expect("a folder").map(|one| one.expect("an entry").path()) {
-        if one.is_dir() && !one.is_symlink() {
+        // The provider is large, and nobody writes there.
+        if one.is_dir() && !one.is_symlink() && !one.ends_with("providers") {
             files_with(&one, text, found);
         } else if one.is_file() && !one.is_symlink() {
             let bytes = std::fs::read(&one).unwrap_or_default();
@@ -153,14 +180,16 @@ async fn a_tenants_resources_come_heal_and_go() {
     let terraform = ground.terraform();
     let mut counts = Vec::new();
     let made =
-        terraform.apply(&task("pooled"), &mut |progress| counts.push(progress.count())).await.expect("made");
-    assert_eq!(made["role_arn"], "arn:aws:iam::123456789012:role/dev-t-0123456789abcdefghijklmnop");
+        terraform.apply(&ground.task("pooled"), &mut |progress| counts.push(progress.count())).await.expect("made");
+    let bare = ground.tenant.trim_start_matches("ten_");
+    let role = format!("arn:aws:iam::123456789012:role/{}-t-{bare}", ground.settings.environment);
+    assert_eq!(made["role_arn"], role.as_str());
     assert_eq!(counts.first(), Some(&(0, 5)));
     assert_eq!(counts.last(), Some(&(5, 5)));
     assert_eq!(ground.inventory().await, [1, 1, 1, 0, 0]);
 
     let mut said = 0;
-    let again = terraform.apply(&task("pooled"), &mut |_| said += 1).await.expect("nothing to do");
+    let again = terraform.apply(&ground.task("pooled"), &mut |_| said += 1).await.expect("nothing to do");
     assert_eq!((again, said), (made, 0));
 
     // The secret is in the cloud and nowhere else.
@@ -168,27 +197,27 @@ async fn a_tenants_resources_come_heal_and_go() {
     files_with(&ground.settings.work, SECRET, &mut found);
     assert!(found.is_empty(), "{found:?}");
     let state =
-        states::read(&mut ground.conn().await, "tenant", TENANT).await.expect("asked").expect("a state");
+        ground.state().await.expect("a state");
     assert!(!state.contains(SECRET));
-    assert!(states::journal(&mut ground.conn().await, "tenant", TENANT).await.expect("asked").is_empty());
+    assert!(ground.journal().await.is_empty());
 
-    let group = format!("/dev/tenant/{TENANT}");
+    let group = format!("/{}/tenant/{}", ground.settings.environment, ground.tenant);
     let body = json!({ "logGroupName": group, "retentionInDays": 3 });
     ground.moto.ask("logs", "Logs_20140328.PutRetentionPolicy", &body).await;
-    let drift = terraform.drift(&task("pooled")).await.expect("looked");
+    let drift = terraform.drift(&ground.task("pooled")).await.expect("looked");
     assert_eq!(drift, [("module.tenant.aws_cloudwatch_log_group.this".to_owned(), Action::Update)]);
-    terraform.apply(&task("pooled"), &mut quiet).await.expect("healed");
-    assert_eq!(terraform.drift(&task("pooled")).await.expect("looked"), []);
+    terraform.apply(&ground.task("pooled"), &mut quiet).await.expect("healed");
+    assert_eq!(terraform.drift(&ground.task("pooled")).await.expect("looked"), []);
 
-    terraform.destroy(&unprotected("pooled"), Allowed::DestroyTenant, &mut quiet).await.expect("removed");
+    ground.destroy("pooled").await.expect("removed");
     assert_eq!(ground.inventory().await, [0; 5]);
-    assert_eq!(states::read(&mut ground.conn().await, "tenant", TENANT).await.expect("asked"), None);
+    assert_eq!(ground.state().await, None);
     // What is gone is not made again by a worker that was overtaken.
-    let late = terraform.apply(&task("pooled"), &mut quiet).await.expect_err("removed for good");
+    let late = terraform.apply(&ground.task("pooled"), &mut quiet).await.expect_err("removed for good");
     assert!(late.is(&codes::INFRA_REFUSED));
     assert_eq!(ground.inventory().await, [0; 5]);
     // And once more: there is nothing left to remove.
-    terraform.destroy(&unprotected("pooled"), Allowed::DestroyTenant, &mut quiet).await.expect("nothing");
+    ground.destroy("pooled").await.expect("nothing");
 }
 
 /// Killed in mid-apply, Terraform has saved nothing. What it made is in the journal, and the next run adopts it: one key,
@@ -205,7 +234,7 @@ async fn what_a_killed_run_has_made_is_taken_up() {
     let mut killed = false;
     let outcome = ground
         .terraform()
-        .apply(&task("dedicated"), &mut |progress| {
+        .apply(&ground.task("dedicated"), &mut |progress| {
             if progress.count().0 > 0 && !killed {
                 killed = kill_the_one_in(&work);
             }
@@ -213,19 +242,15 @@ async fn what_a_killed_run_has_made_is_taken_up() {
         .await;
     assert!(outcome.expect_err("killed").is(&codes::INFRA_FAILED));
     assert!(killed);
-    let journal = states::journal(&mut ground.conn().await, "tenant", TENANT).await.expect("asked");
+    let journal = ground.journal().await;
     assert!(!journal.is_empty(), "nothing was put down");
     let before =
-        states::read(&mut ground.conn().await, "tenant", TENANT).await.expect("asked").expect("a state");
+        ground.state().await.expect("a state");
     assert!(before.contains("\"resources\":[]") || before.contains("\"resources\": []"), "{before}");
 
-    ground.terraform().apply(&task("dedicated"), &mut quiet).await.expect("taken up");
+    ground.terraform().apply(&ground.task("dedicated"), &mut quiet).await.expect("taken up");
     assert_eq!(ground.inventory().await, [1, 1, 1, 1, 1]);
-    ground
-        .terraform()
-        .destroy(&unprotected("dedicated"), Allowed::DestroyTenant, &mut quiet)
-        .await
-        .expect("removed");
+    ground.destroy("dedicated").await.expect("removed");
     assert_eq!(ground.inventory().await, [0; 5]);
 }
 
@@ -244,7 +269,7 @@ async fn killed_again_and_again_it_is_made_once() {
         let mut killed = false;
         let outcome = ground
             .terraform()
-            .apply(&task("dedicated"), &mut |progress| {
+            .apply(&ground.task("dedicated"), &mut |progress| {
                 // What is taken up is not planned again, so each run gets a little further.
                 let begun = progress.count().0 > 0 || progress.working().len() >= kill_at;
                 if begun && !killed {
@@ -255,7 +280,7 @@ async fn killed_again_and_again_it_is_made_once() {
         // The last ones may have had nothing left to do.
         assert_eq!(outcome.is_err(), killed, "{outcome:?}");
     }
-    ground.terraform().apply(&task("dedicated"), &mut quiet).await.expect("taken up");
+    ground.terraform().apply(&ground.task("dedicated"), &mut quiet).await.expect("taken up");
     assert_eq!(ground.inventory().await, [1, 1, 1, 1, 1]);
     assert_eq!(ground.terraform().orphans().await.expect("looked"), Vec::<String>::new());
 }
@@ -274,23 +299,23 @@ async fn a_state_that_could_not_be_written_is_written_later() {
     let terraform = ground.terraform();
     let (begun, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let run = tokio::spawn({
-        let terraform = terraform.clone();
+        let (terraform, task) = (terraform.clone(), ground.task("dedicated"));
         async move {
             let mut report = |progress: &Progress| {
                 if !progress.working().is_empty() {
                     begun.send(()).ok();
                 }
             };
-            terraform.apply(&task("dedicated"), &mut report).await
+            terraform.apply(&task, &mut report).await
         }
     });
     tokio::time::timeout(MINUTE, heard.recv()).await.expect("in time").expect("something was begun");
     states.crash().await;
     run.await.expect("no panic").expect_err("the state could not be written");
-    let away = terraform.apply(&task("dedicated"), &mut quiet).await.expect_err("still away");
+    let away = terraform.apply(&ground.task("dedicated"), &mut quiet).await.expect_err("still away");
     assert!(away.is(&codes::INFRA_UNAVAILABLE), "{away}");
     states.start_again().await.expect("it comes back");
-    terraform.apply(&task("dedicated"), &mut quiet).await.expect("taken up");
+    terraform.apply(&ground.task("dedicated"), &mut quiet).await.expect("taken up");
     assert_eq!(ground.inventory().await, [1, 1, 1, 1, 1]);
 }
 
@@ -304,20 +329,20 @@ async fn a_run_that_nobody_waits_for_ends_well() {
     let terraform = ground.terraform();
     let (begun, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let run = tokio::spawn({
-        let terraform = terraform.clone();
+        let (terraform, task) = (terraform.clone(), ground.task("pooled"));
         async move {
             let mut report = |progress: &Progress| {
                 if progress.count().0 > 0 {
                     begun.send(()).ok();
                 }
             };
-            terraform.apply(&task("pooled"), &mut report).await
+            terraform.apply(&task, &mut report).await
         }
     });
     tokio::time::timeout(MINUTE, heard.recv()).await.expect("in time").expect("something was made");
     run.abort();
     run.await.expect_err("aborted");
-    terraform.apply(&task("pooled"), &mut quiet).await.expect("the next one");
+    terraform.apply(&ground.task("pooled"), &mut quiet).await.expect("the next one");
     assert_eq!(ground.inventory().await, [1, 1, 1, 0, 0]);
     eventually(MINUTE, "no folder stays", async || {
         let left = std::fs::read_dir(ground.runs()).map_or(0, Iterator::count);
@@ -334,10 +359,10 @@ async fn first_runs_do_not_wait_for_each_other() {
     }
     let ground = Ground::new().await;
     let terraform = ground.terraform();
-    let runs = (0..4).map(|n| {
+    let runs = (0..4).map(|_| {
         let terraform = terraform.clone();
-        let mut task = task("pooled");
-        task.workspace = format!("ten_0123456789abcdefghijklmn{n:02}");
+        let mut task = ground.task("pooled");
+        task.workspace = TenantId::new().to_string();
         task.inputs["tenant"]["id"] = json!(task.workspace);
         tokio::spawn(async move { terraform.apply(&task, &mut quiet).await })
     });
@@ -355,10 +380,8 @@ async fn a_tenant_gets_its_resources_and_leaves_none() {
         return;
     }
     let ground = Ground::new().await;
-    let mut settings = ground.settings.clone();
-    settings.platform = task("pooled").inputs["platform"].clone();
     let mut world = World::new(&TABLES).await;
-    world.hands.cloud = app::cloud(settings).expect("settings");
+    world.hands.cloud = app::cloud(ground.settings.clone()).expect("settings");
     let tenant = world.tenant_with("acme", "business").await;
     assert_eq!(resources::begin_due(&world.hands).await.expect("begun"), 1);
     let named = TenantRef::Slug("acme".to_owned());
@@ -388,13 +411,15 @@ async fn an_orphan_is_found() {
     }
     let ground = Ground::new().await;
     let terraform = ground.terraform();
-    terraform.apply(&task("pooled"), &mut quiet).await.expect("made");
+    terraform.apply(&ground.task("pooled"), &mut quiet).await.expect("made");
     assert_eq!(terraform.orphans().await.expect("looked"), Vec::<String>::new());
-    let body = json!({ "logGroupName": "/dev/forgotten", "tags": { "freehold:environment": "dev" } });
+    let environment = &ground.settings.environment;
+    let forgotten = format!("/{environment}/forgotten");
+    let body = json!({ "logGroupName": forgotten, "tags": { "freehold:environment": environment } });
     ground.moto.ask("logs", "Logs_20140328.CreateLogGroup", &body).await;
     let found = terraform.orphans().await.expect("looked");
     assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].contains("/dev/forgotten"), "{found:?}");
+    assert!(found[0].contains(&forgotten), "{found:?}");
 }
 
 /// Each thing that may be missing is named, with what to do, and nothing stays behind.
@@ -408,7 +433,7 @@ async fn what_is_missing_is_said() {
         let mut settings = ground.settings.clone();
         change(&mut settings);
         let terraform = Terraform::new(settings).expect("settings");
-        let error = terraform.apply(&task("pooled"), &mut quiet).await.expect_err(expected);
+        let error = terraform.apply(&ground.task("pooled"), &mut quiet).await.expect_err(expected);
         assert!(error.is(&codes::INFRA_UNAVAILABLE), "{error}");
         let detail = error.public_detail().expect("a detail").to_owned();
         assert!(detail.contains(expected), "{detail}");
@@ -429,7 +454,16 @@ async fn what_is_missing_is_said() {
     .await;
     let empty = ground.folder.path().join("empty");
     std::fs::create_dir(&empty).expect("a folder");
-    fails(&|settings| settings.mirror = Some(empty.clone()), "cannot get its AWS provider").await;
+    let elsewhere = ground.folder.path().join("work");
+    let unmirrored = |settings: &mut InfraSettings| {
+        (settings.mirror, settings.work) = (Some(empty.clone()), elsewhere.clone());
+    };
+    fails(&unmirrored, "cannot get its AWS provider").await;
+    let nobody = |settings: &mut InfraSettings| {
+        settings.env.remove("AWS_ACCESS_KEY_ID");
+        settings.env.remove("AWS_SECRET_ACCESS_KEY");
+    };
+    fails(&nobody, "credentials").await;
     assert_eq!(std::fs::read_dir(ground.runs()).map_or(0, Iterator::count), 0);
     assert_eq!(ground.inventory().await, [0; 5]);
 }

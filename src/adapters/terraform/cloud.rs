@@ -8,7 +8,9 @@ use super::events::Action;
 use super::progress::Progress;
 use super::{Root, Task, Terraform};
 use crate::control_plane::infra::settings::{InfraSettings, Provisioner, RootSettings};
-use crate::control_plane::infra::{Changed, Cloud, Planned, Provision, Report, Shown, Target, TenantCloud};
+use crate::control_plane::infra::{
+    Changed, Cloud, Planned, Provision, Report, ShardCloud, Shown, Target, TenantCloud,
+};
 use crate::jobs::run::RunProgress;
 use crate::kernel::{Error, Result, codes};
 
@@ -73,6 +75,14 @@ impl Provision for ByTerraform {
         })
     }
 
+    fn standing(&self) -> Vec<Target> {
+        let shards = self.settings.shard.keys();
+        let shards = shards.map(|name| Target::Shard(ShardCloud { name: name.clone() }));
+        // Who writes nothing about the platform has another make it.
+        let platform = (!self.settings.platform_root.inputs.is_empty()).then_some(Target::Platform);
+        platform.into_iter().chain(shards).collect()
+    }
+
     fn orphans(&self) -> BoxFuture<'_, Result<Vec<String>>> {
         Box::pin(self.terraform.orphans())
     }
@@ -88,7 +98,7 @@ enum Protection {
 fn task(settings: &InfraSettings, target: &Target, protection: Protection) -> Result<Task> {
     match target {
         Target::Tenant(whose) => tenant(settings, whose, protection),
-        Target::Shard(name) => shard(settings, name, protection),
+        Target::Shard(whose) => shard(settings, &whose.name, protection),
         Target::Platform => {
             let root = &settings.platform_root;
             let mut inputs = root.inputs.clone();

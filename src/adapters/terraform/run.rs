@@ -42,6 +42,15 @@ pub type Report<'a> = &'a mut (dyn FnMut(&Progress) + Send);
 /// What protects its resource from being removed, so that the protection is taken off first.
 const PROTECTED: &[&str] = &["aws_db_instance", "aws_kms_key", "aws_s3_bucket", "aws_secretsmanager_secret"];
 
+/// What the provider says when it has no credentials, or none that are taken.
+const NOBODY: &[&str] = &[
+    "No valid credential sources found",
+    "validating provider credentials",
+    "InvalidClientTokenId",
+    "UnrecognizedClientException",
+    "ExpiredToken",
+];
+
 /// In a run's folder: its events are in no journal yet.
 const UNWRITTEN: &str = "unwritten";
 
@@ -377,6 +386,12 @@ impl<'a> Session<'a> {
                 .detail(format!("Terraform ended without a word ({how})"))
                 .hint("what it made is taken up by the next attempt");
         };
+        if NOBODY.iter().any(|text| summary.contains(text) || detail.contains(text)) {
+            return Error::new(&codes::INFRA_UNAVAILABLE)
+                .detail("the cloud does not take the credentials, or there are none")
+                .hint("give the process a role, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+                .source(format!("{summary}: {detail}"));
+        }
         let short: String = summary.chars().take(400).collect();
         Error::new(&codes::INFRA_FAILED).detail(short).source(detail.clone())
     }

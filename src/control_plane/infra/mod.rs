@@ -26,9 +26,16 @@ pub mod targets;
 pub enum Target {
     /// What the environment has once.
     Platform,
-    /// A server for tenants' databases, by the shard's name.
-    Shard(String),
+    /// A server for tenants' databases.
+    Shard(ShardCloud),
     Tenant(TenantCloud),
+}
+
+/// Which server.
+#[derive(Clone, Debug)]
+pub struct ShardCloud {
+    /// The shard's name in the registry.
+    pub name: String,
 }
 
 /// Whose resources.
@@ -43,11 +50,11 @@ pub struct TenantCloud {
 }
 
 /// A resource, and what is or was done to it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Changed {
     /// `module.tenant.aws_iam_role.this`
     pub address: String,
-    /// `create`, `update`, `replace`, `delete`.
+    /// `create`, `update`, `replace`, `delete`; `orphan` for what belongs to nobody.
     pub action: String,
 }
 
@@ -80,6 +87,8 @@ pub trait Provision: Send + Sync + 'static {
     fn destroy<'a>(&'a self, target: &'a Target, report: Report) -> BoxFuture<'a, Result<()>>;
     /// What is there, by what was recorded; the cloud is not asked.
     fn show<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Shown>>;
+    /// What there is to be beside tenants' own: the platform, the servers that the settings name.
+    fn standing(&self) -> Vec<Target>;
     /// What is in the cloud under this environment's name, and in no state.
     fn orphans(&self) -> BoxFuture<'_, Result<Vec<String>>>;
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::Target;
+use super::{ShardCloud, Target};
 use super::resources::whose;
 use crate::control_plane::Hands;
 use crate::control_plane::audit::{Caller, audit_add};
@@ -16,7 +16,7 @@ use crate::kernel::{Error, Result, codes};
 pub async fn target(hands: &Hands, word: &str) -> Result<Target> {
     match word.split_once('/') {
         None if word == "platform" => Ok(Target::Platform),
-        Some(("shard", name)) if !name.is_empty() => Ok(Target::Shard(name.to_owned())),
+        Some(("shard", name)) if !name.is_empty() => Ok(Target::Shard(ShardCloud { name: name.to_owned() })),
         Some(("tenant", name)) if !name.is_empty() => {
             let Ok(named) = name.parse::<TenantRef>();
             let row = tenant_find(&mut *hands.cp.db.acquire().await?, &named).await?;
@@ -32,7 +32,7 @@ pub async fn target(hands: &Hands, word: &str) -> Result<Target> {
 pub async fn audited(hands: &Hands, caller: &Caller, action: &str, target: &Target) -> Result<()> {
     let (tenant, subject) = match target {
         Target::Platform => (None, "platform".to_owned()),
-        Target::Shard(name) => (None, format!("shard/{name}")),
+        Target::Shard(shard) => (None, format!("shard/{}", shard.name)),
         Target::Tenant(whose) => (Some(whose.tenant), whose.tenant.to_string()),
     };
     let mut tx = hands.cp.db.begin().await?;
@@ -57,7 +57,7 @@ pub async fn may_destroy(hands: &Hands, target: &Target) -> Result<()> {
             format!("what tenant {} has in the cloud goes when it is purged", whose.slug),
             "freehold tenant delete, then freehold tenant purge",
         ),
-        Target::Shard(name) => {
+        Target::Shard(ShardCloud { name }) => {
             let registered: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM shard WHERE name = $1)")
                 .bind(name)
                 .fetch_one(&hands.cp.db)

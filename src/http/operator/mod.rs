@@ -18,6 +18,7 @@ mod audit;
 mod caller;
 mod feed;
 pub mod idempotency_key;
+mod infra;
 mod jobs;
 mod operator_keys;
 mod outcome;
@@ -55,6 +56,7 @@ pub fn routes(cp: ControlPlane) -> OpenApiRouter {
         .merge(plans::routes())
         .merge(runs::routes())
         .merge(jobs::routes())
+        .merge(infra::routes())
         .merge(audit::routes())
         .merge(operator_keys::routes())
         .merge(support::routes())

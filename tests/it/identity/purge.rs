@@ -1,6 +1,9 @@
 //! What is left of a purged workspace: its row, its runs, its lines in the log. Nothing else, in no table that there is.
 
+use std::sync::Arc;
+
 use freehold::control_plane::access::{tenant_delete, tenant_purge};
+use freehold::control_plane::infra::Cloud;
 use freehold::control_plane::tenants::TenantRef;
 use freehold::jobs::run::RunState;
 use freehold::kernel::Role;
@@ -9,6 +12,7 @@ use freehold::product::{Current, Product};
 use freehold::testkit::{World, tester};
 
 use super::fixture::{enter, person, seat, sign_in};
+use crate::infra::InMemory;
 
 /// Tables whose rows stay, each with its reason.
 const STAY: [(&str, &str); 2] = [
@@ -18,7 +22,7 @@ const STAY: [(&str, &str); 2] = [
 
 /// A row in each table that a tenant has no row in by itself. A new table with a tenant in it fails the test below until
 /// it has one here, and then until a purge removes it.
-const ROWS: [&str; 9] = [
+const ROWS: [&str; 11] = [
     "INSERT INTO tenant_domain (domain, tenant, created_at) VALUES ('work.example.org', $1, now())",
     "INSERT INTO idempotency (scope, key, request_hash, tenant, created_at) VALUES ('test', $1::text, '\\x00', $1, now())",
     "INSERT INTO invitation (id, tenant, email, role, invited_by, created_at, expires_at)
@@ -33,6 +37,8 @@ const ROWS: [&str; 9] = [
     "INSERT INTO account_identity (issuer, subject, account, provider, tenant, linked_at, last_used_at)
          SELECT 'https://id.example.org', 'x', id, 'sso', $1, now(), now() FROM account LIMIT 1",
     "INSERT INTO erasure (tenant, account, asked_at) SELECT $1, id, now() FROM account LIMIT 1",
+    "INSERT INTO tenant_resources (tenant, state, updated_at) VALUES ($1, 'pending', now())",
+    "INSERT INTO infra_look (kind, name, tenant, looked_at) VALUES ('tenant', $1::text, $1, now())",
 ];
 
 /// Every table with a column for a tenant: named so, or referring to one.
@@ -59,7 +65,9 @@ async fn rows(world: &World, (table, column): &(String, String), tenant: TenantI
 /// Shown to fail: `membership` taken out of `FORGET`.
 #[tokio::test]
 async fn nothing_else_is_left_of_a_purged_workspace() {
-    let world = World::new(Current::migrations()).await;
+    let mut world = World::new(Current::migrations()).await;
+    // What is in a cloud goes first, so there is one.
+    world.hands.cloud = Cloud::new(InMemory(Arc::default()));
     let (acme, globex) = (world.tenant("acme").await, world.tenant("globex").await);
     let ada = person(&world, "ada").await;
     for tenant in [&acme, &globex] {

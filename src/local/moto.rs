@@ -1,0 +1,103 @@
+//! moto, a stand-in for AWS: a Python process for `freehold dev --with-cloud` and for the tests. It keeps all in memory, and
+//! enforces no permissions: nothing that it allows is proved by that.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::ports;
+use crate::kernel::{Error, Result, codes};
+
+/// Ends with its stdin, and so with whoever started it, however that ends.
+const PROGRAM: &str = "
+import os, sys, threading
+def until_alone():
+    sys.stdin.read()
+    os._exit(0)
+threading.Thread(target=until_alone, daemon=True).start()
+from moto.server import main
+main(['-H', '127.0.0.1', '-p', sys.argv[1]])
+";
+
+/// What it is installed by, in a checkout of Freehold.
+const INSTALL: &str = "scripts/install-moto.sh";
+const PYTHON: &str = "target/moto/venv/bin/python";
+
+/// Its modules are many, and read from a disk that may be busy.
+const START: Duration = Duration::from_secs(90);
+
+/// A cloud with nothing in it. It ends with this value, or with this process.
+#[derive(Debug)]
+pub struct Moto {
+    url: String,
+    process: Child,
+}
+
+impl Moto {
+    /// Installs it if it is not there, and starts it. `project` is a checkout of Freehold.
+    ///
+    /// # Errors
+    /// `infra_unavailable` when it cannot be had, with what the installation lacks on stderr; `timeout`.
+    pub async fn start(project: &Path, log: &Path) -> Result<Self> {
+        let wrong = |what: &str| Error::new(&codes::INFRA_UNAVAILABLE).detail(what.to_owned());
+        let install = project.join(INSTALL);
+        if !install.is_file() {
+            return Err(wrong("the stand-in for AWS is started in a checkout of Freehold, and this is none"));
+        }
+        let installed = tokio::process::Command::new(&install).status().await.map_err(Error::internal)?;
+        if !installed.success() {
+            return Err(wrong("moto, the stand-in for AWS, cannot be installed").hint("see scripts/install-moto.sh"));
+        }
+        let port = ports::choose()?;
+        let log = File::create(log).map_err(Error::internal)?;
+        let process = Command::new(std::path::absolute(project.join(PYTHON)).map_err(Error::internal)?)
+            .args(["-c", PROGRAM, &port.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .map_err(Error::internal)?;
+        let mut moto = Self { url: format!("http://127.0.0.1:{port}"), process };
+        let begun = Instant::now();
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            if let Some(status) = moto.process.try_wait().map_err(Error::internal)? {
+                return Err(wrong(&format!("moto, the stand-in for AWS, ended at once: {status}")));
+            }
+            if begun.elapsed() > START {
+                return Err(Error::new(&codes::TIMEOUT).detail("moto, the stand-in for AWS, does not answer"));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(moto)
+    }
+
+    /// `http://127.0.0.1:PORT`
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What Terraform is to be told, so that it comes here.
+    pub fn env(&self) -> BTreeMap<String, String> {
+        let all = [
+            ("AWS_ENDPOINT_URL", self.url.as_str()),
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_ACCESS_KEY_ID", "test"),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+            ("AWS_MAX_ATTEMPTS", "3"),
+        ];
+        all.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        // It ends by itself as well; so nobody finds it half alive.
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
