@@ -69,6 +69,7 @@ impl Inner {
         for mut left in RunFolder::leftovers(&work, root, workspace).map_err(Error::internal)? {
             // Whatever a dead one has left is of no use to anybody.
             if left.take().map_err(Error::internal)? && left.worker().is_none() {
+                left.end_providers();
                 left.remove().map_err(Error::internal)?;
             }
         }

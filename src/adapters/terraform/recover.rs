@@ -53,6 +53,7 @@ impl Inner {
             RunFolder::leftovers(&work, task.root.as_str(), &task.workspace).map_err(Error::internal)?;
         for mut folder in left.into_iter().filter(|folder| folder != fresh) {
             self.outlast(task, &mut folder).await?;
+            folder.end_providers();
             let mut conn = self.states.connect().await?;
             // The events first: what they say may be in no state.
             if folder.events().exists() {

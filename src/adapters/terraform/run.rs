@@ -229,6 +229,9 @@ impl<'a> Session<'a> {
 
     /// The folder goes, unless it holds a state or notes that could not be written: the next run reads them there.
     async fn close<T>(self, outcome: Result<T>) -> Result<T> {
+        if self.folder.worker().is_none() {
+            self.folder.end_providers();
+        }
         if self.folder.errored_state().is_none()
             && !self.folder.file(UNWRITTEN).exists()
             && self.folder.worker().is_none()
