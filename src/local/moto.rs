@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -59,6 +60,8 @@ impl Moto {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)
+            // A terminal's Ctrl-C is for us, who stop things in order.
+            .process_group(0)
             .spawn()
             .map_err(Error::internal)?;
         let mut moto = Self { url: format!("http://127.0.0.1:{port}"), process };
@@ -94,10 +97,69 @@ impl Moto {
     }
 }
 
+impl Moto {
+    /// The network that a new account has: what the root `shard` takes as `network`.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub async fn network(&self) -> Result<serde_json::Value> {
+        let subnets = self.ask("Action=DescribeSubnets&Version=2016-11-15").await?;
+        let groups = self.ask("Action=DescribeSecurityGroups&Version=2016-11-15").await?;
+        let vpc = texts(&subnets, "vpcId").into_iter().next();
+        let group = texts(&groups, "groupId").into_iter().next();
+        match (vpc, group) {
+            (Some(vpc), Some(group)) => Ok(serde_json::json!({
+                "vpc_id": vpc,
+                "data_subnet_ids": texts(&subnets, "subnetId"),
+                "client_security_group_ids": { "app": group },
+            })),
+            _ => Err(Error::internal("the stand-in for AWS has no network")),
+        }
+    }
+
+    async fn ask(&self, form: &str) -> Result<String> {
+        // Signed by nobody: it only reads which service is meant.
+        let authorization = "AWS4-HMAC-SHA256 Credential=test/20250101/us-east-1/ec2/aws4_request, SignedHeaders=host, Signature=0";
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(30))
+            .build()
+            .map_err(Error::internal)?;
+        let answer = client
+            .post(&self.url)
+            .header("authorization", authorization)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(form.to_owned())
+            .send()
+            .await
+            .map_err(Error::internal)?;
+        answer.text().await.map_err(Error::internal)
+    }
+}
+
+/// What stands in every element of this name. The answers are plain: no attributes, nothing escaped in ids.
+fn texts(xml: &str, name: &str) -> Vec<String> {
+    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+    let parts = xml.split(open.as_str()).skip(1);
+    parts.filter_map(|part| part.split_once(close.as_str())).map(|(text, _)| text.to_owned()).collect()
+}
+
 impl Drop for Moto {
     fn drop(&mut self) {
         // It ends by itself as well; so nobody finds it half alive.
         self.process.kill().ok();
         self.process.wait().ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_found_in_an_answer() {
+        let xml = "<r><item><vpcId>vpc-1</vpcId></item><item><vpcId>vpc-2</vpcId></item><vpcId>cut";
+        assert_eq!(texts(xml, "vpcId"), ["vpc-1", "vpc-2"]);
+        assert_eq!(texts(xml, "subnetId"), [""; 0]);
     }
 }

@@ -3,10 +3,30 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::local;
+
+/// What an environment has in the cloud: names, and ids of keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    pub roles: Vec<String>,
+    /// Tenants' and servers'.
+    pub secrets: Vec<String>,
+    /// Tenants' alone.
+    pub log_groups: Vec<String>,
+    pub keys: Vec<String>,
+    pub buckets: Vec<String>,
+    /// The cloud's own number of each by its name: one that was replaced has another.
+    pub servers: BTreeMap<String, String>,
+}
+
+impl Inventory {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
 
 /// A cloud. One for all tests of a process: starting it takes seconds. They tell themselves apart by their environment,
 /// which is the first part of every name.
@@ -15,6 +35,7 @@ pub struct Moto {
     /// `http://127.0.0.1:PORT`
     pub url: String,
     env: BTreeMap<String, String>,
+    network: Value,
     client: reqwest::Client,
 }
 
@@ -22,20 +43,21 @@ impl Moto {
     /// # Panics
     /// Without Python 3 with venv, or when moto cannot be had from PyPI; says how to get it.
     pub async fn shared() -> Self {
-        static STARTED: OnceCell<local::Moto> = OnceCell::const_new();
-        let started = STARTED
+        static STARTED: OnceCell<(local::Moto, Value)> = OnceCell::const_new();
+        let (started, network) = STARTED
             .get_or_init(|| async {
                 let project = Path::new(env!("CARGO_MANIFEST_DIR"));
                 let log = project.join("target").join(format!("moto-{}.log", std::process::id()));
                 let started = local::Moto::start(project, &log).await.expect("moto: see scripts/install-moto.sh");
                 // It goes on writing there; nobody else finds it.
                 std::fs::remove_file(&log).expect("its log");
-                started
+                let network = started.network().await.expect("a network");
+                (started, network)
             })
             .await;
         // A client belongs to the runtime that it was made in.
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-        Self { url: started.url().to_owned(), env: started.env(), client }
+        Self { url: started.url().to_owned(), env: started.env(), network: network.clone(), client }
     }
 
     /// What Terraform is to be told, so that it comes here.
@@ -43,14 +65,51 @@ impl Moto {
         self.env.clone()
     }
 
-    /// All that is there of a kind (`iam`, `Role`) and has a text in it, by the cloud's own inventory.
-    pub async fn all(&self, service: &str, kind: &str, text: &str) -> Vec<Value> {
-        let answer =
-            self.client.get(format!("{}/moto-api/data.json", self.url)).send().await.expect("an answer");
-        let data: Value = serde_json::from_str(&answer.text().await.expect("a body")).expect("JSON");
-        let mut all = data[service][kind].as_array().cloned().unwrap_or_default();
-        all.retain(|one| one.to_string().contains(text));
-        all
+    /// What the root `shard` takes as `network`.
+    pub fn network(&self) -> &Value {
+        &self.network
+    }
+
+    /// What an environment has, by the cloud's own word.
+    pub async fn inventory(&self, environment: &str) -> Inventory {
+        let mine = |names: Vec<String>, start: String| -> Vec<String> {
+            names.into_iter().filter(|name| name.starts_with(&start)).collect()
+        };
+        let roles = self.form("iam", "Action=ListRoles&Version=2010-05-08&MaxItems=1000").await;
+        let filter = json!({ "MaxResults": 100, "Filters": [{ "Key": "name", "Values": [format!("{environment}/")] }] });
+        let secrets = self.ask("secretsmanager", "secretsmanager.ListSecrets", &filter).await;
+        let prefix = json!({ "logGroupNamePrefix": format!("/{environment}/"), "limit": 50 });
+        let groups = self.ask("logs", "Logs_20140328.DescribeLogGroups", &prefix).await;
+        let servers = self.form("rds", "Action=DescribeDBInstances&Version=2014-10-31").await;
+        let numbers = texts(&servers, "DbiResourceId").into_iter();
+        let servers = texts(&servers, "DBInstanceIdentifier").into_iter().zip(numbers);
+        Inventory {
+            roles: mine(texts(&roles, "RoleName"), format!("{environment}-")),
+            secrets: mine(fields(&secrets["SecretList"], "Name"), format!("{environment}/")),
+            log_groups: fields(&groups["logGroups"], "logGroupName"),
+            keys: self.keys(environment).await,
+            buckets: mine(texts(&self.buckets().await, "Name"), format!("{environment}-")),
+            servers: servers.filter(|(name, _)| name.starts_with(&format!("{environment}-"))).collect(),
+        }
+    }
+
+    /// But for those that are to be removed: that takes days.
+    async fn keys(&self, environment: &str) -> Vec<String> {
+        let all = self.ask("kms", "TrentService.ListKeys", &json!({ "Limit": 1000 })).await;
+        let mut mine = Vec::new();
+        for id in fields(&all["Keys"], "KeyId") {
+            let key = self.ask("kms", "TrentService.DescribeKey", &json!({ "KeyId": id })).await;
+            let about = key["KeyMetadata"]["Description"].as_str().unwrap_or_default().to_owned();
+            if about.contains(&format!("{environment}-")) && key["KeyMetadata"]["KeyState"] != "PendingDeletion" {
+                mine.push(id);
+            }
+        }
+        mine
+    }
+
+    async fn buckets(&self) -> String {
+        let asked = self.client.get(format!("{}/", self.url)).header("authorization", authorization("s3"));
+        asked.send().await.expect("an answer").text().await.expect("a body")
     }
 
     /// Asks a service as AWS is asked: `logs`, `Logs_20140328.DeleteLogGroup`.
@@ -85,6 +144,18 @@ impl Moto {
         assert!(status.is_success(), "{form}: {text}");
         text
     }
+}
+
+/// What stands in every element of this name, in their order.
+fn texts(xml: &str, name: &str) -> Vec<String> {
+    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+    let parts = xml.split(open.as_str()).skip(1);
+    parts.filter_map(|part| part.split_once(close.as_str())).map(|(text, _)| text.to_owned()).collect()
+}
+
+fn fields(list: &Value, name: &str) -> Vec<String> {
+    let all = list.as_array().into_iter().flatten();
+    all.filter_map(|one| one[name].as_str().map(str::to_owned)).collect()
 }
 
 /// Signed by nobody: the stand-in only reads which service is meant.

@@ -17,7 +17,7 @@ use freehold::jobs::run::{RunFilter, RunState, run_list};
 use freehold::kernel::ids::TenantId;
 use freehold::kernel::{Result, SecretRef, codes};
 use freehold::local::PostgresOptions;
-use freehold::testkit::{Cluster, Moto, World, eventually, extra_postgres, terraform_is_here, tester};
+use freehold::testkit::{Cluster, Inventory, Moto, World, eventually, extra_postgres, terraform_is_here, tester};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use secrecy::SecretString;
@@ -117,17 +117,9 @@ impl Ground {
 
     /// What the cloud has of all that a tenant's root makes.
     async fn inventory(&self) -> [usize; 5] {
-        let mine = self.settings.environment.as_str();
-        let mut keys = self.moto.all("kms", "Key", mine).await;
-        // A key that is to be removed is there for days.
-        keys.retain(|key| key["key_state"] != "PendingDeletion");
-        [
-            self.moto.all("iam", "Role", mine).await.len(),
-            self.moto.all("secretsmanager", "FakeSecret", mine).await.len(),
-            self.moto.all("logs", "LogGroup", mine).await.len(),
-            keys.len(),
-            self.moto.all("s3", "FakeBucket", mine).await.len(),
-        ]
+        let Inventory { roles, secrets, log_groups, keys, buckets, .. } =
+            self.moto.inventory(&self.settings.environment).await;
+        [roles.len(), secrets.len(), log_groups.len(), keys.len(), buckets.len()]
     }
 
     fn runs(&self) -> PathBuf {

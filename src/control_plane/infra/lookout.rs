@@ -147,7 +147,7 @@ async fn standing(
 async fn look_at(hands: &Hands, due: &Due) {
     let looked = async {
         let cloud = hands.cloud.get()?;
-        let found = if due.kind == "orphans" {
+        let found: Vec<Changed> = if due.kind == "orphans" {
             let orphans = cloud.orphans().await?.into_iter();
             orphans.map(|address| Changed { address, action: "orphan".to_owned() }).collect()
         } else {
