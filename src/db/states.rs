@@ -95,7 +95,9 @@ pub async fn prepare(conn: &mut PgConnection, roots: &[&str]) -> Result<()> {
              PRIMARY KEY (root, workspace, address));
          CREATE TABLE IF NOT EXISTS freehold.terraform_gone (
              root text NOT NULL, workspace text NOT NULL, gone_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-             PRIMARY KEY (root, workspace));",
+             PRIMARY KEY (root, workspace));
+         CREATE TABLE IF NOT EXISTS freehold.terraform_waning (
+             arn text PRIMARY KEY, since timestamptz NOT NULL DEFAULT clock_timestamp());",
     );
     for root in roots {
         let schema = schema_of(root);
@@ -201,6 +203,24 @@ pub async fn is_gone(conn: &mut PgConnection, root: &str, workspace: &str) -> Re
     .bind(workspace)
     .fetch_one(conn)
     .await?)
+}
+
+/// Notes what stays in the cloud for days after it was removed: a key is only scheduled to go, and is nobody's meanwhile.
+pub async fn waning_add(conn: &mut PgConnection, arns: &[String]) -> Result<()> {
+    // The longest that a key may wait is 30 days.
+    sqlx::query(
+        "WITH gone AS (DELETE FROM freehold.terraform_waning WHERE since < clock_timestamp() - interval '60 days')
+         INSERT INTO freehold.terraform_waning (arn) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING",
+    )
+    .bind(arns)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// What was noted by [`waning_add`].
+pub async fn waning(conn: &mut PgConnection) -> Result<Vec<String>> {
+    Ok(sqlx::query_scalar("SELECT arn FROM freehold.terraform_waning").fetch_all(conn).await?)
 }
 
 /// Every state of a root, by name, as Terraform wrote it.

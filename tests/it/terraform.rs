@@ -244,6 +244,8 @@ async fn what_a_killed_run_has_made_is_taken_up() {
     assert_eq!(ground.inventory().await, [1, 1, 1, 1, 1]);
     ground.destroy("dedicated").await.expect("removed");
     assert_eq!(ground.inventory().await, [0; 5]);
+    // Its key waits for its end, and is no orphan meanwhile.
+    assert_eq!(ground.terraform().orphans().await.expect("looked"), Vec::<String>::new());
 }
 
 /// Killed again and again, each time a little later: nothing is made twice, nothing is lost. What was in flight had no id

@@ -50,7 +50,7 @@ impl Terraform {
         inventory.roles.retain(|role| {
             !unsettled.iter().any(|name| role.ends_with(name.strip_prefix("ten_").unwrap_or(name)))
         });
-        let mut known = BTreeSet::new();
+        let mut known: BTreeSet<String> = states::waning(&mut conn).await?.into_iter().collect();
         for root in Root::ALL {
             for (_, text) in states::read_all(&mut conn, root.as_str()).await? {
                 known.append(&mut State::parse(&text)?.known());

@@ -283,10 +283,13 @@ impl<'a> Session<'a> {
 
     async fn destroy(&self, allowed: Allowed, report: Report<'_>) -> Result<()> {
         let mut conn = self.tf.states.connect().await?;
-        let held = self.tf.state(&mut conn, self.task).await?.resources();
+        let state = self.tf.state(&mut conn, self.task).await?;
+        let held = state.resources();
         if held.is_empty() {
             return Ok(());
         }
+        // Before they go: afterwards nobody knows them any more, and an attempt that died between could not say.
+        states::waning_add(&mut conn, &state.arns("aws_kms_key")).await?;
         // Only what is there: an unfinished state is not finished in order to be removed.
         let targets: Vec<String> = held
             .iter()

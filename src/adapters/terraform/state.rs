@@ -83,6 +83,13 @@ impl State {
         self.resources().into_iter().map(|one| one.address).collect()
     }
 
+    /// The ARNs of all resources of a kind.
+    pub fn arns(&self, kind: &str) -> Vec<String> {
+        let of_kind = self.resources.iter().filter(|one| one.mode == "managed" && one.kind == kind);
+        let attributes = of_kind.flat_map(|one| &one.instances).map(|one| &one.attributes);
+        attributes.filter_map(|attributes| attributes["arn"].as_str().map(str::to_owned)).collect()
+    }
+
     /// What an inventory knows its resources by: ARNs, and the names of roles.
     pub fn known(&self) -> BTreeSet<String> {
         let mut known = BTreeSet::new();
@@ -155,6 +162,7 @@ mod tests {
         )
         .expect("a state");
         assert_eq!(state.known(), BTreeSet::from(["arn:role".to_owned(), "dev-t-1".to_owned()]));
+        assert_eq!((state.arns("aws_iam_role"), state.arns("aws_x")), (vec!["arn:role".to_owned()], vec![]));
     }
 
     #[test]
