@@ -11,9 +11,9 @@ use super::{Globals, table};
 use crate::app;
 use crate::control_plane::Hands;
 use crate::control_plane::audit::Caller;
+use crate::control_plane::infra::lookout::{self, Look, LookFilter};
 use crate::control_plane::infra::settings::InfraSettings;
 use crate::control_plane::infra::targets::{audited, may_destroy, target};
-use crate::control_plane::infra::lookout::{self, Look, LookFilter};
 use crate::control_plane::infra::{Changed, Planned, Report, Shown};
 use crate::kernel::{Error, Result, codes};
 
@@ -212,7 +212,8 @@ fn findings(looks: &[Look]) -> String {
         return "nothing".to_owned();
     }
     let rows = looks.iter().map(|look| {
-        let name = if look.name.is_empty() { look.kind.clone() } else { format!("{}/{}", look.kind, look.name) };
+        let name =
+            if look.name.is_empty() { look.kind.clone() } else { format!("{}/{}", look.kind, look.name) };
         let found: Vec<&str> = look.found.iter().map(|changed| changed.address.as_str()).collect();
         [name, found.join(" "), table::or_dash(look.error.as_ref()), table::time(look.looked_at)]
     });

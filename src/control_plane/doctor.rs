@@ -166,7 +166,8 @@ async fn control(hands: &Hands) -> Result<Vec<Finding>> {
 /// What the nightly looks at the cloud have found.
 async fn cloud(conn: &mut PgConnection, found: &mut Findings) -> Result<()> {
     for look in lookout::looks(conn, &LookFilter::default()).await? {
-        let name = if look.name.is_empty() { look.kind.clone() } else { format!("{}/{}", look.kind, look.name) };
+        let name =
+            if look.name.is_empty() { look.kind.clone() } else { format!("{}/{}", look.kind, look.name) };
         let what: Vec<&str> = look.found.iter().map(|changed| changed.address.as_str()).collect();
         let what = what.join(", ");
         if look.kind == "orphans" && !what.is_empty() {

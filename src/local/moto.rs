@@ -51,7 +51,9 @@ impl Moto {
         }
         let installed = tokio::process::Command::new(&install).status().await.map_err(Error::internal)?;
         if !installed.success() {
-            return Err(wrong("moto, the stand-in for AWS, cannot be installed").hint("see scripts/install-moto.sh"));
+            return Err(
+                wrong("moto, the stand-in for AWS, cannot be installed").hint("see scripts/install-moto.sh")
+            );
         }
         let port = ports::choose()?;
         let log = File::create(log).map_err(Error::internal)?;

@@ -48,7 +48,8 @@ impl Moto {
             .get_or_init(|| async {
                 let project = Path::new(env!("CARGO_MANIFEST_DIR"));
                 let log = project.join("target").join(format!("moto-{}.log", std::process::id()));
-                let started = local::Moto::start(project, &log).await.expect("moto: see scripts/install-moto.sh");
+                let started =
+                    local::Moto::start(project, &log).await.expect("moto: see scripts/install-moto.sh");
                 // It goes on writing there; nobody else finds it.
                 std::fs::remove_file(&log).expect("its log");
                 let network = started.network().await.expect("a network");
@@ -100,7 +101,9 @@ impl Moto {
         for id in fields(&all["Keys"], "KeyId") {
             let key = self.ask("kms", "TrentService.DescribeKey", &json!({ "KeyId": id })).await;
             let about = key["KeyMetadata"]["Description"].as_str().unwrap_or_default().to_owned();
-            if about.contains(&format!("{environment}-")) && key["KeyMetadata"]["KeyState"] != "PendingDeletion" {
+            if about.contains(&format!("{environment}-"))
+                && key["KeyMetadata"]["KeyState"] != "PendingDeletion"
+            {
                 mine.push(id);
             }
         }

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use freehold::control_plane::access::{tenant_delete, tenant_purge, tenant_undelete};
 use freehold::control_plane::doctor;
+use freehold::control_plane::infra::lookout::{self, Look, LookFilter};
 use freehold::control_plane::infra::resources::{RESOURCES, ResourcesState, begin_due};
 use freehold::control_plane::infra::targets::{may_destroy, target};
-use freehold::control_plane::infra::lookout::{self, Look, LookFilter};
 use freehold::control_plane::infra::{
     Changed, Cloud, Planned, Provision, Report, Shown, Target, TenantCloud,
 };

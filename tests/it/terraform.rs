@@ -17,7 +17,9 @@ use freehold::jobs::run::{RunFilter, RunState, run_list};
 use freehold::kernel::ids::TenantId;
 use freehold::kernel::{Result, SecretRef, codes};
 use freehold::local::PostgresOptions;
-use freehold::testkit::{Cluster, Inventory, Moto, World, eventually, extra_postgres, terraform_is_here, tester};
+use freehold::testkit::{
+    Cluster, Inventory, Moto, World, eventually, extra_postgres, terraform_is_here, tester,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use secrecy::SecretString;
@@ -171,8 +173,10 @@ async fn a_tenants_resources_come_heal_and_go() {
     let ground = Ground::new().await;
     let terraform = ground.terraform();
     let mut counts = Vec::new();
-    let made =
-        terraform.apply(&ground.task("pooled"), &mut |progress| counts.push(progress.count())).await.expect("made");
+    let made = terraform
+        .apply(&ground.task("pooled"), &mut |progress| counts.push(progress.count()))
+        .await
+        .expect("made");
     let bare = ground.tenant.trim_start_matches("ten_");
     let role = format!("arn:aws:iam::123456789012:role/{}-t-{bare}", ground.settings.environment);
     assert_eq!(made["role_arn"], role.as_str());
@@ -188,8 +192,7 @@ async fn a_tenants_resources_come_heal_and_go() {
     let mut found = Vec::new();
     files_with(&ground.settings.work, SECRET, &mut found);
     assert!(found.is_empty(), "{found:?}");
-    let state =
-        ground.state().await.expect("a state");
+    let state = ground.state().await.expect("a state");
     assert!(!state.contains(SECRET));
     assert!(ground.journal().await.is_empty());
 
@@ -236,8 +239,7 @@ async fn what_a_killed_run_has_made_is_taken_up() {
     assert!(killed);
     let journal = ground.journal().await;
     assert!(!journal.is_empty(), "nothing was put down");
-    let before =
-        ground.state().await.expect("a state");
+    let before = ground.state().await.expect("a state");
     assert!(before.contains("\"resources\":[]") || before.contains("\"resources\": []"), "{before}");
 
     ground.terraform().apply(&ground.task("dedicated"), &mut quiet).await.expect("taken up");

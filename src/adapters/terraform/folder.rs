@@ -235,8 +235,11 @@ mod tests {
         let sleep = ["/bin/sleep", "/usr/bin/sleep"].into_iter().find(|path| Path::new(path).exists());
         let program = work.path().join(format!("{PROVIDER}aws_v5"));
         std::fs::copy(sleep.expect("sleep"), &program).expect("a program");
-        let mut child =
-            std::process::Command::new(&program).arg("60").current_dir(run.root()).spawn().expect("it starts");
+        let mut child = std::process::Command::new(&program)
+            .arg("60")
+            .current_dir(run.root())
+            .spawn()
+            .expect("it starts");
         assert_eq!(run.worker(), None);
         assert_eq!(run.by_proc(), [(child.id(), true)]);
         run.end_providers();

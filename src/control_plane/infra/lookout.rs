@@ -93,11 +93,7 @@ async fn due(hands: &Hands) -> Result<Vec<Due>> {
     .await?;
     let mut due: Vec<Due> = tenants
         .iter()
-        .map(|tenant| Due {
-            kind: "tenant",
-            name: tenant.0.to_string(),
-            word: format!("tenant/{tenant}"),
-        })
+        .map(|tenant| Due { kind: "tenant", name: tenant.0.to_string(), word: format!("tenant/{tenant}") })
         .collect();
     for (kind, name, tenant) in standing(hands, &mut control).await? {
         let claimed: Option<i32> = sqlx::query_scalar(

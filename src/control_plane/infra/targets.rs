@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::{ShardCloud, Target};
 use super::resources::whose;
+use super::{ShardCloud, Target};
 use crate::control_plane::Hands;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::tenants::{TenantRef, tenant_find};
