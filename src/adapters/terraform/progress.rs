@@ -18,10 +18,10 @@ impl Progress {
             Event::Planned { address, action } if weight(*action) > 0 => {
                 self.planned.insert(address.clone(), weight(*action));
             }
-            Event::Started { address, action, .. } if weight(*action) > 0 => {
-                if !self.working.contains(address) {
-                    self.working.push(address.clone());
-                }
+            Event::Started { address, action, .. }
+                if weight(*action) > 0 && !self.working.contains(address) =>
+            {
+                self.working.push(address.clone());
             }
             Event::Completed { address, action, .. } if weight(*action) > 0 => {
                 self.working.retain(|one| one != address);
