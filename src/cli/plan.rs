@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::fleet::Fleet;
 use super::output::{print, print_page};
 use super::{Globals, table};
-use crate::control_plane::plans::{Plan, PlanChanges, SHIPPED};
+use crate::control_plane::plans::{Plan, PlanChanges, SHIPPED, bytes_text, money_text};
 use crate::kernel::{Error, Result, codes};
 
 #[derive(Debug, Subcommand)]
@@ -21,9 +21,11 @@ pub enum Command {
     #[command(after_long_help = "\
 Examples:
   freehold plan apply --dry-run # the plans this program ships with
-  freehold plan apply --file plans.toml
+  freehold plan apply --file plans.toml --apply
 
-Plans that the file leaves out are no longer sold; tenants that have one keep it.")]
+Says what changes, plan by plan. Plans that the file leaves out are no longer sold; tenants that have one keep it.
+A change of what a plan grants is in effect on every server within a second. A changed price is for those who
+subscribe from then on; who has the plan already keeps the price they agreed to.")]
     Apply(Apply),
 }
 
@@ -33,8 +35,11 @@ pub struct Apply {
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Only say what would change
-    #[arg(long)]
+    #[arg(long, conflicts_with = "apply")]
     dry_run: bool,
+    /// Carry it out; what happens without either option, too
+    #[arg(long)]
+    apply: bool,
 }
 
 pub async fn run(globals: &Globals, command: Command) -> Result<()> {
@@ -56,12 +61,28 @@ pub async fn run(globals: &Globals, command: Command) -> Result<()> {
 
 fn changed(changes: &PlanChanges) -> String {
     let list = |ids: &[String]| if ids.is_empty() { "-".to_owned() } else { ids.join(", ") };
-    table::fields([
+    let mut text = table::fields([
         ("added", list(&changes.added)),
         ("changed", list(&changes.changed)),
         ("retired", list(&changes.retired)),
         ("unchanged", list(&changes.unchanged)),
-    ])
+    ]);
+    if !changes.differences.is_empty() {
+        let or_dash = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+        text.push_str("\n\n");
+        text.push_str(&table::table(
+            ["plan", "what", "from", "to"],
+            changes.differences.iter().map(|difference| {
+                [
+                    difference.plan.clone(),
+                    difference.what.clone(),
+                    or_dash(&difference.from),
+                    or_dash(&difference.to),
+                ]
+            }),
+        ));
+    }
+    text
 }
 
 fn many(plans: &[Plan]) -> String {
@@ -77,6 +98,9 @@ fn many(plans: &[Plan]) -> String {
             "statement ms",
             "projects",
             "seats",
+            "requests/month",
+            "stored",
+            "price",
         ],
         plans.iter().map(|plan| {
             let grants = &plan.entitlements;
@@ -91,6 +115,11 @@ fn many(plans: &[Plan]) -> String {
                 grants.statement_timeout_ms.to_string(),
                 grants.projects.to_string(),
                 grants.seats.to_string(),
+                grants.requests_per_month.map_or_else(|| "-".to_owned(), |limit| limit.to_string()),
+                grants.stored_bytes.map_or_else(|| "-".to_owned(), bytes_text),
+                plan.price
+                    .as_ref()
+                    .map_or_else(|| "-".to_owned(), |price| money_text(price.monthly_minor, &price.currency)),
             ]
         }),
     )

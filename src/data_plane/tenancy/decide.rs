@@ -99,6 +99,8 @@ mod tests {
                 statement_timeout_ms: 1,
                 projects: 1,
                 seats: 1,
+                requests_per_month: None,
+                stored_bytes: None,
             }),
             epoch: 1,
             domains: Box::new([domain.into()]),
