@@ -58,6 +58,7 @@ CREATE TABLE usage_batch (
     attempts      integer NOT NULL DEFAULT 0,
     -- Raised after an answer that Stripe would replay for a day: the next attempt has another idempotency header.
     salt          integer NOT NULL DEFAULT 0,
+    -- Since when Stripe may have it. Null while it certainly has not: never sent, or each attempt was turned away.
     first_sent_at timestamptz,
     last_sent_at  timestamptz,
     not_before    timestamptz NOT NULL,
@@ -68,6 +69,9 @@ CREATE TABLE usage_batch (
     error         text,
     sealed_at     timestamptz NOT NULL,
     settled_at    timestamptz,
+    -- Put back in the queue by the reconciliation, which had proof that Stripe does not have it. Once: what is absent again
+    -- after that is for a person.
+    requeued_at   timestamptz,
     UNIQUE (tenant, meter, window_start, seq),
     CHECK ((state = 'delivered') = (delivered_via IS NOT NULL))
 );
@@ -75,7 +79,8 @@ CREATE INDEX usage_batch_due ON usage_batch (not_before, id) WHERE state IN ('re
 CREATE INDEX usage_batch_open ON usage_batch (sealed_at) WHERE state NOT IN ('delivered', 'void');
 
 -- One fact. Append-only: only `batch` is set, once, by the sealer; a correction is a new signed row.
--- Months are partitions, so that old ones can be kept elsewhere; see usage_fact_key for what makes a fact one fact.
+-- Months are partitions (in a schema of their own), so that old ones can be kept elsewhere; see usage_fact_key for what makes
+-- a fact one fact.
 CREATE TABLE usage_event (
     id          uuid NOT NULL,
     tenant      uuid NOT NULL,
@@ -96,9 +101,41 @@ CREATE TABLE usage_event (
     approved_by text,
     PRIMARY KEY (id, occurred_at)
 ) PARTITION BY RANGE (occurred_at);
-CREATE INDEX usage_event_open ON usage_event (tenant, meter, occurred_at) WHERE batch IS NULL AND quarantined IS NULL;
-CREATE INDEX usage_event_batch ON usage_event (batch);
+-- What the sealer looks for. It is empty but for the last minutes.
+CREATE INDEX usage_event_open ON usage_event (occurred_at) WHERE batch IS NULL AND quarantined IS NULL;
+CREATE INDEX usage_event_batch ON usage_event (batch) WHERE batch IS NOT NULL;
 CREATE INDEX usage_event_tenant ON usage_event (tenant, meter, occurred_at);
+CREATE INDEX usage_event_quarantined ON usage_event (received_at) WHERE quarantined IS NOT NULL;
+
+CREATE SCHEMA usage_months;
+-- What no month was made for: far too old, or a clock that is years ahead. A month that is made later takes its own out.
+CREATE TABLE usage_months.other PARTITION OF usage_event DEFAULT;
+
+-- Makes the partition of a month, unless there is one. Says whether it made it.
+CREATE FUNCTION usage_month_make(p_month date) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    first  timestamptz := date_trunc('month', p_month::timestamp) AT TIME ZONE 'UTC';
+    beyond timestamptz := (date_trunc('month', p_month::timestamp) + interval '1 month') AT TIME ZONE 'UTC';
+    name   text := 'm' || to_char(p_month, 'YYYY_MM');
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('freehold.usage_months', 0));
+    IF to_regclass('usage_months.' || name) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    IF EXISTS (SELECT FROM usage_months.other WHERE occurred_at >= first AND occurred_at < beyond) THEN
+        EXECUTE format('CREATE TABLE usage_months.%I (LIKE usage_event INCLUDING ALL)', name);
+        LOCK TABLE usage_months.other IN ACCESS EXCLUSIVE MODE;
+        EXECUTE format('WITH moved AS (DELETE FROM usage_months.other WHERE occurred_at >= %L AND occurred_at < %L RETURNING *)
+                        INSERT INTO usage_months.%I SELECT * FROM moved', first, beyond, name);
+        EXECUTE format('ALTER TABLE usage_event ATTACH PARTITION usage_months.%I FOR VALUES FROM (%L) TO (%L)',
+                       name, first, beyond);
+    ELSE
+        EXECUTE format('CREATE TABLE usage_months.%I PARTITION OF usage_event FOR VALUES FROM (%L) TO (%L)',
+                       name, first, beyond);
+    END IF;
+    RETURN true;
+END $$;
+SELECT usage_month_make((date_trunc('month', now()) + m * interval '1 month')::date) FROM generate_series(-2, 2) AS m;
 
 -- What makes a fact one fact, over all months: PostgreSQL keeps a key unique only within a partition unless it holds the
 -- partition's column. The same key with another hash is refused (409).
@@ -106,10 +143,36 @@ CREATE TABLE usage_fact_key (
     tenant uuid NOT NULL,
     source text NOT NULL,
     key    text NOT NULL,
+    -- Of meter and quantity. Not of the time: that is when it was said, and a repeat is said later.
     hash   bytea NOT NULL CHECK (octet_length(hash) = 16),
     month  date NOT NULL,
+    -- The fact, so that a repeat gets the same answer.
+    event  uuid NOT NULL,
     PRIMARY KEY (tenant, source, key)
 );
+
+-- Which worker carries a shard's facts over. It spares work; what keeps facts from being counted twice is usage_fact_key.
+CREATE TABLE usage_relay (
+    shard        uuid PRIMARY KEY REFERENCES shard (id) ON DELETE CASCADE,
+    held_by      text NOT NULL,
+    leased_until timestamptz NOT NULL,
+    relayed      bigint NOT NULL DEFAULT 0,
+    last_at      timestamptz
+);
+
+-- What was found in a shard's outbox and is no fact: kept aside for a person, and never counted by itself.
+CREATE TABLE usage_stray (
+    shard       uuid NOT NULL,
+    outbox_id   bigint NOT NULL,
+    role_name   text NOT NULL,
+    key         text NOT NULL,
+    payload     text NOT NULL,
+    at          timestamptz NOT NULL,
+    why         text NOT NULL CHECK (why IN ('unknown_role', 'unreadable', 'unknown_meter', 'bad_quantity', 'other_body')),
+    received_at timestamptz NOT NULL,
+    PRIMARY KEY (shard, outbox_id, at)
+);
+CREATE INDEX usage_stray_received ON usage_stray (received_at);
 
 -- One call in flight per customer and meter. Locking an advisory lock and looking for others let two overlap.
 CREATE TABLE usage_lane (
@@ -131,7 +194,9 @@ CREATE TABLE stripe_link (
     last_error_at timestamptz,
     last_error    text,
     -- Seconds that Stripe's clock is ahead of ours, by its Date header.
-    skew_seconds  integer
+    skew_seconds  integer,
+    -- Turns to send are taken up to here: senders reserve them, and keep Stripe's rate together.
+    paced_until   timestamptz
 );
 
 -- Corrections need two people: one asks, another agrees.
@@ -148,8 +213,10 @@ CREATE TABLE usage_correction (
     state        text NOT NULL CHECK (state IN ('asked', 'approved', 'refused')),
     decided_by   text,
     decided_at   timestamptz,
-    CHECK (decided_by IS NULL OR decided_by <> asked_by)
+    CHECK (decided_by IS NULL OR decided_by <> asked_by),
+    CHECK ((state = 'asked') = (decided_by IS NULL))
 );
+CREATE INDEX usage_correction_asked ON usage_correction (asked_at);
 
 -- ---- quotas -------------------------------------------------------------------------------------------------------
 
@@ -271,6 +338,21 @@ CREATE TABLE webhook_inbox (
 CREATE INDEX webhook_inbox_due ON webhook_inbox (not_before, received_at) WHERE state = 'ready';
 CREATE INDEX webhook_inbox_received ON webhook_inbox (received_at);
 
+-- Whoever works on an object holds its lane: the lock is the row, so that two never overlap.
+CREATE TABLE webhook_lane (
+    object       text PRIMARY KEY,
+    fence        bigint NOT NULL,
+    leased_until timestamptz NOT NULL
+);
+
+-- How far the sweep has looked through Stripe's lists of events.
+CREATE TABLE webhook_sweep (
+    livemode boolean NOT NULL,
+    shape    text NOT NULL CHECK (shape IN ('snapshot', 'thin')),
+    seen_to  timestamptz NOT NULL,
+    PRIMARY KEY (livemode, shape)
+);
+
 -- Side effects that happened: a mail, a suspension. Keyed by what it is about and the transition, so a second event does nothing.
 CREATE TABLE billing_effect (
     object     text NOT NULL,
@@ -299,11 +381,20 @@ CREATE TABLE reconcile_run (
     id          uuid PRIMARY KEY,
     livemode    boolean NOT NULL,
     why         text NOT NULL CHECK (why IN ('nightly', 'period_close', 'on_demand')),
+    -- Only this tenant; null: all.
+    tenant      uuid,
+    -- At period close: the draft that waits for the outcome.
+    invoice     text,
     from_at     timestamptz NOT NULL,
     to_at       timestamptz NOT NULL,
     state       text NOT NULL CHECK (state IN ('running', 'green', 'red', 'failed')),
     checked     bigint NOT NULL DEFAULT 0,
     fixed       bigint NOT NULL DEFAULT 0,
+    -- Nothing is put back into the queue by this one.
+    look_only   boolean NOT NULL DEFAULT false,
+    -- How far it is, and until when whoever is at it holds it: another takes it up where it was left.
+    after_tenant uuid,
+    leased_until timestamptz,
     error       text,
     started_at  timestamptz NOT NULL,
     finished_at timestamptz
@@ -318,8 +409,29 @@ CREATE TABLE reconcile_difference (
     subject    text NOT NULL,
     ours       bigint NOT NULL,
     theirs     bigint NOT NULL,
+    -- ledger_mismatch: our own books disagree with themselves (L1).
     class      text NOT NULL CHECK (class IN ('pending', 'missing_at_stripe', 'extra_at_stripe', 'rejected', 'carried_forward',
-                                              'manual_stripe_edit', 'rounding')),
+                                              'manual_stripe_edit', 'rounding', 'ledger_mismatch')),
+    detail     text NOT NULL DEFAULT '',
     fixed      boolean NOT NULL DEFAULT false,
     PRIMARY KEY (run, level, subject)
 );
+CREATE INDEX reconcile_run_started ON reconcile_run (started_at);
+CREATE INDEX reconcile_run_invoice ON reconcile_run (invoice, started_at) WHERE invoice IS NOT NULL;
+
+-- What Stripe said it counted, per UTC day, when it was last asked. For reports; never believed over the ledger.
+CREATE TABLE reconcile_summary (
+    livemode boolean NOT NULL,
+    tenant   uuid NOT NULL REFERENCES tenant (id),
+    meter    text NOT NULL REFERENCES meter (id),
+    day      date NOT NULL,
+    value    bigint NOT NULL,
+    asked_at timestamptz NOT NULL,
+    PRIMARY KEY (livemode, tenant, meter, day)
+);
+
+-- Finance reads everything and corrects money; it changes nothing else.
+ALTER TABLE operator_key DROP CONSTRAINT operator_key_role_check,
+    ADD CONSTRAINT operator_key_role_check CHECK (role IN ('viewer', 'finance', 'operator'));
+ALTER TABLE operator DROP CONSTRAINT operator_role_check,
+    ADD CONSTRAINT operator_role_check CHECK (role IN ('viewer', 'finance', 'operator'));

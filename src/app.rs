@@ -10,7 +10,9 @@ use sqlx::Connection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::{dns, mail, redis};
+use crate::adapters::{dns, mail, redis, stripe};
+use crate::billing::Billing;
+use crate::billing::settings::Settings as StripeSettings;
 use crate::config::{ControlConfig, ServeConfig};
 use crate::control_plane::errands::Errands;
 use crate::control_plane::tenant_jobs::TenantJobs;
@@ -89,6 +91,29 @@ pub fn errands_by(hands: &Hands, settings: &Settings, carrier: Option<Carrier>) 
     }))
 }
 
+/// What billing's work needs: in a worker with its `admins`, elsewhere with none.
+///
+/// # Errors
+/// `bad_request` for settings that are wrong.
+pub fn billing(
+    cp: &ControlPlane,
+    admins: ShardAdmins,
+    settings: StripeSettings,
+    mail: Option<Carrier>,
+) -> Result<Billing> {
+    let stripe = stripe::client(cp, &settings)?;
+    Ok(Billing::new(cp.clone(), admins, stripe, settings, mail))
+}
+
+/// A worker's.
+///
+/// # Errors
+/// As [`billing`].
+pub fn billing_of_worker(hands: &Hands, stripe: StripeSettings, identity: &Settings) -> Result<Billing> {
+    let mail = identity.mail.as_ref().map(mail::carrier).transpose()?;
+    billing(&hands.cp, hands.admins.clone(), stripe, mail)
+}
+
 /// What product `P` does in its tenants' schemas when a worker asks: as the tenant's own login, over connections of the
 /// worker's own, in the tenant that the job names and in no other.
 pub fn tenant_jobs<P: Product>(hands: &Hands) -> TenantJobs {
@@ -141,7 +166,7 @@ pub fn server<P: Product>(
         Broker::new(BrokerConfig { budget: config.broker_budget, ..BrokerConfig::default() }, master);
     let http = HttpState {
         directory: Directory::new(cp.db.clone(), cp.clock.clone(), Capacity::default()),
-        limiter: Limiter::new(redis, config.replicas),
+        limiter: Limiter::counting(redis, config.replicas, cp.db.clone(), cp.clock.clone()),
         tokens: Tokens::new(identity.keyring.clone()),
         broker,
         clock: cp.clock.clone(),
@@ -193,6 +218,8 @@ pub struct Parts {
     pub txt: Option<TxtLookup>,
     /// Given, `/metrics` is answered beside everything else: for development.
     pub metrics: Option<PrometheusHandle>,
+    /// How Stripe is reached.
+    pub stripe: StripeSettings,
     /// More pages at the sign-in host: the mailbox of `freehold dev`.
     pub pages: Router,
 }
@@ -202,12 +229,14 @@ impl Server {
     pub async fn run(self, listener: TcpListener, options: ServeOptions) {
         let listening = CancellationToken::new();
         let directory = tokio::spawn(self.http.directory.clone().run(listening.clone()));
+        let counting = tokio::spawn(self.http.limiter.clone().run(listening.clone()));
         let cut = serve::serve(listener, self.router, self.http.draining.clone(), options).await;
         if cut > 0 {
             tracing::warn!(connections = cut, "cut: they did not finish in time");
         }
         listening.cancel();
         directory.await.ok();
+        counting.await.ok();
         self.http.broker.close().await;
     }
 

@@ -3,3 +3,4 @@
 pub mod dns;
 pub mod mail;
 pub mod redis;
+pub mod stripe;

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use crate::kernel::{Error, codes};
+
 /// Stripe, as `billing` is given it.
 pub type Stripe = Arc<dyn Api>;
 /// An answer on its way.
 pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, Trouble>> + Send + 'a>>;
 
-/// Why there is no answer to use. What it means for a meter event is decided in `sender`; everything else is repeated for
-/// `Later` and `Unknown` with the same idempotency key, and given up for the rest.
+/// Why there is no answer to use. What it means for a meter event is decided in `sender`; everything else is repeated with
+/// the same idempotency key while [`Trouble::passes`] (another key after `Broken`), and given up for the rest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
     /// 400 or 404, with Stripe's code (`resource_missing`) and message.
@@ -26,6 +28,9 @@ pub enum Trouble {
     /// 409, 424 or 429: not now.
     #[error("Stripe says not now ({status})")]
     Later { status: u16, after: Option<Duration> },
+    /// No connection was made: nothing was asked.
+    #[error("Stripe cannot be reached: {0}")]
+    Unreached(String),
     /// No answer came: a timeout, a reset. The request may have been done.
     #[error("Stripe did not answer: {0}")]
     Silent(String),
@@ -37,7 +42,22 @@ pub enum Trouble {
 impl Trouble {
     /// Whether asking again may help, later.
     pub fn passes(&self) -> bool {
-        matches!(self, Self::Later { .. } | Self::Silent(_) | Self::Broken { .. })
+        matches!(self, Self::Later { .. } | Self::Unreached(_) | Self::Silent(_) | Self::Broken { .. })
+    }
+}
+
+/// As a client sees it. The trouble itself stays its cause, for whoever decides what is next.
+impl From<Trouble> for Error {
+    fn from(trouble: Trouble) -> Self {
+        if trouble.passes() {
+            let after = match &trouble {
+                Trouble::Later { after, .. } => after.unwrap_or(Duration::from_secs(5)),
+                _ => Duration::from_secs(5),
+            };
+            return Self::new(&codes::PAYMENTS_UNAVAILABLE).retry_after(after).source(trouble);
+        }
+        // Neither a refused key nor a refused request is something that a client could mend.
+        Self::internal(trouble)
     }
 }
 
@@ -68,6 +88,15 @@ pub trait MeterSink: Send + Sync {
         from: DateTime<Utc>,
         to: DateTime<Utc>,
     ) -> Asked<'a, Vec<Summary>>;
+    /// What Stripe counted for a customer in `from..to`, both at whole minutes: one total (no grouping window). None when it
+    /// has nothing there. A batch shares its minute with its own late followers at most: this proves one absent or present.
+    fn total_between<'a>(
+        &'a self,
+        meter: &'a str,
+        customer: &'a str,
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+    ) -> Asked<'a, Option<i64>>;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,6 +263,8 @@ pub struct NewCheckout {
     pub plan: String,
     pub prices: Vec<PriceItem>,
     pub trial_days: u32,
+    /// A coupon's id at Stripe.
+    pub coupon: Option<String>,
     pub success_url: String,
     pub cancel_url: String,
 }
