@@ -53,7 +53,7 @@ pub async fn run(globals: &Globals, command: Command) -> Result<()> {
                         .detail(format!("{} cannot be read: {error}", path.display()))
                 })?,
             };
-            let changes = Fleet::open(globals).await?.plan_apply(toml, args.dry_run).await?;
+            let changes = Fleet::open(globals).await?.plan_apply(toml, args.dry_run && !args.apply).await?;
             print(globals.output, &changes, changed)
         }
     }
@@ -69,7 +69,7 @@ fn changed(changes: &PlanChanges) -> String {
     ]);
     if !changes.differences.is_empty() {
         let or_dash = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
-        text.push_str("\n\n");
+        text.push('\n');
         text.push_str(&table::table(
             ["plan", "what", "from", "to"],
             changes.differences.iter().map(|difference| {

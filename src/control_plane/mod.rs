@@ -23,6 +23,7 @@ pub mod errands;
 pub mod fleet;
 pub mod idempotency;
 pub mod placement;
+pub mod plan_change;
 pub mod plans;
 pub mod probe;
 pub mod provisioning;
