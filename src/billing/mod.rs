@@ -29,6 +29,9 @@ use stripe::Stripe;
 
 pub use regular::run;
 
+pub mod ledger;
+pub mod quotas;
+pub mod catalogue;
 pub mod regular;
 pub mod sender;
 pub mod settings;

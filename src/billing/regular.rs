@@ -10,7 +10,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Billing, sender};
+use super::ledger::{months, relay, sampler, sealer};
+use super::{Billing, catalogue, quotas, sender};
 use crate::kernel::{Error, Result, codes};
 
 /// A piece of work that comes again.
@@ -27,6 +28,44 @@ pub struct Regular {
 /// All of it; each part of billing adds its own line.
 pub const ALL: &[Regular] = &[
     Regular {
+        name: "usage_relay",
+        seconds: 1,
+        asks_stripe: false,
+        work: |billing| {
+            Box::pin(async move { relay::relay(&billing.cp, &billing.admins, relay::this_worker()).await.map(drop) })
+        },
+    },
+    Regular {
+        name: "usage_seal",
+        seconds: 15,
+        asks_stripe: false,
+        work: |billing| Box::pin(async move { sealer::seal(&billing.cp).await.map(drop) }),
+    },
+    Regular {
+        name: "usage_sample",
+        seconds: 300,
+        asks_stripe: false,
+        work: |billing| Box::pin(async move { sampler::sample(&billing.cp).await.map(drop) }),
+    },
+    Regular {
+        name: "usage_months",
+        seconds: 3_600,
+        asks_stripe: false,
+        work: |billing| Box::pin(async move { months::months_make(&billing.cp).await.map(drop) }),
+    },
+    Regular {
+        name: "quota_stored",
+        seconds: 60,
+        asks_stripe: false,
+        work: |billing| Box::pin(quotas::stored::sample(billing)),
+    },
+    Regular {
+        name: "quota_notices",
+        seconds: 30,
+        asks_stripe: false,
+        work: |billing| Box::pin(quotas::notices::tell(billing)),
+    },
+    Regular {
         name: "usage_send",
         seconds: 1,
         asks_stripe: true,
@@ -37,6 +76,12 @@ pub const ALL: &[Regular] = &[
         seconds: 300,
         asks_stripe: true,
         work: |billing| Box::pin(async move { sender::settle::settle_unknown(&billing).await.map(drop) }),
+    },
+    Regular {
+        name: "catalogue",
+        seconds: 60,
+        asks_stripe: true,
+        work: |billing| Box::pin(async move { catalogue::tend(&billing).await }),
     },
     Regular {
         name: "usage_watch",

@@ -172,7 +172,7 @@ async fn settle_day(billing: &Billing, lane: &Lane, day: &Day, settled: &mut Set
         .summaries(&day.at_stripe, &day.customer, day.day, until)
         .await
         .inspect_err(|trouble| billing.breaker.saw::<()>(&Err(trouble.clone())))
-        .map_err(|trouble| Error::new(&codes::PROVIDER_UNAVAILABLE).source(trouble))?;
+        .map_err(|trouble| Error::new(&codes::PAYMENTS_UNAVAILABLE).source(trouble))?;
     let counted: i64 = counted.iter().map(|summary| summary.value).sum();
     let delivered: i64 =
         batches.iter().filter(|batch| batch.state == "delivered").map(|batch| batch.quantity).sum();
