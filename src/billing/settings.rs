@@ -10,6 +10,7 @@
 //! ```
 
 use std::path::Path;
+use std::time::Duration;
 
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
@@ -19,6 +20,7 @@ use crate::kernel::{Error, Result, SecretRef, codes};
 
 /// Where Stripe answers.
 pub const STRIPE: &str = "https://api.stripe.com/";
+const PATIENCE: Duration = Duration::from_secs(30);
 /// A secret may have one successor; more are a mistake.
 const SECRETS_AT_MOST: usize = 2;
 
@@ -95,6 +97,8 @@ pub struct Settings {
     pub events_per_second: u32,
     /// The portal's configuration at Stripe (`bpc_…`); its default when not given.
     pub portal_configuration: Option<String>,
+    /// The longest one call may take. No file says it: a lane's lease has to be longer.
+    pub patience: Duration,
 }
 
 impl Default for Settings {
@@ -108,6 +112,7 @@ impl Default for Settings {
             alerts: Alerts::default(),
             events_per_second: events_per_second(Mode::Test),
             portal_configuration: None,
+            patience: PATIENCE,
         }
     }
 }
@@ -201,6 +206,7 @@ impl Settings {
             alerts: file.alerts,
             events_per_second: file.events_per_second.unwrap_or(events_per_second(file.mode)),
             portal_configuration: file.portal_configuration,
+            patience: PATIENCE,
         };
         settings.checked()
     }

@@ -21,8 +21,6 @@ use crate::kernel::{Clock, Error, Result};
 pub const VERSION: &str = "2026-09-30.endive";
 
 const CONNECT: Duration = Duration::from_secs(5);
-/// From the first byte sent to the last received. Less than a lane's lease.
-const WHOLE: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(60);
 /// No answer to a question of ours is nearly as long.
 const LONGEST: usize = 8 * 1024 * 1024;
@@ -58,7 +56,7 @@ impl Wire {
     pub fn new(settings: &Settings, clock: Clock) -> Result<Self> {
         let client = Client::builder()
             .connect_timeout(CONNECT)
-            .timeout(WHOLE)
+            .timeout(settings.patience)
             .pool_idle_timeout(IDLE)
             .redirect(Policy::none())
             .no_proxy()

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,10 @@ use wanted::{Content, Wanted};
 mod wanted;
 
 pub use wanted::{Action, Kind, meter_name, metered_name, monthly_name};
+
+const TRIES: u32 = 5;
+const WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// One thing that is done at Stripe, or would be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -149,21 +154,28 @@ pub async fn tend(billing: &Billing) -> Result<()> {
 
 /// Makes it, or brings it up to date. Stripe's own names for the parts are in `there` by now: they came before.
 async fn put(stripe: &Stripe, wanted: &Wanted, there: &There) -> Result<String> {
-    let asked = match &wanted.content {
-        Content::Meter(new) => stripe.meter_create(new).await,
-        Content::Product(new) => stripe.product_put(new).await,
-        Content::Price { new, meter } => {
-            let mut new = new.clone();
-            if let Some((meter, included)) = meter {
-                let at_stripe = there
-                    .get(&(Kind::Meter.as_str().to_owned(), meter_name(meter)))
-                    .ok_or_else(|| Error::internal(format!("the meter {meter} was not brought to Stripe")))?;
-                new.meter = Some((at_stripe.0.clone(), *included));
+    let mut content = wanted.content.clone();
+    if let Content::Price { new, meter: Some((meter, included)) } = &mut content {
+        let at_stripe = there
+            .get(&(Kind::Meter.as_str().to_owned(), meter_name(meter)))
+            .ok_or_else(|| Error::internal(format!("the meter {meter} was not brought to Stripe")))?;
+        new.meter = Some((at_stripe.0.clone(), *included));
+    }
+    for _ in 0..TRIES {
+        let asked = match &content {
+            Content::Meter(new) => stripe.meter_create(new).await,
+            Content::Product(new) => stripe.product_put(new).await,
+            Content::Price { new, .. } => stripe.price_create(new).await,
+        };
+        match asked {
+            // A catalogue is made faster than Stripe likes.
+            Err(Trouble::Later { after, .. }) => {
+                tokio::time::sleep(after.unwrap_or(WAIT).clamp(WAIT, LONGEST_WAIT)).await;
             }
-            stripe.price_create(&new).await
+            asked => return asked.map_err(|trouble| refused(wanted, trouble)),
         }
-    };
-    asked.map_err(|trouble| refused(wanted, trouble))
+    }
+    Err(refused(wanted, Trouble::Later { status: 429, after: None }))
 }
 
 fn refused(wanted: &Wanted, trouble: Trouble) -> Error {
