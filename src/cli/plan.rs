@@ -3,11 +3,16 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
-use super::fleet::Fleet;
+use super::fleet::{Direct, Fleet};
 use super::output::{print, print_page};
 use super::{Globals, table};
-use crate::control_plane::plans::{Plan, PlanChanges, SHIPPED, bytes_text, money_text};
+use crate::app;
+use crate::billing::catalogue::{self, Diff};
+use crate::billing::settings::Settings as StripeSettings;
+use crate::control_plane::plans::{self, Plan, PlanChanges, SHIPPED, bytes_text, money_text};
+use crate::db::admin::ShardAdmins;
 use crate::kernel::{Error, Result, codes};
 
 #[derive(Debug, Subcommand)]
@@ -40,6 +45,19 @@ pub struct Apply {
     /// Carry it out; what happens without either option, too
     #[arg(long)]
     apply: bool,
+    /// How Stripe is reached: the servers' TOML file. Then its products, prices and meters follow at once; without it a
+    /// worker brings them along within a minute
+    #[arg(long, env = "FREEHOLD_STRIPE", value_name = "FILE")]
+    stripe: Option<PathBuf>,
+}
+
+/// What changes here, and what at Stripe.
+#[derive(Serialize)]
+struct Applied {
+    #[serde(flatten)]
+    plans: PlanChanges,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stripe: Option<Diff>,
 }
 
 pub async fn run(globals: &Globals, command: Command) -> Result<()> {
@@ -53,10 +71,34 @@ pub async fn run(globals: &Globals, command: Command) -> Result<()> {
                         .detail(format!("{} cannot be read: {error}", path.display()))
                 })?,
             };
-            let changes = Fleet::open(globals).await?.plan_apply(toml, args.dry_run && !args.apply).await?;
-            print(globals.output, &changes, changed)
+            let dry_run = args.dry_run && !args.apply;
+            // Settings that are wrong are found before anything changes.
+            let settings = args.stripe.as_deref().map(|file| StripeSettings::of(Some(file))).transpose()?;
+            let fleet = Fleet::open(globals).await?;
+            let plans = fleet.plan_apply(toml.clone(), dry_run).await?;
+            let stripe = match (&fleet, settings) {
+                (Fleet::Direct(direct), Some(settings)) => Some(to_stripe(direct, settings, &toml, dry_run).await?),
+                _ => None,
+            };
+            print(globals.output, &Applied { plans, stripe }, |applied| {
+                let mut text = changed(&applied.plans);
+                if let Some(stripe) = &applied.stripe {
+                    text.push_str(&format!("\n{stripe}"));
+                }
+                text
+            })
         }
     }
+}
+
+async fn to_stripe(direct: &Direct, settings: StripeSettings, toml: &str, dry_run: bool) -> Result<Diff> {
+    if dry_run {
+        // The control database does not have these plans yet.
+        let plans = plans::parse(toml)?;
+        return catalogue::preview(&mut *direct.control().await?, settings.livemode(), &plans).await;
+    }
+    let billing = app::billing(&direct.cp, ShardAdmins::default(), settings, None)?;
+    catalogue::sync(&direct.cp, &billing.stripe, false).await
 }
 
 fn changed(changes: &PlanChanges) -> String {
