@@ -20,6 +20,7 @@ pub mod program;
 mod proxies;
 pub mod proxy;
 pub mod rogue_idp;
+pub mod stripe;
 pub mod wire;
 mod world;
 pub mod zipf;

@@ -57,6 +57,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "product",
             "http",
             "app",
+            // In builds that have it, for `dev`: see PARTS.
+            "testkit",
         ],
     ),
     (
@@ -83,7 +85,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// Edges of which only a part is open: the importer, the imported module, the only parts of it.
-const PARTS: &[(&str, &str, &[&str])] = &[("product", "http", &["vocabulary", "pages"])];
+const PARTS: &[(&str, &str, &[&str])] =
+    &[("product", "http", &["vocabulary", "pages"]), ("cli", "testkit", &["stripe"])];
 
 /// Where a statement may be written. Elsewhere a query is a function of one of these modules.
 const SPEAKS_SQL: &[&str] =
