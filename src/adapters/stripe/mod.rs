@@ -246,6 +246,21 @@ impl MeterSink for Client {
             days.await?.iter().map(SummaryAnswer::summary).collect()
         })
     }
+
+    fn total_between<'a>(
+        &'a self,
+        meter: &'a str,
+        customer: &'a str,
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+    ) -> Asked<'a, Option<i64>> {
+        Box::pin(async move {
+            let (from, to) = (from.timestamp(), to.timestamp());
+            let request = ListIdBillingMeterEventSummary::new(asks::id(meter)?, customer, to, from);
+            let page: Page<SummaryAnswer> = self.ask(&request, None).await?;
+            page.data.first().map(|total| total.summary().map(|total| total.value)).transpose()
+        })
+    }
 }
 
 impl Api for Client {
