@@ -64,9 +64,9 @@ pub async fn sample_shard(billing: &Billing, shard: &Shard) -> Result<Vec<(Tenan
 }
 
 /// What these schemas hold: tables, indexes, what is kept beside the rows.
-pub async fn bytes_of_schemas(
+pub async fn bytes_of_schemas<'a>(
     conn: &mut PgConnection,
-    schemas: impl Iterator<Item = &String>,
+    schemas: impl Iterator<Item = &'a String>,
 ) -> Result<Vec<(String, i64)>> {
     sqlx::query_as(
         "SELECT n.nspname::text, coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint
