@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::errors::{Answer, Refusal};
 use super::operations::checkout;
-use super::state::{State, int, text};
+use super::state::{State, int};
 
 const DEFAULT: i64 = 10;
 const MOST: i64 = 100;
@@ -112,9 +112,4 @@ fn put_object(state: &State, field: &mut Value) {
 pub fn held(rows: Vec<Value>, url: String) -> Value {
     let total = rows.len();
     json!({ "object": "list", "data": rows, "has_more": false, "url": url, "total_count": total })
-}
-
-/// For listing by a text field, such as `customer`.
-pub fn of<'a>(all: Vec<&'a Value>, field: &str, is: &str) -> Vec<&'a Value> {
-    all.into_iter().filter(|object| text(object, field) == is).collect()
 }

@@ -80,6 +80,9 @@ pub struct State {
     pub endpoints: Vec<Endpoint>,
     #[serde(skip)]
     pub deliveries: Vec<Delivery>,
+    /// Deliveries before this one are over: they are not looked at again.
+    #[serde(skip)]
+    pub over: usize,
     #[serde(skip)]
     pub manner: Manner,
     /// Raised by each change that is worth writing down.

@@ -131,9 +131,13 @@ impl State {
             return Vec::new();
         }
         let (now, oldest) = (Instant::now(), self.now - PATIENCE);
-        let busy = self.deliveries.iter().filter(|delivery| delivery.in_flight).count();
+        let is_over = |delivery: &Delivery| delivery.done || delivery.gave_up;
+        while self.deliveries.get(self.over).is_some_and(is_over) {
+            self.over += 1;
+        }
+        let busy = self.deliveries[self.over..].iter().filter(|delivery| delivery.in_flight).count();
         let mut due = Vec::new();
-        for (at, delivery) in self.deliveries.iter_mut().enumerate() {
+        for (at, delivery) in self.deliveries.iter_mut().enumerate().skip(self.over) {
             let open = !delivery.done && !delivery.gave_up && !delivery.in_flight;
             if open && delivery.attempts > 0 && delivery.queued < oldest {
                 delivery.gave_up = true;

@@ -16,10 +16,6 @@ fn card<'a>(state: &'a State, invoice: &Value) -> Option<&'a Value> {
     own.or_else(|| state.card_of(text(invoice, "customer")))
 }
 
-pub fn has_card(state: &State, invoice: &Value) -> bool {
-    card(state, invoice).is_some()
-}
-
 /// Tries to collect an open invoice. `automatic`: by the schedule of retries, and not because somebody asked.
 pub fn collect(state: &mut State, id: &str, automatic: bool) -> Answer<bool> {
     let invoice = state.get("invoice", id)?;
