@@ -200,11 +200,19 @@ pub fn checkout(new: &NewCheckout, now: DateTime<Utc>) -> CreateCheckoutSession 
     let mut subscription = CreateCheckoutSessionSubscriptionData::new();
     subscription.metadata = Some(metadata(PLAN, &new.plan));
     subscription.trial_end = trial_end(now, new.trial_days).map(|end| end.timestamp());
-    CreateCheckoutSession::new()
+    let request = match &new.coupon {
+        Some(coupon) => {
+            let mut discount = CreateCheckoutSessionDiscounts::new();
+            discount.coupon = Some(coupon.clone());
+            CreateCheckoutSession::new().discounts(vec![discount])
+        }
+        // Stripe takes one or the other.
+        None => CreateCheckoutSession::new().allow_promotion_codes(true),
+    };
+    request
         .mode(stripe_shared::CheckoutSessionMode::Subscription)
         .customer(new.customer.clone())
         .line_items(items)
-        .allow_promotion_codes(true)
         .metadata(metadata(PLAN, &new.plan))
         .subscription_data(subscription)
         .success_url(new.success_url.clone())

@@ -3,7 +3,7 @@
 use freehold::billing::catalogue::{Action, Kind, prices_of, sync};
 use freehold::control_plane::plans::{self, Plan};
 use freehold::testkit::stripe::Fault;
-use freehold::testkit::world::tester;
+use freehold::testkit::tester;
 
 use super::till::Till;
 

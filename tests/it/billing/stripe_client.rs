@@ -83,6 +83,7 @@ async fn pages_trials_and_drafts() {
         plan: "team".to_owned(),
         prices: new.prices.clone(),
         trial_days: 14,
+        coupon: None,
         success_url: "http://localhost/done".to_owned(),
         cancel_url: "http://localhost/back".to_owned(),
     };
