@@ -227,7 +227,7 @@ pub fn server<P: Product>(
     let pages = AllPages {
         base: sign_in::routes(site.clone())
             .merge(oauth::routes(site.clone()))
-            .merge(desk::routes(site.clone()))
+            .merge(desk::routes(site.clone(), money.clone()))
             .merge(pages::routes(all))
             .merge(pages::plan::routes(plan))
             .merge(webhooks::routes(money.clone(), http.base_domain.clone()))

@@ -29,9 +29,15 @@ use stripe::Stripe;
 
 pub use regular::run;
 
+pub mod access;
+pub mod customers;
+pub mod finance;
+pub mod inbox;
+pub mod incidents;
 pub mod ledger;
 pub mod quotas;
 pub mod catalogue;
+pub mod reconcile;
 pub mod regular;
 pub mod sender;
 pub mod settings;

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::ledger::{months, relay, sampler, sealer};
-use super::{Billing, catalogue, quotas, sender};
+use super::{Billing, access, catalogue, customers, finance, inbox, quotas, reconcile, sender};
 use crate::kernel::{Error, Result, codes};
 
 /// A piece of work that comes again.
@@ -66,6 +66,42 @@ pub const ALL: &[Regular] = &[
         work: |billing| Box::pin(quotas::notices::tell(billing)),
     },
     Regular {
+        name: "webhooks",
+        seconds: 1,
+        asks_stripe: true,
+        work: |billing| Box::pin(async move { inbox::work_off(&billing).await.map(drop) }),
+    },
+    Regular {
+        name: "webhook_sweep",
+        seconds: 900,
+        asks_stripe: true,
+        work: |billing| Box::pin(async move { inbox::sweep(&billing).await.map(drop) }),
+    },
+    Regular {
+        name: "webhook_watch",
+        seconds: 30,
+        asks_stripe: false,
+        work: |billing| Box::pin(async move { inbox::watch::watch(&billing).await }),
+    },
+    Regular {
+        name: "customers",
+        seconds: 2,
+        asks_stripe: true,
+        work: |billing| Box::pin(async move { customers::ensure_missing(&billing).await.map(drop) }),
+    },
+    Regular {
+        name: "customers_leave",
+        seconds: 60,
+        asks_stripe: true,
+        work: |billing| Box::pin(async move { customers::leave_round(&billing).await.map(drop) }),
+    },
+    Regular {
+        name: "access",
+        seconds: 30,
+        asks_stripe: true,
+        work: |billing| Box::pin(async move { access::round(&billing).await.map(drop) }),
+    },
+    Regular {
         name: "usage_send",
         seconds: 1,
         asks_stripe: true,
@@ -88,6 +124,24 @@ pub const ALL: &[Regular] = &[
         seconds: 60,
         asks_stripe: true,
         work: |billing| Box::pin(async move { sender::watch::undelivered(&billing).await }),
+    },
+    Regular {
+        name: "reconcile",
+        seconds: 60,
+        asks_stripe: true,
+        work: |billing| Box::pin(reconcile::regular::nightly(billing)),
+    },
+    Regular {
+        name: "period_close",
+        seconds: 60,
+        asks_stripe: true,
+        work: |billing| Box::pin(reconcile::regular::close(billing)),
+    },
+    Regular {
+        name: "finance_watch",
+        seconds: 60,
+        asks_stripe: false,
+        work: |billing| Box::pin(finance::standing::watch(billing)),
     },
 ];
 

@@ -50,8 +50,10 @@ pub async fn run(control: &ControlConfig, args: &WorkerArgs) -> Result<()> {
     hands.errands = app::errands(&hands, &identity)?;
     let stripe = StripeSettings::of(args.stripe.as_deref())?;
     let billing = app::billing_of_worker(&hands, stripe, &identity)?;
+    hands.errands = app::errands_with_billing(std::mem::take(&mut hands.errands), &billing);
     hands.tenant_jobs = app::tenant_jobs::<Current>(&hands);
     app::require_control(control).await?;
+    app::meters::<Current>(&hands.cp).await?;
     let stop = stop_signal()?;
     let pulse = Pulse::default();
     if let (Some(addr), Some(metrics)) = (args.metrics_addr, metrics) {

@@ -72,8 +72,9 @@ pub async fn customer_ensure(billing: &Billing, tenant: TenantId) -> Result<Stri
     let email = owners(&mut conn, tenant).await?.into_iter().next();
     drop(conn);
     let new = NewCustomer { tenant: tenant.to_string(), name: row.name, email };
-    let made = asked(billing, &tenant.to_string(), "customer", |key| billing.stripe.customer_create(&new, key));
-    keep(billing, tenant, &made.await?).await
+    let object = tenant.to_string();
+    let made = asked(billing, &object, "customer", |key| billing.stripe.customer_create(&new, key)).await?;
+    keep(billing, tenant, &made).await
 }
 
 fn of_our_mode(billing: &Billing, account: Account) -> Result<String> {

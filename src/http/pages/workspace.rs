@@ -18,6 +18,8 @@ use serde::Deserialize;
 
 use super::account::moment;
 use super::{Frame, failure};
+use crate::billing::access::Access;
+use crate::billing::customers::page_of;
 use crate::billing::quotas::Stage;
 use crate::data_plane::context::{As, MinRole};
 use crate::data_plane::tenancy::cookie::{self, CSRF_HEADER};
@@ -25,6 +27,7 @@ use crate::data_plane::tenancy::host::{self, Host};
 use crate::data_plane::tenancy::{self, Tenancy};
 use crate::http::browser::{Site, is_form, read_form, see_other, with_query};
 use crate::identity::return_to;
+use crate::kernel::ids::TenantId;
 use crate::kernel::{Error, Result, Role, codes};
 
 /// The longest form that is read.
@@ -224,6 +227,8 @@ impl<R: MinRole, S: Send + Sync> FromRequestParts<S> for Here<R> {
         let limits = near
             .map(|level| LimitNotice { text: level.text(), consequence: level.consequence() })
             .collect();
+        let home = parts.extensions.get::<Home>().map(|home| home.0.clone()).unwrap_or_default();
+        let money = MoneyNotice::of(ctx.access(), ctx.tenant_id, &home);
         let chrome = Chrome {
             frame: Frame::default(),
             workspace: ctx.workspace_name().to_owned(),
@@ -231,9 +236,10 @@ impl<R: MinRole, S: Send + Sync> FromRequestParts<S> for Here<R> {
             role: ctx.actor.role,
             csrf: csrf.unwrap_or_default(),
             path: parts.uri.path().to_owned(),
-            home: parts.extensions.get::<Home>().map(|home| home.0.clone()).unwrap_or_default(),
+            home,
             once: FormId::new().to_string(),
             support,
+            money,
             limits,
         };
         Ok(Self { ctx, chrome })

@@ -6,7 +6,7 @@ use freehold::billing::inbox::work_off;
 use freehold::kernel::ids::TenantId;
 use freehold::testkit::stripe::Held;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use proptest::prelude::Rng;
+use proptest::prelude::RngExt;
 
 use super::shop::Shop;
 
