@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::kernel::page::{self, Page};
-use crate::kernel::{Error, Result};
+use crate::kernel::{Error, Result, codes};
 
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::FromRow, utoipa::ToSchema)]
@@ -37,6 +37,22 @@ pub struct InboxEvent {
 
 /// The states that an event may be in.
 pub const STATES: [&str; 4] = ["ready", "done", "dead", "ignored"];
+
+/// One event.
+///
+/// # Errors
+/// `not_found`.
+pub async fn inbox_event(conn: &mut PgConnection, livemode: bool, id: &str) -> Result<InboxEvent> {
+    sqlx::query_as(
+        "SELECT event_id, livemode, shape, type, object, api_version, happened_at, received_at, deliveries, found_by, state,
+                attempts, error, done_at FROM webhook_inbox WHERE livemode = $1 AND event_id = $2",
+    )
+    .bind(livemode)
+    .bind(id)
+    .fetch_optional(conn)
+    .await?
+    .ok_or_else(|| Error::new(&codes::NOT_FOUND).detail(format!("there is no event {id}")))
+}
 
 /// Which events to list.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::IntoParams)]

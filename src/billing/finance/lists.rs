@@ -5,11 +5,12 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use super::report::days;
+use crate::billing::access::Access;
 use crate::billing::ledger::{Batch, BatchId};
 use crate::control_plane::tenants::{TenantRef, tenant_find};
-use crate::kernel::Result;
 use crate::kernel::ids::TenantId;
 use crate::kernel::page::{self, Page};
+use crate::kernel::{Error, Result, codes};
 
 /// Which of them.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::IntoParams)]
@@ -120,6 +121,22 @@ pub async fn invoice_list(
     Ok(Page::build(rows, limit, |invoice: &InvoiceRow| (invoice.created_at, invoice.id.clone())))
 }
 
+/// One invoice.
+///
+/// # Errors
+/// `not_found`.
+pub async fn invoice_row(conn: &mut PgConnection, id: &str) -> Result<InvoiceRow> {
+    sqlx::query_as(
+        "SELECT i.id, i.number, i.tenant, t.slug, i.subscription, i.status, i.held, i.currency, i.total_minor, i.tax_minor,
+                i.paid_minor, i.credited_minor, i.period_start, i.period_end, i.created_at, i.due_at, i.paid_at
+           FROM invoice i JOIN tenant t ON t.id = i.tenant WHERE i.id = $1",
+    )
+    .bind(id)
+    .fetch_optional(conn)
+    .await?
+    .ok_or_else(|| Error::new(&codes::NOT_FOUND).detail(format!("there is no invoice {id}")))
+}
+
 /// Drafts that wait for finance, the one that waits longest first. At most `limit`.
 pub async fn held_drafts(conn: &mut PgConnection, limit: i64) -> Result<Vec<InvoiceRow>> {
     Ok(sqlx::query_as(
@@ -130,4 +147,33 @@ pub async fn held_drafts(conn: &mut PgConnection, limit: i64) -> Result<Vec<Invo
     .bind(limit)
     .fetch_all(conn)
     .await?)
+}
+
+/// How a tenant's access stands with money.
+#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, utoipa::ToSchema)]
+pub struct TenantAccess {
+    pub tenant: TenantId,
+    pub customer: String,
+    pub access: Access,
+    pub access_since: DateTime<Utc>,
+    pub unpaid_since: Option<DateTime<Utc>>,
+    pub override_access: Option<Access>,
+    pub override_reason: Option<String>,
+    pub override_by: Option<String>,
+    pub override_until: Option<DateTime<Utc>>,
+}
+
+/// How a tenant's access stands.
+///
+/// # Errors
+/// `not_found` for a tenant that has no account at Stripe.
+pub async fn tenant_access(conn: &mut PgConnection, tenant: TenantId) -> Result<TenantAccess> {
+    sqlx::query_as(
+        "SELECT tenant, customer, access, access_since, unpaid_since, override_access, override_reason, override_by,
+                override_until FROM billing_account WHERE tenant = $1",
+    )
+    .bind(tenant)
+    .fetch_optional(conn)
+    .await?
+    .ok_or_else(|| Error::new(&codes::NOT_FOUND).detail("this tenant has no account at Stripe"))
 }

@@ -11,6 +11,7 @@
 //! | `lists` | batches and invoices, for export |
 //! | `standing` | all of it in some numbers: gauges, the desk |
 //! | `tenant` | what a tenant sees of its own use: today, this period, a forecast |
+//! | `usage_days` | what all tenants together used, day by day |
 //! | `csv`, `money` | files for spreadsheets; amounts as text. Pure |
 
 pub mod csv;
@@ -23,3 +24,4 @@ pub mod quarantine;
 pub mod report;
 pub mod standing;
 pub mod tenant;
+pub mod usage_days;

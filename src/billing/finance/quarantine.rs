@@ -73,6 +73,7 @@ impl SettleAs {
 /// How to settle a batch.
 #[derive(Clone, Debug, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = SettleBatch)]
 pub struct Settle {
     #[garde(skip)]
     pub r#as: SettleAs,
@@ -84,6 +85,7 @@ pub struct Settle {
 
 /// A batch after it was settled, or not.
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = SettledBatch)]
 pub struct Settled {
     pub fate: Option<Fate>,
     pub batch: Batch,

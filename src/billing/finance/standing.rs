@@ -6,7 +6,10 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::billing::reconcile::{Run, last_run};
+use crate::billing::incidents::{Incident, IncidentId};
 use crate::billing::{Billing, incidents};
+use crate::control_plane::ControlPlane;
+use crate::control_plane::audit::{Caller, audit_add};
 use crate::kernel::Result;
 use crate::kernel::ids::TenantId;
 
@@ -99,6 +102,20 @@ pub async fn standing(conn: &mut PgConnection, livemode: bool) -> Result<Standin
         differences,
         last_run: last,
     })
+}
+
+/// Says that an incident was looked at and is over.
+///
+/// # Errors
+/// `not_found` for one that is not open.
+pub async fn incident_settle(cp: &ControlPlane, caller: &Caller, id: IncidentId) -> Result<Incident> {
+    let now = cp.clock.now();
+    let mut tx = cp.db.begin().await?;
+    let incident = incidents::settle_by_id(&mut tx, id, &caller.actor, now).await?;
+    let detail = json!({ "kind": incident.kind, "subject": incident.subject });
+    audit_add(&mut tx, caller, now, "billing.incident.settle", incident.tenant, &id.to_string(), detail).await?;
+    tx.commit().await?;
+    Ok(incident)
 }
 
 /// Sets the gauges, and looks for what finance should see by itself.

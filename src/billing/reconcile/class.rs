@@ -9,6 +9,7 @@ use crate::billing::ledger::Aggregation;
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
 )]
 #[sqlx(type_name = "text")]
+#[schema(as = ReconcileLevel)]
 pub enum Level {
     /// The facts = what is sealed of them + what is still open.
     L1,
@@ -40,6 +41,7 @@ impl Level {
 )]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
+#[schema(as = DifferenceClass)]
 pub enum Class {
     /// On its way, and not for longer than two hours.
     Pending,

@@ -191,6 +191,7 @@ async fn let_go(billing: &Billing, caller: &Caller, invoice: &str, tenant: Tenan
 /// Why a draft is let go although something differs.
 #[derive(Clone, Debug, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ReleaseInvoice)]
 pub struct Release {
     #[garde(length(chars, min = 3, max = 500))]
     #[schema(example = "the difference is credited by hand")]

@@ -28,8 +28,6 @@ pub struct Line {
     pub id: String,
     #[serde(default)]
     pub meter: Option<String>,
-    #[serde(default)]
-    pub quantity: i64,
     pub period_start: DateTime<Utc>,
     pub period_end: DateTime<Utc>,
 }

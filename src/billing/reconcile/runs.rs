@@ -19,6 +19,7 @@ const SHOWN: i64 = 500;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
+#[schema(as = ReconcileWhy)]
 pub enum Why {
     Nightly,
     PeriodClose,
@@ -29,6 +30,7 @@ pub enum Why {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
+#[schema(as = ReconcileState)]
 pub enum RunState {
     /// Goes from tenant to tenant; a worker takes it up when whoever began it falls silent.
     Running,
@@ -53,6 +55,7 @@ impl RunState {
 
 /// One comparison.
 #[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow, utoipa::ToSchema)]
+#[schema(as = ReconcileRun)]
 pub struct Run {
     pub id: ReconcileId,
     pub livemode: bool,
@@ -76,6 +79,7 @@ pub struct Run {
 
 /// One thing that differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::FromRow, utoipa::ToSchema)]
+#[schema(as = ReconcileDifference)]
 pub struct Difference {
     pub run: ReconcileId,
     pub level: Level,
@@ -94,6 +98,7 @@ pub struct Difference {
 
 /// A comparison with what it found.
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = ReconcileRunDetail)]
 pub struct RunDetail {
     #[serde(flatten)]
     pub run: Run,
@@ -112,6 +117,7 @@ impl RunDetail {
 /// What to compare.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ReconcileAsk)]
 pub struct Ask {
     /// Only this tenant, by slug or id. Left out: all.
     #[garde(length(chars, max = 64))]

@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn the_minute_s_count_says_which_arrived() {
-        let sent = |quantity, open| Sent {
+        let sent = |quantity, open: bool| Sent {
             id: BatchId::new(),
             identifier: String::new(),
             quantity,

@@ -3,10 +3,12 @@
 mod access;
 mod catalogue;
 mod customers;
+mod finance;
 mod inbox;
 mod ledger;
 mod orders;
 mod quotas;
+mod reconcile;
 mod relay;
 mod sender;
 mod shop;
