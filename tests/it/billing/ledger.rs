@@ -189,7 +189,7 @@ async fn many_at_once_are_judged_one_by_one() {
     record_many(&mut tx, &[scene.fact("gone", 1, now), scene.fact("known", 1, now)]).await.unwrap();
     tx.rollback().await.unwrap();
     assert_eq!((scene.count(EVENTS).await, scene.count(KEYS).await), (3, 3));
-    assert_eq!(record_many(&mut conn, &[]).await.unwrap(), []);
+    assert!(record_many(&mut conn, &[]).await.unwrap().is_empty());
 }
 
 /// A window is sealed a minute after its end, once. What comes later is a batch of its own, told as of the same moment.
@@ -526,7 +526,7 @@ async fn seats_are_sampled() {
     assert_eq!(sampler::sample(cp).await.unwrap(), 0, "nothing changed");
     seat(&scene.world, &scene.acme, person(&scene.world, "bob").await, Role::Member).await;
     assert_eq!(sampler::sample(cp).await.unwrap(), 1);
-    scene.at(noon + Duration::hours(12));
+    scene.at(noon + Duration::hours(13));
     assert_eq!(sampler::sample(cp).await.unwrap(), 1, "another day");
     let quantities: Vec<i64> =
         sqlx::query_scalar("SELECT quantity FROM usage_event WHERE meter = 'seats' ORDER BY occurred_at")
