@@ -198,10 +198,7 @@ impl Settings {
             mode: file.mode,
             key: Some(secret(&file.key)?),
             base_url: base_url_of(file.base_url.as_deref().unwrap_or(STRIPE), file.mode)?,
-            webhooks: Webhooks {
-                snapshot: read(&file.webhooks.snapshot)?,
-                thin: read(&file.webhooks.thin)?,
-            },
+            webhooks: Webhooks { snapshot: read(&file.webhooks.snapshot)?, thin: read(&file.webhooks.thin)? },
             access: file.access,
             alerts: file.alerts,
             events_per_second: file.events_per_second.unwrap_or(events_per_second(file.mode)),
@@ -239,7 +236,9 @@ impl Settings {
         }
         for (name, secrets) in [("snapshot", &self.webhooks.snapshot), ("thin", &self.webhooks.thin)] {
             if secrets.len() > SECRETS_AT_MOST {
-                return Err(wrong(format!("webhooks.{name} has more than the current and the previous secret")));
+                return Err(wrong(format!(
+                    "webhooks.{name} has more than the current and the previous secret"
+                )));
             }
             if secrets.iter().any(|secret| !secret.expose_secret().starts_with("whsec_")) {
                 return Err(wrong(format!("a secret of webhooks.{name} is none: it begins with whsec_")));
@@ -281,7 +280,9 @@ mod tests {
     fn parse(text: &str) -> Result<Settings> {
         Settings::parse_with(text, |secret| {
             let text = secret.to_string();
-            Ok(SecretString::from(text.split_once('=').map(|(_, value)| value.to_owned()).unwrap_or_default()))
+            Ok(SecretString::from(
+                text.split_once('=').map(|(_, value)| value.to_owned()).unwrap_or_default(),
+            ))
         })
     }
 

@@ -77,7 +77,9 @@ pub async fn run(globals: &Globals, command: Command) -> Result<()> {
             let fleet = Fleet::open(globals).await?;
             let plans = fleet.plan_apply(toml.clone(), dry_run).await?;
             let stripe = match (&fleet, settings) {
-                (Fleet::Direct(direct), Some(settings)) => Some(to_stripe(direct, settings, &toml, dry_run).await?),
+                (Fleet::Direct(direct), Some(settings)) => {
+                    Some(to_stripe(direct, settings, &toml, dry_run).await?)
+                }
                 _ => None,
             };
             print(globals.output, &Applied { plans, stripe }, |applied| {

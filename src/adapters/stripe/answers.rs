@@ -14,7 +14,8 @@ use crate::billing::stripe::{Checkout, Customer, Invoice, InvoiceLine, Subscript
 pub fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Trouble> {
     // Where, not what: serde's words quote the answer.
     serde_json::from_slice(body).map_err(|error| {
-        let what = format!("it is not what was asked for, at line {} column {}", error.line(), error.column());
+        let what =
+            format!("it is not what was asked for, at line {} column {}", error.line(), error.column());
         Trouble::Broken { status: 200, what }
     })
 }
@@ -80,7 +81,8 @@ fn whole(number: &Number) -> Result<i64, Trouble> {
         #[allow(clippy::cast_possible_truncation)] // whole, and within what is exact
         Some(number as i64)
     });
-    whole.ok_or_else(|| Trouble::Broken { status: 200, what: "it holds a count that is not whole".to_owned() })
+    whole
+        .ok_or_else(|| Trouble::Broken { status: 200, what: "it holds a count that is not whole".to_owned() })
 }
 
 #[derive(Deserialize)]
@@ -174,9 +176,11 @@ pub struct ItemAnswer {
 
 impl SubscriptionAnswer {
     pub fn subscription(self) -> Result<Subscription, Trouble> {
-        let no_period = || Trouble::Broken { status: 200, what: "a subscription without a period".to_owned() };
+        let no_period =
+            || Trouble::Broken { status: 200, what: "a subscription without a period".to_owned() };
         let of_items = |of: fn(&ItemAnswer) -> Option<i64>| self.items.data.iter().filter_map(of).max();
-        let from = of_items(|item| item.current_period_start).or(self.current_period_start).or(self.start_date);
+        let from =
+            of_items(|item| item.current_period_start).or(self.current_period_start).or(self.start_date);
         let to = of_items(|item| item.current_period_end).or(self.current_period_end).or(from);
         let (from, to) = (moment(from.ok_or_else(no_period)?)?, moment(to.ok_or_else(no_period)?)?);
         let at_end = self.cancel_at_period_end.then_some(to);
@@ -362,7 +366,10 @@ impl InvoiceAnswer {
             id: self.id.unwrap_or_default(),
             livemode: self.livemode,
             customer: self.customer.map(Reference::id).unwrap_or_default(),
-            subscription: details.and_then(|details| details.subscription).or(self.subscription).map(Reference::id),
+            subscription: details
+                .and_then(|details| details.subscription)
+                .or(self.subscription)
+                .map(Reference::id),
             number: self.number,
             status: self.status.unwrap_or_else(|| "draft".to_owned()),
             auto_advance: self.auto_advance.unwrap_or_default(),
@@ -424,7 +431,10 @@ mod tests {
                 "period": {"start": 1, "end": 2}, "pricing": {"price_details": {"price": "price_1"}}}], "has_more": false},
         });
         let read = answer::<InvoiceAnswer>(&invoice).unwrap().invoice().unwrap();
-        assert_eq!((read.tax_minor, read.credited_minor, read.subscription.as_deref()), (2, 7, Some("sub_1")));
+        assert_eq!(
+            (read.tax_minor, read.credited_minor, read.subscription.as_deref()),
+            (2, 7, Some("sub_1"))
+        );
         assert_eq!(read.lines[0].price.as_deref(), Some("price_1"));
         assert_eq!(read.paid_at.map(|at| at.timestamp()), Some(6));
     }
@@ -432,7 +442,8 @@ mod tests {
     #[test]
     fn a_count_is_whole() {
         let summary = |value: serde_json::Value| {
-            let summary = json!({"id": "mtrusg_1", "aggregated_value": value, "start_time": 1, "end_time": 2});
+            let summary =
+                json!({"id": "mtrusg_1", "aggregated_value": value, "start_time": 1, "end_time": 2});
             answer::<SummaryAnswer>(&summary).and_then(|summary| summary.summary())
         };
         assert_eq!(summary(json!(25)).unwrap().value, 25);
@@ -442,7 +453,8 @@ mod tests {
 
     #[test]
     fn a_deleted_customer_says_so() {
-        let read = answer::<CustomerAnswer>(&json!({"id": "cus_1", "object": "customer", "deleted": true})).unwrap();
+        let read =
+            answer::<CustomerAnswer>(&json!({"id": "cus_1", "object": "customer", "deleted": true})).unwrap();
         let customer = read.customer(true);
         assert!(customer.deleted && customer.livemode);
     }

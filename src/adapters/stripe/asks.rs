@@ -19,13 +19,15 @@ use stripe_checkout::checkout_session::{
     CreateCheckoutSessionSubscriptionData,
 };
 use stripe_product::price::{
-    CreatePrice, CreatePriceRecurring, CreatePriceRecurringInterval, CreatePriceRecurringUsageType, CreatePriceTiers,
-    CreatePriceTiersUpTo,
+    CreatePrice, CreatePriceRecurring, CreatePriceRecurringInterval, CreatePriceRecurringUsageType,
+    CreatePriceTiers, CreatePriceTiersUpTo,
 };
 use stripe_types::Currency;
 
 use super::answers::SubscriptionAnswer;
-use crate::billing::stripe::{MeterEvent, NewCheckout, NewMeter, NewPrice, NewSubscription, PriceItem, Trouble};
+use crate::billing::stripe::{
+    MeterEvent, NewCheckout, NewMeter, NewPrice, NewSubscription, PriceItem, Trouble,
+};
 
 /// In a customer's metadata: whose it is.
 pub const TENANT: &str = "tenant";
@@ -139,7 +141,8 @@ pub fn subscription(new: &NewSubscription, now: DateTime<Utc>) -> CreateSubscrip
         .items(items)
         .metadata(metadata(PLAN, &new.plan));
     if let Some(end) = trial_end(now, new.trial_days) {
-        request = request.trial_end(stripe_billing::subscription::CreateSubscriptionTrialEnd::Timestamp(end.timestamp()));
+        request = request
+            .trial_end(stripe_billing::subscription::CreateSubscriptionTrialEnd::Timestamp(end.timestamp()));
     }
     if let Some(coupon) = &new.coupon {
         let mut discount = stripe_billing::subscription::DiscountsDataParam::new();

@@ -48,8 +48,8 @@ use crate::control_plane::ControlPlane;
 use crate::kernel::secret::sha256;
 use crate::kernel::{Clock, Result};
 use answers::{
-    CheckoutAnswer, CustomerAnswer, InvoiceAnswer, LineAnswer, MeterAnswer, Named, Page, PageOfV2, PortalAnswer,
-    SubscriptionAnswer, SummaryAnswer,
+    CheckoutAnswer, CustomerAnswer, InvoiceAnswer, LineAnswer, MeterAnswer, Named, Page, PageOfV2,
+    PortalAnswer, SubscriptionAnswer, SummaryAnswer,
 };
 use wire::{Said, Wire};
 
@@ -193,7 +193,8 @@ impl Client {
             let lines = self.every::<LineAnswer>(
                 |after| {
                     let after = after.map(|id| format!("&starting_after={id}")).unwrap_or_default();
-                    let mut request = RequestBuilder::new(stripe_client_core::StripeMethod::Get, path.clone());
+                    let mut request =
+                        RequestBuilder::new(stripe_client_core::StripeMethod::Get, path.clone());
                     request.query = Some(format!("limit={PAGE}{after}"));
                     request
                 },
@@ -285,8 +286,9 @@ impl Api for Client {
         Box::pin(async move {
             let meters = self.every::<MeterAnswer>(
                 |after| {
-                    let request =
-                        ListBillingMeter::new().limit(PAGE).status(stripe_billing::BillingMeterStatus::Active);
+                    let request = ListBillingMeter::new()
+                        .limit(PAGE)
+                        .status(stripe_billing::BillingMeterStatus::Active);
                     match after {
                         Some(after) => request.starting_after(after).build(),
                         None => request.build(),
@@ -396,9 +398,7 @@ impl Api for Client {
             let present = self.subscription_now(id).await?;
             match asks::subscription_change(&present, prices, plan, prorate) {
                 None => present.subscription(),
-                Some(request) => {
-                    self.ask::<SubscriptionAnswer>(&request, Some(&key)).await?.subscription()
-                }
+                Some(request) => self.ask::<SubscriptionAnswer>(&request, Some(&key)).await?.subscription(),
             }
         })
     }
@@ -543,7 +543,9 @@ impl Api for Client {
                 let page: PageOfV2 = self.get("v2/core/events", query.as_deref()).await?;
                 events.extend(page.data);
                 // Only its query: the address is ours.
-                query = page.next_page_url.and_then(|next| next.split_once('?').map(|(_, query)| query.to_owned()));
+                query = page
+                    .next_page_url
+                    .and_then(|next| next.split_once('?').map(|(_, query)| query.to_owned()));
                 if query.is_none() {
                     events.sort_by(|a, b| a["created"].as_str().cmp(&b["created"].as_str()));
                     return Ok(events);

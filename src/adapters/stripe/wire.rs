@@ -11,7 +11,9 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Method, Response, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use stripe_client_core::{CustomizedStripeRequest, RequestBuilder, StripeClient, StripeClientErr, StripeMethod};
+use stripe_client_core::{
+    CustomizedStripeRequest, RequestBuilder, StripeClient, StripeClientErr, StripeMethod,
+};
 
 use crate::billing::settings::Settings;
 use crate::billing::stripe::Trouble;
@@ -128,8 +130,23 @@ impl Wire {
             StripeMethod::Delete => Method::DELETE,
         };
         let path = format!("v1/{}", request.path.trim_start_matches('/'));
-        self.call(method, &path, request.query.as_deref(), request.body, key).await
+        let form = request.body.map(|form| in_order(&form));
+        self.call(method, &path, request.query.as_deref(), form, key).await
     }
+}
+
+/// The same fields in the same order each time: the typed requests hold maps, and a request that is repeated with its
+/// idempotency key has to be the same request.
+fn in_order(form: &str) -> String {
+    let place = |pair: &str| -> Vec<(u32, String)> {
+        let name = pair.split('=').next().unwrap_or_default();
+        // An element's number is a number: 10 comes after 2.
+        let parts = name.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        parts.map(|part| part.parse().map_or_else(|_| (0, part.to_owned()), |n| (n, String::new()))).collect()
+    };
+    let mut pairs: Vec<&str> = form.split('&').collect();
+    pairs.sort_by_cached_key(|pair| place(pair));
+    pairs.join("&")
 }
 
 /// For callers that want a typed answer too: `request.send(&wire)`.
@@ -199,12 +216,7 @@ struct Words {
 }
 
 /// What a status and a body mean.
-fn judge(
-    status: u16,
-    headers: &HeaderMap,
-    body: Bytes,
-    said: &Said,
-) -> std::result::Result<Bytes, Trouble> {
+fn judge(status: u16, headers: &HeaderMap, body: Bytes, said: &Said) -> std::result::Result<Bytes, Trouble> {
     let words = || {
         let words = serde_json::from_slice::<Envelope>(&body).ok().map(|envelope| envelope.error);
         let message = words.as_ref().and_then(|words| words.message.clone());
@@ -262,7 +274,11 @@ mod tests {
     use super::*;
     use chrono::TimeDelta;
 
-    fn judged(status: u16, body: &'static str, headers: &[(&'static str, &'static str)]) -> Result<Bytes, Trouble> {
+    fn judged(
+        status: u16,
+        body: &'static str,
+        headers: &[(&'static str, &'static str)],
+    ) -> Result<Bytes, Trouble> {
         let headers = headers
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
@@ -295,16 +311,30 @@ mod tests {
     #[test]
     fn not_now_says_how_long() {
         for status in [409, 424, 429] {
-            let Err(Trouble::Later { after, .. }) = judged(status, "{}", &[("retry-after", "7")]) else { panic!() };
+            let Err(Trouble::Later { after, .. }) = judged(status, "{}", &[("retry-after", "7")]) else {
+                panic!()
+            };
             assert_eq!(after, Some(Duration::from_secs(7)));
         }
-        let Err(Trouble::Later { after: None, .. }) = judged(429, "", &[("retry-after", "soon")]) else { panic!() };
+        let Err(Trouble::Later { after: None, .. }) = judged(429, "", &[("retry-after", "soon")]) else {
+            panic!()
+        };
+    }
+
+    /// Shown to fail: unsorted, a meter event that is repeated is refused: another request with the same key.
+    #[test]
+    fn a_request_that_is_repeated_is_the_same() {
+        assert_eq!(in_order("b[y]=1&b[x]=2&a=3"), "a=3&b[x]=2&b[y]=1");
+        assert_eq!(in_order("i[10][p]=b&i[2][q]=1&i[2][p]=a"), "i[2][p]=a&i[2][q]=1&i[10][p]=b");
+        assert_eq!(in_order("p%5Bv%5D=1&p%5Bc%5D=2"), "p%5Bc%5D=2&p%5Bv%5D=1");
+        assert_eq!(in_order(""), "");
     }
 
     #[test]
     fn the_way_is_not_taken_for_a_wrong_clock() {
         let at = DateTime::parse_from_rfc2822("Sat, 21 Nov 2026 12:00:00 GMT").unwrap().to_utc();
-        let headers: HeaderMap = [(DATE, "Sat, 21 Nov 2026 12:00:00 GMT".parse().unwrap())].into_iter().collect();
+        let headers: HeaderMap =
+            [(DATE, "Sat, 21 Nov 2026 12:00:00 GMT".parse().unwrap())].into_iter().collect();
         let seen = |asked: i64, answered: i64| {
             skew(&headers, at + TimeDelta::seconds(asked), at + TimeDelta::seconds(answered)).unwrap()
         };

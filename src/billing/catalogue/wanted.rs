@@ -35,7 +35,10 @@ pub enum Content {
     Meter(NewMeter),
     Product(NewProduct),
     /// The meter is ours, by id: where it is at Stripe is known once it is there.
-    Price { new: NewPrice, meter: Option<(String, i64)> },
+    Price {
+        new: NewPrice,
+        meter: Option<(String, i64)>,
+    },
 }
 
 /// One thing that has to be there.
@@ -198,7 +201,10 @@ pub fn action(wanted: &Wanted, there: Option<&[u8]>) -> Result<Option<Action>> {
             Kind::Product => Ok(Some(Action::Update)),
             Kind::Price => Ok(Some(Action::Replace)),
             Kind::Meter => Err(Error::new(&codes::STATE_CONFLICT)
-                .detail(format!("{} is not as it was brought to Stripe, where a meter cannot be changed", wanted.name))
+                .detail(format!(
+                    "{} is not as it was brought to Stripe, where a meter cannot be changed",
+                    wanted.name
+                ))
                 .hint("give the new one another id")),
         },
     }

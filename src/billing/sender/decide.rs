@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | 2xx, read | delivered | done |
 //! | 400 "already exists with identifier" | delivered earlier | done |
+//! | 400 `idempotency_error` | unknown | later, with another idempotency header |
 //! | other 400, 404 | rejected | a person looks |
 //! | 401, 403 | our key | nothing more is sent |
 //! | 409, 424, 429 | not now | later, with the same idempotency header |
@@ -50,9 +51,16 @@ pub enum Next {
     /// Stripe will never take it as it is.
     Rejected(String),
     /// Stripe does not have it, as far as this attempt goes. `wait` from now.
-    Again { wait: Duration, why: String },
+    Again {
+        wait: Duration,
+        why: String,
+    },
     /// Stripe may have it. `wait` from now; with `salt`, the next attempt has another idempotency header.
-    Unknown { wait: Duration, salt: bool, why: String },
+    Unknown {
+        wait: Duration,
+        salt: bool,
+        why: String,
+    },
     /// Our key is refused: nothing more is sent by anyone. This batch is as it was.
     Halt(String),
 }
@@ -63,11 +71,16 @@ pub fn next(answer: &Result<(), Trouble>, attempts: i32, jitter: f64) -> Next {
     match answer {
         Ok(()) => Next::Delivered(Via::Http200),
         Err(Trouble::Refused { message, .. }) if is_duplicate(message) => Next::Delivered(Via::Duplicate400),
+        // Our header was used for another request: the batch itself was not judged.
+        Err(trouble @ Trouble::Refused { code, .. }) if code == "idempotency_error" => {
+            Next::Unknown { wait, salt: true, why: trouble.to_string() }
+        }
         Err(trouble @ Trouble::Refused { .. }) => Next::Rejected(trouble.to_string()),
         Err(trouble @ Trouble::Key { .. }) => Next::Halt(trouble.to_string()),
         // A little later than they say: everyone was told the same.
         Err(trouble @ Trouble::Later { after, .. }) => {
-            let wait = after.map_or(wait, |after| after.min(LONGEST_WAIT) + wait.min(after.max(FIRST_WAIT)) / 2);
+            let wait =
+                after.map_or(wait, |after| after.min(LONGEST_WAIT) + wait.min(after.max(FIRST_WAIT)) / 2);
             Next::Again { wait, why: trouble.to_string() }
         }
         Err(trouble @ Trouble::Unreached(_)) => Next::Again { wait, why: trouble.to_string() },
@@ -97,11 +110,7 @@ pub enum Fitness {
 }
 
 /// `maybe_since`: since when Stripe may have it; none when it certainly has not.
-pub fn fitness(
-    event_at: DateTime<Utc>,
-    maybe_since: Option<DateTime<Utc>>,
-    now: DateTime<Utc>,
-) -> Fitness {
+pub fn fitness(event_at: DateTime<Utc>, maybe_since: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Fitness {
     if maybe_since.is_some_and(|since| now - since > UNKNOWN_AT_MOST) {
         return Fitness::Quarantine("unknown for more than 20 hours: summaries will settle it");
     }
@@ -129,7 +138,11 @@ mod tests {
     use super::*;
 
     fn refused(status: u16, message: &str) -> Result<(), Trouble> {
-        Err(Trouble::Refused { status, code: "invalid_request_error".to_owned(), message: message.to_owned() })
+        Err(Trouble::Refused {
+            status,
+            code: "invalid_request_error".to_owned(),
+            message: message.to_owned(),
+        })
     }
 
     /// The table of billing.md, row by row.
@@ -141,6 +154,9 @@ mod tests {
         for bad in [refused(400, "Timestamp too far in the past"), refused(404, "No such customer")] {
             assert!(matches!(next(&bad, 1, 0.0), Next::Rejected(_)), "{bad:?}");
         }
+        let taken =
+            Trouble::Refused { status: 400, code: "idempotency_error".to_owned(), message: String::new() };
+        assert!(matches!(next(&Err(taken), 1, 0.0), Next::Unknown { salt: true, .. }));
         for status in [401, 403] {
             let answer = Err(Trouble::Key { status, message: "Invalid API Key".to_owned() });
             assert!(matches!(next(&answer, 1, 0.0), Next::Halt(_)));
@@ -174,7 +190,8 @@ mod tests {
     #[test]
     fn what_stripe_would_refuse_or_forget_is_not_sent() {
         let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-        let fit = |at, since: Option<TimeDelta>| fitness(now + at, since.map(|ago| now - ago), now) == Fitness::Fit;
+        let fit =
+            |at, since: Option<TimeDelta>| fitness(now + at, since.map(|ago| now - ago), now) == Fitness::Fit;
         assert!(fit(TimeDelta::minutes(-5), None));
         assert!(fit(TimeDelta::days(-33), None) && !fit(TimeDelta::days(-36), None));
         assert!(fit(TimeDelta::minutes(3), None) && !fit(TimeDelta::minutes(6), None));

@@ -52,12 +52,7 @@ fn after(now: DateTime<Utc>, wait: Duration) -> DateTime<Utc> {
 
 /// Takes a lane in which something is due, if there is one that nobody holds. A tenant without a customer, and a meter that
 /// Stripe does not have yet, wait.
-pub async fn take(
-    db: &PgPool,
-    livemode: bool,
-    now: DateTime<Utc>,
-    lease: Duration,
-) -> Result<Option<Lane>> {
+pub async fn take(db: &PgPool, livemode: bool, now: DateTime<Utc>, lease: Duration) -> Result<Option<Lane>> {
     let free: Vec<(TenantId, String)> = sqlx::query_as(
         "SELECT b.tenant, b.meter
          FROM usage_batch b
@@ -112,24 +107,17 @@ pub async fn hold(
 
 /// Lets a lane go.
 pub async fn release(db: &PgPool, lane: &Lane) -> Result<()> {
-    sqlx::query(
-        "UPDATE usage_lane SET leased_until = NULL WHERE tenant = $1 AND meter = $2 AND fence = $3",
-    )
-    .bind(lane.tenant)
-    .bind(&lane.meter)
-    .bind(lane.fence)
-    .execute(db)
-    .await?;
+    sqlx::query("UPDATE usage_lane SET leased_until = NULL WHERE tenant = $1 AND meter = $2 AND fence = $3")
+        .bind(lane.tenant)
+        .bind(&lane.meter)
+        .bind(lane.fence)
+        .execute(db)
+        .await?;
     Ok(())
 }
 
 /// What is due next in a lane.
-pub async fn next_due(
-    db: &PgPool,
-    lane: &Lane,
-    livemode: bool,
-    now: DateTime<Utc>,
-) -> Result<Option<Due>> {
+pub async fn next_due(db: &PgPool, lane: &Lane, livemode: bool, now: DateTime<Utc>) -> Result<Option<Due>> {
     Ok(sqlx::query_as(
         "SELECT id, event_at, first_sent_at FROM usage_batch
          WHERE tenant = $1 AND meter = $2 AND state IN ('ready', 'sending', 'unknown') AND not_before <= $3

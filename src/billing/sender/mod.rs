@@ -206,7 +206,9 @@ impl Sender {
     /// One batch. Says whether the lane goes on.
     async fn one(&self, lane: &Lane, sent: &mut Sent) -> Result<bool> {
         let (db, clock) = (&self.cp.db, &self.cp.clock);
-        let Some(due) = lanes::next_due(db, lane, self.livemode, clock.now()).await? else { return Ok(false) };
+        let Some(due) = lanes::next_due(db, lane, self.livemode, clock.now()).await? else {
+            return Ok(false);
+        };
         if let Fitness::Quarantine(why) = decide::fitness(due.event_at, due.first_sent_at, clock.now()) {
             if lanes::quarantine(db, lane, due.id, why, clock.now()).await? {
                 sent.quarantined += 1;
@@ -215,8 +217,7 @@ impl Sender {
             return Ok(true);
         }
         self.pace.turn().await?;
-        let Some(attempt) =
-            lanes::begin(db, lane, &due, self.livemode, clock.now(), self.lease).await?
+        let Some(attempt) = lanes::begin(db, lane, &due, self.livemode, clock.now(), self.lease).await?
         else {
             return Ok(false);
         };
@@ -235,7 +236,10 @@ impl Sender {
         sent.attempts += 1;
         let next = decide::next(&answer, attempt.attempts, self.jitter());
         if !lanes::record(db, lane, &attempt, &next, clock.now()).await? {
-            tracing::warn!(batch = attempt.identifier, "its lane was taken over: the outcome is another's to write");
+            tracing::warn!(
+                batch = attempt.identifier,
+                "its lane was taken over: the outcome is another's to write"
+            );
             return Ok(false);
         }
         faults::point("sender", "send", Moment::AfterRecord);
@@ -273,7 +277,9 @@ impl Sender {
     async fn alarm(&self, kind: &str, lane: &Lane, subject: &str, why: &str) -> Result<()> {
         let mut conn = self.cp.db.acquire().await?;
         let detail = json!({ "meter": lane.meter, "why": why });
-        incidents::open(&mut conn, kind, subject, Some(lane.tenant), detail, self.cp.clock.now()).await.map(drop)
+        incidents::open(&mut conn, kind, subject, Some(lane.tenant), detail, self.cp.clock.now())
+            .await
+            .map(drop)
     }
 
     fn jitter(&self) -> f64 {

@@ -61,7 +61,8 @@ pub fn verdict(theirs: i64, quantities: &[i64]) -> Verdict {
             return Verdict::Unexplained;
         }
     }
-    let missing = sums.get(&theirs).and_then(|picked| (0..quantities.len()).find(|place| (*picked >> place) & 1 == 0));
+    let missing =
+        sums.get(&theirs).and_then(|picked| (0..quantities.len()).find(|place| (*picked >> place) & 1 == 0));
     missing.map_or(Verdict::Unexplained, Verdict::Resend)
 }
 
@@ -130,7 +131,9 @@ pub async fn settle_unknown(billing: &Billing) -> Result<Settled> {
     for day in days {
         let now = billing.cp.clock.now();
         // Whoever sends in this lane now, makes the numbers move.
-        let Some(lane) = lanes::hold(&billing.cp.db, day.tenant, &day.meter, now, LEASE).await? else { continue };
+        let Some(lane) = lanes::hold(&billing.cp.db, day.tenant, &day.meter, now, LEASE).await? else {
+            continue;
+        };
         let done = settle_day(billing, &lane, &day, &mut settled).await;
         lanes::release(&billing.cp.db, &lane).await?;
         done?;
@@ -197,7 +200,9 @@ async fn open_unsettled(billing: &Billing, day: &Day, detail: serde_json::Value)
     let subject = format!("{}:{}:{}", day.tenant, day.meter, day.day.format("%Y-%m-%d"));
     let mut conn = billing.cp.db.acquire().await?;
     let now = billing.cp.clock.now();
-    incidents::open(&mut conn, watch::kind::UNSETTLED, &subject, Some(day.tenant), detail, now).await.map(drop)
+    incidents::open(&mut conn, watch::kind::UNSETTLED, &subject, Some(day.tenant), detail, now)
+        .await
+        .map(drop)
 }
 
 async fn deliver(billing: &Billing, lane: &Lane, batches: &[Uuid]) -> Result<u64> {
@@ -277,7 +282,8 @@ mod tests {
         for there in 0u32..(1 << quantities.len()) {
             for remembers in [true, false] {
                 let has = |place: usize| (there >> place) & 1 == 1;
-                let mut stripe: i64 = (0..quantities.len()).filter(|place| has(*place)).map(|p| quantities[p]).sum();
+                let mut stripe: i64 =
+                    (0..quantities.len()).filter(|place| has(*place)).map(|p| quantities[p]).sum();
                 let (mut open, mut delivered) = ((0..quantities.len()).collect::<Vec<_>>(), 0i64);
                 let send = |place: usize, delivered: &mut i64, stripe: &mut i64| {
                     if !(remembers && has(place)) {

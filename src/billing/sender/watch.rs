@@ -27,8 +27,11 @@ pub mod kind {
 /// Who settles what is over.
 const BY: &str = "sender";
 /// Waiting for longer is an incident, one for each.
-const LEVELS: [(&str, TimeDelta); 3] =
-    [("15 minutes", TimeDelta::minutes(15)), ("2 hours", TimeDelta::hours(2)), ("12 hours", TimeDelta::hours(12))];
+const LEVELS: [(&str, TimeDelta); 3] = [
+    ("15 minutes", TimeDelta::minutes(15)),
+    ("2 hours", TimeDelta::hours(2)),
+    ("12 hours", TimeDelta::hours(12)),
+];
 
 /// Looks how long the oldest undelivered batch waits.
 pub async fn undelivered(billing: &Billing) -> Result<()> {

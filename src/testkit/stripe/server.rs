@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use axum::response::Response;
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Method, Request, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -118,8 +119,12 @@ impl Reply {
             response = response.header(header::CONTENT_LENGTH, self.body.len());
             let whole = Bytes::from(self.body.into_bytes());
             let half = whole.slice(..whole.len() / 2);
-            let parts = [Ok(half), Err(std::io::Error::other("cut on purpose"))];
-            Body::from_stream(futures_util::stream::iter(parts))
+            // The first half is on its way before the end comes.
+            let cut = async {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Err(std::io::Error::other("cut on purpose"))
+            };
+            Body::from_stream(stream::iter([Ok(half)]).chain(stream::once(cut)))
         } else {
             Body::from(self.body)
         };

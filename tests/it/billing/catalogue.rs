@@ -49,10 +49,16 @@ async fn another_amount_is_another_price() {
     let team = changed.iter_mut().find(|plan| plan.id == "team").unwrap();
     team.price.as_mut().unwrap().monthly_minor = 5900;
     plans::apply(cp, &tester(), &changed, false).await.unwrap();
-    assert!(prices_of(&mut conn, false, "team").await.is_err(), "nothing is sold at a price that Stripe does not have");
+    assert!(
+        prices_of(&mut conn, false, "team").await.is_err(),
+        "nothing is sold at a price that Stripe does not have"
+    );
     let diff = sync(cp, stripe, false).await.unwrap();
     let [step] = diff.steps.as_slice() else { panic!("{diff}") };
-    assert_eq!((step.action, step.kind, step.says.as_str()), (Action::Create, Kind::Price, "59.00 EUR a month"));
+    assert_eq!(
+        (step.action, step.kind, step.says.as_str()),
+        (Action::Create, Kind::Price, "59.00 EUR a month")
+    );
     let after = prices_of(&mut conn, false, "team").await.unwrap();
     assert_ne!(before[0], after[0]);
     assert_eq!(before[1..], after[1..]);

@@ -40,13 +40,15 @@ async fn customers_subscriptions_and_invoices() {
 
     let mut conn = till.db().acquire().await.unwrap();
     let business = prices_of(&mut conn, false, "business").await.unwrap();
-    let changed = stripe.subscription_change(&made.id, &business, "business", true, "two".to_owned()).await.unwrap();
+    let changed =
+        stripe.subscription_change(&made.id, &business, "business", true, "two".to_owned()).await.unwrap();
     assert_eq!(changed.plan.as_deref(), Some("business"));
     let mut prices = changed.prices.clone();
     let mut wanted: Vec<_> = business.iter().map(|item| item.price.clone()).collect();
     (prices.sort(), wanted.sort());
     assert_eq!(prices, wanted);
-    let again = stripe.subscription_change(&made.id, &business, "business", true, "two".to_owned()).await.unwrap();
+    let again =
+        stripe.subscription_change(&made.id, &business, "business", true, "two".to_owned()).await.unwrap();
     assert_eq!(again.prices, changed.prices, "what is so already is not asked for");
 
     let ending = stripe.subscription_cancel(&made.id, false, "three".to_owned()).await.unwrap();
@@ -101,7 +103,12 @@ async fn pages_trials_and_drafts() {
     // The trial ends: a draft, which finance may hold.
     let past = end - till.now() + TimeDelta::minutes(5);
     till.stripe.clock_advance(past.to_std().unwrap());
-    let draft = stripe.invoices_of(&customer, 10).await.unwrap().into_iter().find(|invoice| invoice.status == "draft");
+    let draft = stripe
+        .invoices_of(&customer, 10)
+        .await
+        .unwrap()
+        .into_iter()
+        .find(|invoice| invoice.status == "draft");
     let draft = draft.expect("a draft of the first paid period");
     assert!(!stripe.invoice_hold(&draft.id, true).await.unwrap().auto_advance);
     assert!(stripe.invoice_hold(&draft.id, false).await.unwrap().auto_advance);
@@ -126,7 +133,10 @@ async fn meters_sums_and_events() {
         };
         stripe.meter_event(&event, format!("key:{n}")).await.unwrap();
         let again = stripe.meter_event(&event, format!("other:{n}")).await;
-        assert!(matches!(&again, Err(Trouble::Refused { message, .. }) if message.contains("already exists")), "{again:?}");
+        assert!(
+            matches!(&again, Err(Trouble::Refused { message, .. }) if message.contains("already exists")),
+            "{again:?}"
+        );
     }
     let sums = stripe.summaries(meter, &customer, day, day + TimeDelta::days(1)).await.unwrap();
     assert_eq!(sums.iter().map(|sum| sum.value).sum::<i64>(), 7);

@@ -73,8 +73,11 @@ impl Till {
     async fn tenant(&mut self, slug: &str) {
         let new = NewTenant { slug: slug.to_owned(), name: None, plan: Some("team".to_owned()) };
         self.world.create(&new).await.unwrap();
-        let tenant: TenantId =
-            sqlx::query_scalar("SELECT id FROM tenant WHERE slug = $1").bind(slug).fetch_one(self.db()).await.unwrap();
+        let tenant: TenantId = sqlx::query_scalar("SELECT id FROM tenant WHERE slug = $1")
+            .bind(slug)
+            .fetch_one(self.db())
+            .await
+            .unwrap();
         let new = NewCustomer { tenant: tenant.to_string(), name: slug.to_owned(), email: None };
         let customer = self.billing.stripe.customer_create(&new, format!("customer:{tenant}")).await.unwrap();
         sqlx::query(
@@ -164,18 +167,22 @@ impl Till {
 
     /// Kinds of the incidents that are open.
     pub async fn incidents(&self) -> Vec<(String, String)> {
-        sqlx::query_as("SELECT kind, subject FROM billing_incident WHERE settled_at IS NULL ORDER BY kind, subject")
-            .fetch_all(self.db())
-            .await
-            .unwrap()
+        sqlx::query_as(
+            "SELECT kind, subject FROM billing_incident WHERE settled_at IS NULL ORDER BY kind, subject",
+        )
+        .fetch_all(self.db())
+        .await
+        .unwrap()
     }
 
     /// What the sealed batches of the n-th tenant add up to.
     pub async fn sealed(&self, tenant: usize) -> i64 {
-        sqlx::query_scalar("SELECT COALESCE(sum(quantity), 0)::bigint FROM usage_batch WHERE tenant = $1 AND meter = 'work'")
-            .bind(self.tenants[tenant].0)
-            .fetch_one(self.db())
-            .await
-            .unwrap()
+        sqlx::query_scalar(
+            "SELECT COALESCE(sum(quantity), 0)::bigint FROM usage_batch WHERE tenant = $1 AND meter = 'work'",
+        )
+        .bind(self.tenants[tenant].0)
+        .fetch_one(self.db())
+        .await
+        .unwrap()
     }
 }
