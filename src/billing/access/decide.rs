@@ -29,8 +29,18 @@ pub struct Subscription {
     pub status: String,
     pub period_start: DateTime<Utc>,
     pub trial_end: Option<DateTime<Utc>>,
+    /// When it is to end, or was to.
+    pub cancel_at: Option<DateTime<Utc>>,
+    /// When somebody cancelled it: of one that ended with its period, long before it did.
     pub canceled_at: Option<DateTime<Utc>>,
     pub period_end: DateTime<Utc>,
+}
+
+impl Subscription {
+    /// When one that has ended did.
+    fn ended(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        self.cancel_at.filter(|at| *at <= now).or(self.canceled_at).unwrap_or(self.period_end)
+    }
 }
 
 /// Whether we see clearly. While we do not, nobody is brought nearer to suspension.
@@ -113,7 +123,7 @@ fn wanted(
         // It has ended, and the workspace goes on with a plan that costs nothing.
         Some((_, "canceled")) if !facts.paid_plan => return Access::Active,
         Some((ended, "canceled")) => {
-            let over = ended.canceled_at.unwrap_or(ended.period_end) + TimeDelta::days(EXPORT_DAYS);
+            let over = ended.ended(now) + TimeDelta::days(EXPORT_DAYS);
             return if now < over { Access::Canceled } else { Access::Suspended };
         }
         _ => {}
@@ -145,6 +155,7 @@ mod tests {
                 period_start: day(0),
                 period_end: day(30),
                 trial_end: None,
+                cancel_at: None,
                 canceled_at: None,
             }),
             owed_since: None,
@@ -186,6 +197,11 @@ mod tests {
         assert_eq!(at(&ended, 10), Access::Canceled);
         assert_eq!(at(&ended, 39), Access::Canceled);
         assert_eq!(at(&ended, 40), Access::Suspended);
+        // Cancelled on the tenth day, for the end of the period.
+        let mut later = ended.clone();
+        later.subscription.as_mut().unwrap().cancel_at = Some(day(30));
+        assert_eq!(at(&later, 59), Access::Canceled);
+        assert_eq!(at(&later, 60), Access::Suspended);
         assert_eq!(at(&Facts { paid_plan: false, ..ended }, 40), Access::Active);
     }
 

@@ -22,7 +22,7 @@ use crate::kernel::{Error, Result, codes};
 /// The reason of a suspension that money led to. Only such a one is ended by paying.
 pub const UNPAID: &str = "unpaid";
 
-/// Tenants that one round looks at.
+/// Tenants that are listed at once.
 const A_ROUND: i64 = 500;
 /// An override ends by itself within this time.
 const LONGEST_OVERRIDE: TimeDelta = TimeDelta::days(366);
@@ -119,6 +119,7 @@ async fn facts(conn: &mut PgConnection, tenant: TenantId, row: &Row) -> Result<F
             period_start: one.period_start,
             period_end: one.period_end,
             trial_end: one.trial_end,
+            cancel_at: one.cancel_at,
             canceled_at: one.canceled_at,
         }),
     })
@@ -206,37 +207,56 @@ async fn done(billing: &Billing, tenant: TenantId, transition: &str) -> Result<b
 /// # Errors
 /// When the control database does not answer.
 pub async fn round(billing: &Billing) -> Result<usize> {
-    let due: Vec<TenantId> = sqlx::query_scalar(
+    let (mut changed, mut away, mut after) = (0, false, None);
+    loop {
+        let due = due(billing, after).await?;
+        let Some(last) = due.last() else { return Ok(changed) };
+        after = Some(*last);
+        for tenant in due {
+            changed += usize::from(look(billing, tenant, &mut away).await);
+        }
+    }
+}
+
+/// Those whose access time may change, after this one.
+async fn due(billing: &Billing, after: Option<TenantId>) -> Result<Vec<TenantId>> {
+    Ok(sqlx::query_scalar(
         "SELECT a.tenant FROM billing_account a JOIN tenant t ON t.id = a.tenant JOIN plan p ON p.id = t.plan
           WHERE a.livemode = $1 AND t.state IN ('active', 'suspended')
             AND (a.access NOT IN ('active', 'trialing') OR a.override_access IS NOT NULL OR a.unpaid_since IS NOT NULL
                  OR t.state_reason = $2
                  OR (p.price IS NOT NULL AND NOT EXISTS (
                        SELECT FROM subscription s WHERE s.tenant = a.tenant AND s.status IN ('active', 'trialing'))))
-          ORDER BY a.updated_at, a.tenant LIMIT $3",
+            AND ($4::uuid IS NULL OR a.tenant > $4)
+          ORDER BY a.tenant LIMIT $3",
     )
     .bind(billing.settings.livemode())
     .bind(UNPAID)
     .bind(A_ROUND)
+    .bind(after)
     .fetch_all(&billing.cp.db)
-    .await?;
-    let (mut changed, mut away) = (0, false);
-    for tenant in due {
-        match settle(billing, tenant).await {
-            Ok(Some(Decision { held: Some(wanted), .. })) if !away => {
-                match customers::refresh_tenant(billing, tenant).await {
-                    Ok(()) => changed += 1,
-                    Err(error) => {
-                        away = error.is(&codes::PAYMENTS_UNAVAILABLE);
-                        tracing::warn!(%tenant, %wanted, ?error, "held back: Stripe could not be asked");
-                    }
-                }
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%tenant, ?error, "access could not be settled"),
+    .await?)
+}
+
+/// Settles one; asks Stripe first when it would lose something. Says whether it was asked about.
+async fn look(billing: &Billing, tenant: TenantId, away: &mut bool) -> bool {
+    let wanted = match settle(billing, tenant).await {
+        Ok(Some(Decision { held: Some(wanted), .. })) if !*away => wanted,
+        Ok(_) => return false,
+        Err(error) => {
+            tracing::warn!(%tenant, ?error, "access could not be settled");
+            return false;
+        }
+    };
+    match customers::refresh_tenant(billing, tenant).await {
+        Ok(()) => true,
+        Err(error) => {
+            // Nobody can be asked about: no use in trying for each of the others.
+            *away = error.is(&codes::PAYMENTS_UNAVAILABLE);
+            tracing::warn!(%tenant, %wanted, ?error, "held back: Stripe could not be asked");
+            false
         }
     }
-    Ok(changed)
 }
 
 /// Finance's word against the rule.

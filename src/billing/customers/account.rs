@@ -5,7 +5,7 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use super::keys::asked;
-use super::{before_asking, change, current, is_missing, owners, require_mode, require_stripe, subscriptions};
+use super::{change, current, is_missing, owners, require_mode, require_stripe, subscriptions};
 use crate::billing::incidents::{self, kind};
 use crate::billing::stripe::{Customer, NewCustomer};
 use crate::billing::{Billing, access};
@@ -152,11 +152,22 @@ pub async fn customer_forget(billing: &Billing, tenant: TenantId) -> Result<()> 
 /// When the control database does not answer, or Stripe: then the next round goes on.
 pub async fn ensure_missing(billing: &Billing) -> Result<usize> {
     let missing: Vec<TenantId> = sqlx::query_scalar(
-        "SELECT t.id FROM tenant t
+        "SELECT id FROM (
+         SELECT t.id FROM tenant t
           WHERE t.state IN ('active', 'suspended') AND NOT EXISTS (SELECT FROM billing_account a WHERE a.tenant = t.id)
-          ORDER BY t.created_at, t.id LIMIT $1",
+          UNION ALL
+         -- Those that have one and nobody in them, and are to be given their subscription.
+         SELECT t.id FROM tenant t JOIN plan p ON p.id = t.plan JOIN billing_account a ON a.tenant = t.id
+          WHERE t.state = 'active' AND p.price IS NOT NULL AND a.livemode = $2
+            AND NOT EXISTS (SELECT FROM subscription s WHERE s.tenant = t.id)
+            AND NOT EXISTS (SELECT FROM membership m WHERE m.tenant = t.id)
+            AND NOT EXISTS (SELECT FROM billing_incident i WHERE i.tenant = t.id AND i.kind = $3)) missing
+          -- Fifty that cannot be helped must not keep all others waiting.
+          ORDER BY random() LIMIT $1",
     )
     .bind(A_ROUND)
+    .bind(billing.settings.livemode())
+    .bind(kind::UNBILLED)
     .fetch_all(&billing.cp.db)
     .await?;
     let mut made = 0;
@@ -176,7 +187,6 @@ pub async fn ensure_missing(billing: &Billing) -> Result<usize> {
 /// # Errors
 /// What Stripe says; `internal` for one of the other mode.
 pub async fn refresh_customer(billing: &Billing, id: &str) -> Result<Option<TenantId>> {
-    let asked_at = before_asking(billing).await?;
     let customer = billing.stripe.customer(id).await?;
     require_mode(billing, customer.livemode, id).await?;
     let Some(tenant) = whose(billing, &customer).await? else { return Ok(None) };
@@ -189,11 +199,10 @@ pub async fn refresh_customer(billing: &Billing, id: &str) -> Result<Option<Tena
             incidents::open(&mut tx, kind::CUSTOMER_DELETED, id, Some(tenant), detail, now).await?;
         }
     } else {
-        sqlx::query("UPDATE billing_account SET email = $2, updated_at = $3 WHERE tenant = $1 AND updated_at <= $4")
+        sqlx::query("UPDATE billing_account SET email = $2, updated_at = $3 WHERE tenant = $1")
             .bind(tenant)
             .bind(&customer.email)
             .bind(now)
-            .bind(asked_at.max(now))
             .execute(&mut *tx)
             .await?;
     }

@@ -5,7 +5,7 @@ use freehold::billing::Billing;
 use freehold::billing::inbox::{Door, MAX_ATTEMPTS, Shape, Taken, replay, signature, sweep, watch, work_off};
 use freehold::billing::settings::{Settings, Webhooks};
 use freehold::kernel::codes;
-use freehold::testkit::stripe::Fault;
+use freehold::testkit::stripe::{Fault, Held};
 use freehold::testkit::tester;
 use secrecy::SecretString;
 use serde_json::json;
@@ -223,8 +223,11 @@ async fn the_sweep_finds_what_never_came() {
         .await
         .unwrap();
     assert_eq!(by, "sweep");
-    // It comes after all: one more delivery, no more work.
-    assert_eq!(shop.deliver(&lost[0]).await.unwrap(), Taken::Repeated);
+    // It comes after all, signed anew: one more delivery, no more work.
+    let at = shop.now().timestamp();
+    let signed = signature::sign(&shop.stripe.snapshot_secret, at, lost[0].body.as_bytes());
+    let late = Held { signature: signed, ..lost[0].clone() };
+    assert_eq!(shop.deliver(&late).await.unwrap(), Taken::Repeated);
     assert_eq!(sweep(&shop.billing).await.unwrap(), 0, "a second sweep finds nothing");
 }
 

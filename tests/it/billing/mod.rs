@@ -5,6 +5,7 @@ mod catalogue;
 mod customers;
 mod finance;
 mod inbox;
+mod journey;
 mod ledger;
 mod orders;
 mod quotas;

@@ -9,20 +9,20 @@ mod stored;
 use freehold::billing::quotas::Month;
 use freehold::billing::quotas::levels::{Counted, requests_seen};
 use freehold::control_plane::plan_change::tenant_plan_set;
-use freehold::control_plane::plans::{self, Entitlements, Plan, apply};
+use freehold::control_plane::plans::{Entitlements, Plan, SHIPPED, apply, parse};
 use freehold::kernel::ids::TenantId;
 use freehold::testkit::{World, tester};
 
 /// The shipped plans, each with its limits changed.
 async fn sell(world: &World, change: impl Fn(&mut Plan)) {
-    let mut all = plans::parse(plans::SHIPPED).unwrap();
+    let mut all = parse(SHIPPED).unwrap();
     all.iter_mut().for_each(change);
     apply(&world.hands.cp, &tester(), &all, false).await.unwrap();
 }
 
 /// The limits of the largest plan, with so many requests a month.
 fn limits(requests_per_month: u64) -> Entitlements {
-    let plan = plans::parse(plans::SHIPPED).unwrap().pop().unwrap();
+    let plan = parse(SHIPPED).unwrap().pop().unwrap();
     Entitlements { requests_per_month: Some(requests_per_month), ..plan.entitlements }
 }
 
