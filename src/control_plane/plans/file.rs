@@ -208,7 +208,7 @@ included = 1
 unit_price_minor = 2
 ";
 
-    /// Shown to fail: each check of `sound` taken out lets its line through.
+    /// Shown to fail: `sound` left out.
     #[test]
     fn a_wrong_file_says_the_line_and_the_reason() {
         parse(GOOD).unwrap();

@@ -1,7 +1,9 @@
 //! Plans as they are applied, and tenants that change theirs.
 
+use freehold::control_plane::access::tenant_delete;
 use freehold::control_plane::plan_change::tenant_plan_set;
 use freehold::control_plane::plans::{self, Plan, PlanMeter, apply, plan_list};
+use freehold::control_plane::tenants::TenantRef;
 use freehold::kernel::codes;
 use freehold::testkit::{World, WorldOptions, tester};
 
@@ -94,4 +96,6 @@ async fn a_tenant_changes_its_plan_within_its_pool() {
     assert_eq!(set("team").await.as_deref(), Ok("team"));
     assert_eq!(set("business").await.as_deref(), Ok("business"));
     assert_eq!(set("team").await.as_deref(), Err(&"invalid_fields"));
+    tenant_delete(&world.hands.cp, &tester(), &TenantRef::Id(acme), "over").await.unwrap();
+    assert_eq!(set("free").await.as_deref(), Err(&"state_conflict"));
 }
