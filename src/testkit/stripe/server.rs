@@ -243,7 +243,8 @@ async fn api(
         _ => {
             let saves_500 = matches!(fault, Some(Fault::Error500 { .. }));
             let done = !matches!(fault, Some(Fault::Error500 { done: false }));
-            let fingerprint = format!("{method} {path} {}", String::from_utf8_lossy(&body));
+            // By what is asked, not by the order it is written in.
+            let fingerprint = format!("{method} {path} {given}");
             let call = Call { operation: &operation.name, ids: &ids, params: &given };
             work(inside, &call, key.as_deref(), &fingerprint, &request, done, saves_500).await
         }

@@ -14,8 +14,10 @@ use super::webhooks::{Delivery, Endpoint, Manner};
 
 /// The version whose shapes are answered, in events too.
 pub const API_VERSION: &str = "2026-09-30.endive";
-/// How far back events are listed.
-pub const EVENTS_KEPT: i64 = 30 * DAY;
+/// How far back events are listed and fetched, as at Stripe.
+pub const EVENTS_LISTED: i64 = 30 * DAY;
+/// How long they are remembered for tests to look at.
+const EVENTS_KEPT: i64 = 400 * DAY;
 pub const MINUTE: i64 = 60;
 pub const HOUR: i64 = 60 * MINUTE;
 pub const DAY: i64 = 24 * HOUR;
@@ -124,9 +126,10 @@ impl State {
         self.objects.get(kind)?.get(id)
     }
 
-    /// A copy of the object of a path.
+    /// A copy of the object of a path. Of what was deleted, only customers can still be looked at.
     pub fn get(&self, kind: &str, id: &str) -> Answer {
-        self.find(kind, id).cloned().ok_or_else(|| Refusal::missing(kind, id))
+        let found = self.find(kind, id).filter(|object| object["deleted"] != true || kind == "customer");
+        found.cloned().ok_or_else(|| Refusal::missing(kind, id))
     }
 
     /// A copy of the object that a parameter names.

@@ -117,7 +117,9 @@ fn price_create(state: &mut State, params: &Value) -> Answer {
             text(&product_create(state, &params["product_data"])?, "id").to_owned()
         }
         None => {
-            return Err(Refusal::invalid("You must specify either `product` or `product_data`.").at("product"));
+            return Err(
+                Refusal::invalid("You must specify either `product` or `product_data`.").at("product")
+            );
         }
     };
     let recurring = recurring(state, params)?;

@@ -96,6 +96,11 @@ fn create(state: &mut State, params: &Value) -> Answer {
     }
     let trial = params["subscription_data"]["trial_period_days"].as_i64().unwrap_or(0) > 0
         || params["subscription_data"]["trial_end"].is_number();
+    let soonest = state.now + 2 * DAY;
+    if params["subscription_data"]["trial_end"].as_i64().is_some_and(|end| end < soonest) {
+        let why = "The `trial_end` date has to be at least 2 days in the future.";
+        return Err(Refusal::invalid(why).at("subscription_data[trial_end]"));
+    }
     let expires = params["expires_at"].as_i64().unwrap_or(state.now + DAY);
     if expires < state.now + HOUR / 2 || expires > state.now + DAY {
         return Err(

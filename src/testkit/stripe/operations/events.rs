@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::super::Shape;
 use super::super::errors::{Answer, Refusal};
 use super::super::lists::{page, within};
-use super::super::state::{EVENTS_KEPT, State, copy, int, merge_metadata, public, text};
+use super::super::state::{EVENTS_LISTED, State, copy, int, merge_metadata, public, text};
 use super::super::webhooks::Endpoint;
 use super::{Call, unknown};
 
@@ -15,12 +15,15 @@ pub fn call(state: &mut State, call: &Call<'_>) -> Answer {
     match call.operation {
         "Events.list" => list(state, params),
         "Events.retrieve" => {
-            let found = state.events.iter().find(|event| text(event, "id") == id).cloned();
+            let listed = |event: &&Value| int(event, "created") >= state.now - EVENTS_LISTED;
+            let found = state.events.iter().filter(listed).find(|event| text(event, "id") == id).cloned();
             found.ok_or_else(|| Refusal::missing("event", id))
         }
         "V2.Core.Events.list" => list_thin(state, params),
         "V2.Core.Events.retrieve" => {
-            let found = state.thin_events.iter().find(|event| text(event, "id") == id).cloned();
+            let listed = |event: &&Value| int(event, "_created") >= state.now - EVENTS_LISTED;
+            let found =
+                state.thin_events.iter().filter(listed).find(|event| text(event, "id") == id).cloned();
             found.ok_or_else(|| Refusal::missing("event", id))
         }
         "WebhookEndpoints.create" => endpoint_create(state, params),
@@ -40,7 +43,7 @@ pub fn call(state: &mut State, call: &Call<'_>) -> Answer {
 }
 
 fn list(state: &State, params: &Value) -> Answer {
-    let oldest = state.now - EVENTS_KEPT;
+    let oldest = state.now - EVENTS_LISTED;
     let types = params["types"].as_array();
     let fits = |event: &&Value| {
         let kind = text(event, "type");
@@ -66,7 +69,7 @@ fn list_thin(state: &State, params: &Value) -> Answer {
     };
     let (gt, gte, lt, lte) = (bound("gt")?, bound("gte")?, bound("lt")?, bound("lte")?);
     let types = params["types"].as_array();
-    let oldest = state.now - EVENTS_KEPT;
+    let oldest = state.now - EVENTS_LISTED;
     let fits = |event: &&Value| {
         let at = int(event, "_created");
         at >= oldest
