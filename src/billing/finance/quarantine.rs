@@ -183,8 +183,9 @@ async fn by_hand(billing: &Billing, caller: &Caller, batch: &Batch, how: &Settle
     let mut tx = billing.cp.db.begin().await?;
     let done = sqlx::query(
         "UPDATE usage_batch SET state = $2, delivered_via = CASE $2 WHEN 'delivered' THEN 'manual' END,
-                settled_at = CASE $2 WHEN 'ready' THEN NULL ELSE $3 END, salt = salt + 1, not_before = $3,
-                leased_until = NULL, error = $4
+                settled_at = CASE $2 WHEN 'ready' THEN NULL ELSE $3::timestamptz END, salt = salt + 1, not_before = $3,
+                leased_until = NULL, error = $4,
+                first_sent_at = CASE $2 WHEN 'ready' THEN NULL ELSE first_sent_at END
           WHERE id = $1 AND state = $5",
     )
     .bind(batch.id)

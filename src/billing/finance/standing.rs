@@ -44,7 +44,7 @@ pub struct Standing {
     pub inbox_ready: i64,
     pub inbox_dead: i64,
     pub incidents_open: i64,
-    /// Of the last comparison of all tenants: what does not explain itself.
+    /// Of the last comparison of all tenants: what does not explain itself, without tenants that were found whole since.
     pub differences: i64,
     pub last_run: Option<Run>,
 }
@@ -80,8 +80,10 @@ pub async fn standing(conn: &mut PgConnection, livemode: bool) -> Result<Standin
     let (quarantined_facts, open_facts, drafts_held, corrections_asked, inbox_ready, inbox_dead, incidents_open) = more;
     let last = last_run(&mut *conn, livemode).await?;
     let differences: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM reconcile_difference
-          WHERE run = $1 AND class NOT IN ('pending', 'rounding', 'carried_forward')",
+        "SELECT count(*) FROM reconcile_difference d JOIN reconcile_run last ON last.id = d.run
+          WHERE d.run = $1 AND d.class NOT IN ('pending', 'rounding', 'carried_forward')
+            AND NOT EXISTS (SELECT FROM reconcile_run r WHERE r.tenant = d.tenant AND r.state = 'green'
+                               AND r.started_at > last.started_at)",
     )
     .bind(last.as_ref().map(|run| run.id))
     .fetch_one(conn)
@@ -183,7 +185,7 @@ async fn unusual(conn: &mut PgConnection, times: i64, now: DateTime<Utc>) -> Res
                 SELECT avg(total_minor) AS mean, count(*) AS count FROM (
                     SELECT total_minor FROM invoice p
                      WHERE p.tenant = i.tenant AND p.created_at < i.created_at AND p.status <> 'void' AND p.currency = i.currency
-                     ORDER BY p.created_at DESC LIMIT $3) AS some) AS before
+                     ORDER BY p.created_at DESC LIMIT $3) AS few) AS before
           WHERE i.created_at > $1 AND i.status IN ('draft', 'open', 'paid') AND before.count >= 2
             AND i.total_minor > before.mean * $2 AND i.total_minor > 0
             AND NOT EXISTS (SELECT FROM billing_incident n WHERE n.kind = $4 AND n.subject = i.id)

@@ -138,7 +138,7 @@ pub(super) async fn requeue(
 ) -> Result<bool> {
     let done = sqlx::query(
         "UPDATE usage_batch SET state = 'ready', delivered_via = NULL, settled_at = NULL, salt = salt + 1, not_before = $3,
-                leased_until = NULL, requeued_at = $3, error = 'Stripe does not have it; it is sent again'
+                first_sent_at = NULL, leased_until = NULL, requeued_at = $3, error = 'Stripe does not have it; it is sent again'
           WHERE id = $1 AND state = $2 AND requeued_at IS NULL AND event_at > $4
             AND (leased_until IS NULL OR leased_until < $3)",
     )

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::PgConnection;
 
 use super::round::{Plan, begin, reconcile_go_on};
 use super::runs::{ReconcileId, Span, Why};
 use super::{midnight, usual_days};
 use crate::billing::Billing;
 use crate::kernel::Result;
+use crate::kernel::ids::TenantId;
 
 /// The nightly comparison begins after this, in UTC: the day before is sealed and counted by then.
 const AFTER_MIDNIGHT: TimeDelta = TimeDelta::hours(2);
@@ -52,10 +54,16 @@ pub async fn nightly(billing: Billing) -> Result<()> {
         begin(&mut tx, &billing, &plan, now).await?;
         sqlx::query("DELETE FROM reconcile_run WHERE started_at < $1").bind(now - KEPT).execute(&mut *tx).await?;
     }
+    for tenant in red_since(&mut tx, livemode, now).await? {
+        let (from, to) = usual_days(now);
+        let span = Span { from, to };
+        let plan = Plan { why: Why::Nightly, tenant: Some(tenant), invoice: None, span, look_only: false };
+        begin(&mut tx, &billing, &plan, now).await?;
+    }
     tx.commit().await?;
     let open: Vec<ReconcileId> = sqlx::query_scalar(
         "SELECT id FROM reconcile_run WHERE livemode = $1 AND state = 'running'
-            AND (leased_until IS NULL OR leased_until < clock_timestamp()) ORDER BY started_at LIMIT 1",
+            AND (leased_until IS NULL OR leased_until < clock_timestamp()) ORDER BY started_at LIMIT 6",
     )
     .bind(livemode)
     .fetch_all(&billing.cp.db)
@@ -64,6 +72,25 @@ pub async fn nightly(billing: Billing) -> Result<()> {
         reconcile_go_on(&billing, id, PATIENCE).await?;
     }
     Ok(())
+}
+
+/// Tenants that differed in the last comparison of all and were not found whole since: each is looked at again within the
+/// hour, so that what was put right is not held against them until the next night.
+async fn red_since(conn: &mut PgConnection, livemode: bool, now: DateTime<Utc>) -> Result<Vec<TenantId>> {
+    Ok(sqlx::query_scalar(
+        "WITH last AS (SELECT id, started_at FROM reconcile_run
+                        WHERE livemode = $1 AND tenant IS NULL AND state IN ('green', 'red') AND started_at < $2
+                        ORDER BY started_at DESC LIMIT 1)
+         SELECT DISTINCT d.tenant FROM reconcile_difference d JOIN last ON d.run = last.id
+          WHERE d.tenant IS NOT NULL AND d.class NOT IN ('pending', 'rounding', 'carried_forward')
+            AND NOT EXISTS (SELECT FROM reconcile_run r WHERE r.tenant = d.tenant
+                               AND (r.started_at > $2 OR r.started_at > last.started_at AND r.state = 'green'))
+          ORDER BY d.tenant LIMIT 5",
+    )
+    .bind(livemode)
+    .bind(now - TimeDelta::hours(1))
+    .fetch_all(conn)
+    .await?)
 }
 
 /// Looks at drafts: see [`super::close`].
