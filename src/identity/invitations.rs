@@ -185,7 +185,7 @@ impl Seats {
         let Self { all, taken, open } = self;
         Err(Error::new(&codes::PAYMENT_REQUIRED)
             .detail(format!("the plan has {all} seats: {taken} are taken and {open} are invited to"))
-            .hint("revoke an invitation, remove a member, or an owner can move to a larger plan, on the page /billing")
+            .hint("revoke an invitation, remove a member, or an owner can move to a larger plan, on the page /usage")
             .quota(QuotaState {
                 name: "seats".to_owned(),
                 limit: u64::try_from(*all).unwrap_or(0),

@@ -81,7 +81,7 @@ pub async fn write(cp: &ControlPlane, tenant: TenantId, notice: &Notice) -> Resu
     if level.stage() == Stage::Fine {
         return Ok(None);
     }
-    compose(to, &one_line(&name), &one_line(&workspace), &level, &format!("{}/billing", cp.addresses.tenant_url(&slug)))
+    compose(to, &one_line(&name), &one_line(&workspace), &level, &format!("{}/usage", cp.addresses.tenant_url(&slug)))
         .map(Some)
 }
 
@@ -117,7 +117,7 @@ mod tests {
     fn the_letter_says_which_limit_how_much_until_when_and_what_to_do() {
         let now = "2026-11-21T12:00:00Z".parse().unwrap();
         let level = Level::at(Quota::RequestsPerMonth, 100_000, Some(100_000), now);
-        let link = "https://acme.example.com/billing";
+        let link = "https://acme.example.com/usage";
         let mail = compose("ada@example.com".to_owned(), "Ada", "Acme <&>", &level, link).unwrap();
         assert_eq!(mail.subject, "Acme <&> has reached a limit of its plan");
         for text in [&mail.text, &mail.html] {

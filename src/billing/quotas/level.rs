@@ -15,7 +15,7 @@ pub const HARD: u8 = 100;
 pub const FORGOTTEN: u8 = 70;
 
 /// What a refused caller may do.
-const RAISE: &str = "an owner can move the workspace to a larger plan, on its page /billing";
+const RAISE: &str = "an owner can move the workspace to a larger plan, on its page /usage";
 
 /// A limit of the plan.
 #[derive(
@@ -170,7 +170,7 @@ impl Level {
                 .retry_after((end - now).to_std().unwrap_or_default()),
             None => error.detail(self.text()).hint(match self.quota {
                 Quota::StoredBytes => {
-                    "delete what is not needed, or an owner can move the workspace to a larger plan, on its page /billing"
+                    "delete what is not needed, or an owner can move the workspace to a larger plan, on its page /usage"
                 }
                 _ => RAISE,
             }),
@@ -230,7 +230,7 @@ mod tests {
                 "100,000 of 100,000 requests of November 2026 are used; the count begins anew at 2026-12-01T00:00:00Z"
             )
         );
-        assert!(error.public_hint().unwrap().contains("/billing"));
+        assert!(error.public_hint().unwrap().contains("/usage"));
         assert_eq!(error.retry_after_secs(), Some(9 * 86_400 + 12 * 3_600));
         let said = error.quota_state().unwrap();
         assert_eq!((said.name.as_str(), said.limit, said.used), ("requests_per_month", 100_000, 100_000));

@@ -32,7 +32,7 @@ pub async fn create(ctx: &TenantContext, new: NewProject) -> Result<Answer> {
 pub fn limit_reached(limit: u32, used: i64) -> Error {
     Error::new(&codes::PAYMENT_REQUIRED)
         .detail(format!("the plan allows {limit} projects, and all are in use"))
-        .hint("delete a project, or an owner can move to a larger plan, on the page /billing")
+        .hint("delete a project, or an owner can move to a larger plan, on the page /usage")
         .quota(QuotaState {
             name: "projects".to_owned(),
             limit: limit.into(),

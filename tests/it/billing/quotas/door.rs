@@ -80,7 +80,7 @@ async fn a_month_that_is_used_up_is_refused_with_all_there_is_to_say() {
     let resets: DateTime<Utc> = body["quota"]["resets_at"].as_str().unwrap().parse().unwrap();
     assert_eq!(resets, end);
     assert!(body["detail"].as_str().unwrap().starts_with("60 of 60 requests of "), "{body}");
-    assert!(body["hint"].as_str().unwrap().contains("/billing"), "{body}");
+    assert!(body["hint"].as_str().unwrap().contains("/usage"), "{body}");
 
     // Who runs the workspace sees it on each page, and what can be done; pages go on working.
     let ada = person(&app.world, "ada").await;
@@ -89,7 +89,7 @@ async fn a_month_that_is_used_up_is_refused_with_all_there_is_to_say() {
     let page = browser.bare(&app, Method::GET, "/projects").send().await.unwrap();
     assert_eq!(page.status(), 200);
     let page = page.text().await.unwrap();
-    for words in ["of 60 requests of", "refused until the month ends", "href=\"/billing\""] {
+    for words in ["of 60 requests of", "refused until the month ends", "href=\"/usage\""] {
         assert!(page.contains(words), "{words}: {page}");
     }
 

@@ -143,9 +143,10 @@ async fn the_letter_is_written_with_the_numbers_of_the_moment_or_not_at_all() {
     let mail = letter::write(cp, office.tenant(), &notice).await.unwrap().expect("a letter");
     assert_eq!((mail.to.as_str(), mail.subject.as_str()), ("ada@example.com", "acme is near a limit of its plan"));
     assert!(mail.text.contains("87 of 100 requests of"), "{}", mail.text);
-    assert!(mail.text.contains("http://acme.localhost/billing"), "{}", mail.text);
+    assert!(mail.text.contains("http://acme.localhost/usage"), "{}", mail.text);
 
     let other = office.world.tenant_with("globex", "team").await.tenant.id;
+    counted(&office.world, other, 90).await;
     assert!(letter::write(cp, other, &notice).await.unwrap().is_none(), "no owner of that one");
     move_to(&office.world, office.tenant(), "business").await;
     assert!(letter::write(cp, office.tenant(), &notice).await.unwrap().is_none(), "the plan is larger now");
