@@ -104,7 +104,7 @@ async fn on_stack(
     let (home, open) = (&control.home, !addr.ip().is_loopback());
     let people = People::provide(home, &hands.cp.addresses, &mut identity, open);
     let ready = stop.run_until_cancelled(async { tokio::join!(prepared, people) }).await;
-    let Some((tenants, people)) = ready else { return Ok(()) };
+    let Some((tenants, mut people)) = ready else { return Ok(()) };
     let tenants = tenants?;
     let errands = match people.carrier() {
         Some(carrier) => app::errands_by(&hands, &identity, Some(carrier))?,
@@ -134,7 +134,10 @@ async fn on_stack(
     let billed = tokio::spawn(billing::run(bills, stop.clone()));
     money.deliver_to(addr);
     screen::ready(addr, &control, &tenants, &ways_in, begun.elapsed());
-    server.run(listener, options(&config)).await;
+    tokio::select! {
+        () = server.run(listener, options(&config)) => {}
+        () = people.keep_time(&hands.cp.clock) => {}
+    }
     working.await.ok();
     billed.await.ok();
     hands.close().await;

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::errors::Refusal;
 use super::operations::{Call, checkout, payments, portal, prorations};
-use super::state::{State, data, int, rfc3339, text};
+use super::state::{DAY, State, data, int, rfc3339, text};
 use super::{Card, Inside, clock, operations};
 
 /// A page, or where to go instead.
@@ -138,8 +138,9 @@ fn checkout_page(state: &State, id: &str, refused: Option<&str>) -> Result<Page,
             row(&[escape(text(item, "description")), amount])
         })
         .collect();
-    let trial = session["_subscription"]["trial_period_days"].as_i64();
-    let trial = trial.map_or_else(String::new, |days| format!("<p>The first {days} days are free.</p>"));
+    let days = session["_subscription"]["trial_period_days"].as_i64().map(|days| state.now + days * DAY);
+    let trial = session["_subscription"]["trial_end"].as_i64().or(days);
+    let trial = trial.map_or_else(String::new, |end| format!("<p>Free until {}.</p>", rfc3339(end)));
     let bad = refused.map_or_else(String::new, |why| format!("<p class=bad>{}</p>", escape(why)));
     let due = money(int(&session, "amount_total"), currency);
     let here = format!("/c/pay/{id}");
