@@ -96,7 +96,9 @@ fn shots(name: &str, count: usize) -> Vec<Shot> {
             })
             .to_string();
             let signed = signature::sign(SECRET, now, body.as_bytes());
-            Shot::new("POST", PATH, "localhost", "", Some(&body)).header(signature::HEADER, &signed).wants(200)
+            Shot::new("POST", PATH, "localhost", "", Some(&body))
+                .header(signature::HEADER, &signed)
+                .wants(200)
         })
         .collect()
 }

@@ -186,7 +186,11 @@ mod tests {
         assert_eq!(at(&facts(Some("unpaid")), 0), Access::Suspended);
         assert_eq!(at(&facts(None), 0), Access::Grace, "a paid plan that nobody pays for");
         assert_eq!(at(&Facts { paid_plan: false, ..facts(None) }, 400), Access::Active);
-        assert_eq!(at(&Facts { payable_since: None, ..facts(None) }, 400), Access::Active, "nobody could pay");
+        assert_eq!(
+            at(&Facts { payable_since: None, ..facts(None) }, 400),
+            Access::Active,
+            "nobody could pay"
+        );
         assert_eq!(at(&facts(Some("a word of tomorrow")), 15), Access::Restricted);
     }
 
@@ -233,7 +237,8 @@ mod tests {
                     assert_eq!(decided.held.unwrap_or(decided.access), clear.access);
                 }
                 // What is paid opens at once, whatever the sky.
-                let paid = decide(&facts(Some("active")), day(22), current, None, &AccessDays::default(), sky);
+                let paid =
+                    decide(&facts(Some("active")), day(22), current, None, &AccessDays::default(), sky);
                 assert_eq!((paid.access, paid.unpaid_since), (Access::Active, None));
             }
         }
@@ -243,7 +248,8 @@ mod tests {
     fn finance_s_word_holds_until_it_runs_out() {
         let owed = Facts { owed_since: Some(day(0)), ..facts(Some("past_due")) };
         let word = Some((Access::Active, day(30)));
-        let decided = |now| decide(&owed, day(now), Access::Active, word, &AccessDays::default(), Sky::CLEAR).access;
+        let decided =
+            |now| decide(&owed, day(now), Access::Active, word, &AccessDays::default(), Sky::CLEAR).access;
         assert_eq!(decided(29), Access::Active);
         assert_eq!(decided(30), Access::Suspended);
     }

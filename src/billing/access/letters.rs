@@ -71,7 +71,9 @@ impl Letter {
                 "The workspace {workspace} is still unpaid. What is there can be worked on; nothing new can be made."
             ),
             Self::Restricted => {
-                format!("The workspace {workspace} is still unpaid. Everything can be read, and nothing changed.")
+                format!(
+                    "The workspace {workspace} is still unpaid. Everything can be read, and nothing changed."
+                )
             }
             Self::Suspended => format!(
                 "The workspace {workspace} is suspended, because it is unpaid. Its data are kept. It opens again as \
@@ -91,8 +93,13 @@ impl Letter {
         let second = match self {
             Self::Paid => return vec![first],
             Self::Canceled => "To go on, choose a plan.".to_owned(),
-            Self::TrialEnds { .. } => "See what it costs, and how it is paid, on the page of its plan.".to_owned(),
-            _ => "Please see how it is paid on the page of its plan. If you have just paid, ignore this mail.".to_owned(),
+            Self::TrialEnds { .. } => {
+                "See what it costs, and how it is paid, on the page of its plan.".to_owned()
+            }
+            _ => {
+                "Please see how it is paid on the page of its plan. If you have just paid, ignore this mail."
+                    .to_owned()
+            }
         };
         vec![first, second]
     }
@@ -116,7 +123,12 @@ struct Html<'a> {
 ///
 /// # Errors
 /// When the control database does not answer.
-pub async fn post(conn: &mut PgConnection, tenant: TenantId, letter: &Letter, now: DateTime<Utc>) -> Result<()> {
+pub async fn post(
+    conn: &mut PgConnection,
+    tenant: TenantId,
+    letter: &Letter,
+    now: DateTime<Utc>,
+) -> Result<()> {
     let payload = serde_json::to_value(letter).map_err(Error::internal)?;
     job_add(conn, JOB, Some(tenant), None, payload, now).await
 }

@@ -30,7 +30,17 @@ use crate::kernel::Result;
 
 /// How access stands with money.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    sqlx::Type,
+    utoipa::ToSchema,
     clap::ValueEnum,
 )]
 #[serde(rename_all = "snake_case")]

@@ -95,7 +95,11 @@ async fn sky(conn: &mut PgConnection, billing: &Billing, now: DateTime<Utc>) -> 
     .bind(billing.settings.livemode())
     .fetch_optional(conn)
     .await?;
-    Ok(Sky { stripe: false, inbox: !standing.is_late(now), reconcile: last.is_none_or(|state| state == "green") })
+    Ok(Sky {
+        stripe: false,
+        inbox: !standing.is_late(now),
+        reconcile: last.is_none_or(|state| state == "green"),
+    })
 }
 
 async fn facts(conn: &mut PgConnection, tenant: TenantId, row: &Row) -> Result<Facts> {
@@ -148,9 +152,18 @@ async fn change(
         return Ok(());
     }
     changes::notify(&mut *conn, Change::Tenant(tenant)).await?;
-    let detail = json!({ "from": before.access, "to": decision.access, "unpaid_since": decision.unpaid_since });
-    audit_add(&mut *conn, &Caller::worker(), now, "billing.access", Some(tenant), &tenant.to_string(), detail)
-        .await?;
+    let detail =
+        json!({ "from": before.access, "to": decision.access, "unpaid_since": decision.unpaid_since });
+    audit_add(
+        &mut *conn,
+        &Caller::worker(),
+        now,
+        "billing.access",
+        Some(tenant),
+        &tenant.to_string(),
+        detail,
+    )
+    .await?;
     metrics::counter!("access_changes_total", "to" => decision.access.as_str()).increment(1);
     // The episode: what is owed now, or was owed until now.
     let episode = decision.unpaid_since.or(before.unpaid_since).map_or(0, |at| at.timestamp());
@@ -314,7 +327,11 @@ pub async fn override_set(
 ///
 /// # Errors
 /// `not_found` when there is none.
-pub async fn override_clear(billing: &Billing, caller: &Caller, tenant: TenantId) -> Result<Option<Decision>> {
+pub async fn override_clear(
+    billing: &Billing,
+    caller: &Caller,
+    tenant: TenantId,
+) -> Result<Option<Decision>> {
     let now = billing.cp.clock.now();
     let mut tx = billing.cp.db.begin().await?;
     let cleared = sqlx::query(
@@ -328,7 +345,8 @@ pub async fn override_clear(billing: &Billing, caller: &Caller, tenant: TenantId
     if cleared.rows_affected() == 0 {
         return Err(Error::new(&codes::NOT_FOUND).detail("there is no override to take back"));
     }
-    audit_add(&mut tx, caller, now, "billing.override_clear", Some(tenant), &tenant.to_string(), json!({})).await?;
+    audit_add(&mut tx, caller, now, "billing.override_clear", Some(tenant), &tenant.to_string(), json!({}))
+        .await?;
     tx.commit().await?;
     settle(billing, tenant).await
 }

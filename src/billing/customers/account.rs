@@ -82,8 +82,9 @@ fn of_our_mode(billing: &Billing, account: Account) -> Result<String> {
         return Ok(account.customer);
     }
     let mode = if account.livemode { "live" } else { "test" };
-    Err(Error::new(&codes::STATE_CONFLICT)
-        .detail(format!("this workspace is billed in Stripe's {mode} mode, and this installation is not in it")))
+    Err(Error::new(&codes::STATE_CONFLICT).detail(format!(
+        "this workspace is billed in Stripe's {mode} mode, and this installation is not in it"
+    )))
 }
 
 /// Keeps a customer as the tenant's; the one that was kept first stays.
@@ -195,7 +196,8 @@ pub async fn refresh_customer(billing: &Billing, id: &str) -> Result<Option<Tena
     if customer.deleted {
         let row = tenant_find(&mut tx, &TenantRef::Id(tenant)).await?;
         if row.state != TenantState::Deleted {
-            let detail = json!({ "slug": row.slug, "next": "usage of this workspace can no longer be billed" });
+            let detail =
+                json!({ "slug": row.slug, "next": "usage of this workspace can no longer be billed" });
             incidents::open(&mut tx, kind::CUSTOMER_DELETED, id, Some(tenant), detail, now).await?;
         }
     } else {

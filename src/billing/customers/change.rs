@@ -101,7 +101,10 @@ pub async fn keep(billing: &Billing, caller: &Caller, tenant: TenantId) -> Resul
 pub async fn free(billing: &Billing, caller: &Caller, tenant: TenantId, plan: &str) -> Result<()> {
     let now = billing.cp.clock.now();
     let mut tx = billing.cp.db.begin().await?;
-    sqlx::query("SELECT FROM billing_account WHERE tenant = $1 FOR UPDATE").bind(tenant).execute(&mut *tx).await?;
+    sqlx::query("SELECT FROM billing_account WHERE tenant = $1 FOR UPDATE")
+        .bind(tenant)
+        .execute(&mut *tx)
+        .await?;
     let plan = plan_on_sale(&mut tx, plan).await?;
     if plan.is_paid() {
         return Err(Error::field("plan", "costs something: pay for it first"));

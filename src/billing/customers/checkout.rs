@@ -110,7 +110,8 @@ pub async fn portal_open(billing: &Billing, tenant: TenantId) -> Result<String> 
     require_stripe(billing)?;
     let account = account_of(&mut *billing.cp.db.acquire().await?, tenant).await?;
     let Some(account) = account else {
-        return Err(Error::new(&codes::STATE_CONFLICT).detail("this workspace has no account at the payment provider"));
+        return Err(Error::new(&codes::STATE_CONFLICT)
+            .detail("this workspace has no account at the payment provider"));
     };
     require_mode(billing, account.livemode, &account.customer).await?;
     let back = format!("{}{}", billing.cp.addresses.base_url(), page_of(tenant));

@@ -14,8 +14,8 @@ use crate::control_plane::audit::Caller;
 use crate::control_plane::plan_change::tenant_plan_set;
 use crate::control_plane::plans::{Plan, plan_by_id};
 use crate::control_plane::tenants::{TenantRef, tenant_find};
-use crate::kernel::ids::TenantId;
 use crate::kernel::Result;
+use crate::kernel::ids::TenantId;
 
 /// A subscription, as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -45,7 +45,8 @@ fn is_living(status: &str) -> bool {
     !matches!(status, "canceled" | "incomplete_expired")
 }
 
-const KEPT: &str = "SELECT id, tenant, customer, plan, status, period_start, period_end, trial_end, cancel_at, canceled_at,
+const KEPT: &str =
+    "SELECT id, tenant, customer, plan, status, period_start, period_end, trial_end, cancel_at, canceled_at,
         fetched_at FROM subscription";
 
 /// The tenant's subscription: the living one; if there is none, the last that ended.
@@ -109,7 +110,9 @@ pub async fn refresh_subscription(billing: &Billing, id: &str) -> Result<Option<
 /// # Errors
 /// As [`refresh_subscription`].
 pub async fn refresh_tenant(billing: &Billing, tenant: TenantId) -> Result<()> {
-    let Some(account) = account_of(&mut *billing.cp.db.acquire().await?, tenant).await? else { return Ok(()) };
+    let Some(account) = account_of(&mut *billing.cp.db.acquire().await?, tenant).await? else {
+        return Ok(());
+    };
     require_mode(billing, account.livemode, &account.customer).await?;
     let asked_at = before_asking(billing).await?;
     for subscription in billing.stripe.subscriptions_of(&account.customer).await? {
@@ -130,7 +133,10 @@ pub(super) async fn keep(
     let now = billing.cp.clock.now();
     let mut tx = billing.cp.db.begin().await?;
     // Two answers about one tenant are kept one after the other.
-    sqlx::query("SELECT FROM billing_account WHERE tenant = $1 FOR UPDATE").bind(tenant).execute(&mut *tx).await?;
+    sqlx::query("SELECT FROM billing_account WHERE tenant = $1 FOR UPDATE")
+        .bind(tenant)
+        .execute(&mut *tx)
+        .await?;
     let plan = plan_of(&mut tx, tenant, subscription, now).await?;
     sqlx::query(
         "INSERT INTO subscription (id, tenant, customer, plan, status, period_start, period_end, trial_end, cancel_at,
@@ -256,7 +262,9 @@ pub(super) async fn begin_alone(billing: &Billing, tenant: TenantId) -> Result<(
         // Stripe begins none without a way to pay, and there is nobody to give one.
         let (subject, detail) = (tenant.to_string(), json!({ "slug": row.slug, "plan": plan.id }));
         let (mut conn, now) = (billing.cp.db.acquire().await?, billing.cp.clock.now());
-        return incidents::open(&mut conn, kind::UNBILLED, &subject, Some(tenant), detail, now).await.map(drop);
+        return incidents::open(&mut conn, kind::UNBILLED, &subject, Some(tenant), detail, now)
+            .await
+            .map(drop);
     }
     let customer = super::customer_ensure(billing, tenant).await?;
     let new = NewSubscription {
@@ -273,7 +281,8 @@ pub(super) async fn begin_alone(billing: &Billing, tenant: TenantId) -> Result<(
         Some(made) => made,
         None => {
             let object = tenant.to_string();
-            asked(billing, &object, "subscription", |key| billing.stripe.subscription_create(&new, key)).await?
+            asked(billing, &object, "subscription", |key| billing.stripe.subscription_create(&new, key))
+                .await?
         }
     };
     keep(billing, tenant, &made, asked_at).await?;

@@ -63,7 +63,9 @@ mod tests {
     fn what_is_nothing_to_us_is_no_work() {
         assert_eq!(about("customer.subscription.updated"), Some(About::Subscription));
         assert_eq!(about("credit_note.voided"), Some(About::CreditNote));
-        for other in ["", "plan.created", "customer.subscription", "payment_intent.created", "v1.billing.meter"] {
+        for other in
+            ["", "plan.created", "customer.subscription", "payment_intent.created", "v1.billing.meter"]
+        {
             assert_eq!(about(other), None, "{other}");
         }
     }

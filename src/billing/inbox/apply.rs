@@ -37,7 +37,9 @@ pub(super) async fn apply(billing: &Billing, events: &[Taken]) -> Result<()> {
             Ask::Checkout(id) => customers::refresh_checkout(billing, &id).await.map(drop)?,
             Ask::Subscription(id) => customers::refresh_subscription(billing, &id).await.map(drop)?,
             Ask::Invoice(id) => customers::refresh_invoice(billing, &id).await.map(drop)?,
-            Ask::InvoicesOf(customer) => customers::refresh_invoices_of(billing, &customer).await.map(drop)?,
+            Ask::InvoicesOf(customer) => {
+                customers::refresh_invoices_of(billing, &customer).await.map(drop)?
+            }
         }
     }
     for event in events {
@@ -66,11 +68,9 @@ fn asks(event: &Taken) -> Vec<Ask> {
         About::Invoice | About::NotFinalized => of(Ask::Invoice),
         About::CreditNote => id_of(&object["invoice"]).map(Ask::Invoice).into_iter().collect(),
         About::Charge => id_of(&object["customer"]).map(Ask::InvoicesOf).into_iter().collect(),
-        About::Upcoming
-        | About::DisputeOpened
-        | About::DisputeClosed
-        | About::Alert
-        | About::MeterErrors => Vec::new(),
+        About::Upcoming | About::DisputeOpened | About::DisputeClosed | About::Alert | About::MeterErrors => {
+            Vec::new()
+        }
     }
 }
 
@@ -98,7 +98,11 @@ async fn beside(billing: &Billing, event: &Taken) -> Result<()> {
         Some(About::DisputeOpened) => {
             let object = object(event);
             let (amount, reason) = (&object["amount"], &object["reason"]);
-            open(kind::DISPUTE, json!({ "amount_minor": amount, "reason": reason, "charge": object["charge"] })).await
+            open(
+                kind::DISPUTE,
+                json!({ "amount_minor": amount, "reason": reason, "charge": object["charge"] }),
+            )
+            .await
         }
         Some(About::DisputeClosed) => {
             let mut conn = billing.cp.db.acquire().await?;

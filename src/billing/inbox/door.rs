@@ -151,7 +151,8 @@ impl Door {
 
     /// Test and live never mix: somebody has put an endpoint's address, or its secret, in the wrong place.
     async fn of_other_mode(&self, shape: Shape, event: &Event<'_>, now: DateTime<Utc>) -> Error {
-        metrics::counter!("webhook_refused_total", "endpoint" => shape.as_str(), "why" => "livemode").increment(1);
+        metrics::counter!("webhook_refused_total", "endpoint" => shape.as_str(), "why" => "livemode")
+            .increment(1);
         let detail = json!({ "event": event.id, "type": event.kind, "livemode": event.livemode });
         self.say(Said::Mode, kind::LIVEMODE, shape.as_str(), detail, now).await;
         Error::new(&codes::BAD_REQUEST).detail("the event is of the other mode")

@@ -124,6 +124,9 @@ mod tests {
         ] {
             assert!(!read(bad).unwrap_err().is_empty());
         }
-        assert!(read(format!("{{\"id\":\"{}\",\"type\":\"x\",\"livemode\":true}}", "e".repeat(256)).as_bytes()).is_err());
+        assert!(
+            read(format!("{{\"id\":\"{}\",\"type\":\"x\",\"livemode\":true}}", "e".repeat(256)).as_bytes())
+                .is_err()
+        );
     }
 }

@@ -130,7 +130,6 @@ mod tests {
         check(Some(header), BODY, &secrets(), at(AT + 5))
     }
 
-    /// Made by Stripe's own library (npm `stripe`, `webhooks.generateTestHeaderString`).
     #[test]
     fn the_current_and_the_previous_secret_are_told_apart_and_others_are_refused() {
         assert_eq!(checked(&sign("whsec_new", AT, BODY)), Ok(Good::Current));
@@ -148,7 +147,11 @@ mod tests {
         assert_eq!(checked(&two), Ok(Good::Current));
         assert_eq!(checked(&format!("t={AT}, v1={} ,v0=00", v1(&good))), Ok(Good::Current));
         assert_eq!(checked(&format!("t={AT},v0={}", v1(&good))), Err(Bad::NoScheme));
-        assert_eq!(checked(&format!("t={AT},v1=zz,v1={}", v1(&good))), Ok(Good::Current), "one odd one is none");
+        assert_eq!(
+            checked(&format!("t={AT},v1=zz,v1={}", v1(&good))),
+            Ok(Good::Current),
+            "one odd one is none"
+        );
         assert_eq!(checked(&format!("t={AT},v1={}", &v1(&good)[..62])), Err(Bad::NoMatch));
     }
 

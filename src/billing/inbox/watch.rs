@@ -102,8 +102,7 @@ pub async fn findings(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<Vec
     .await?;
     for (kind, seen, since) in open {
         // The old secret in use is expected while it changes; everything else is not.
-        let severity =
-            if kind == kind::PREVIOUS_SECRET { Severity::Note } else { Severity::Problem };
+        let severity = if kind == kind::PREVIOUS_SECRET { Severity::Note } else { Severity::Problem };
         add(
             severity,
             &kind,

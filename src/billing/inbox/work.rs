@@ -186,7 +186,9 @@ async fn close(billing: &Billing, events: &[Taken]) -> Result<()> {
 /// Whether the trouble is Stripe's, and passes by itself.
 fn is_away(error: &Error) -> bool {
     error.is(&codes::CONTROL_UNAVAILABLE)
-        || error.cause::<Trouble>().is_some_and(|trouble| trouble.passes() || matches!(trouble, Trouble::Key { .. }))
+        || error
+            .cause::<Trouble>()
+            .is_some_and(|trouble| trouble.passes() || matches!(trouble, Trouble::Key { .. }))
 }
 
 /// 2 s, doubling, at most about four minutes.
@@ -221,7 +223,13 @@ async fn put_back(billing: &Billing, events: &[Taken], error: &Error) -> Result<
             incidents::open(&mut tx, kind::DEAD, &event.event_id, None, detail, now).await?;
         }
     }
-    tracing::warn!(object = events[0].object, events = events.len(), away, error = said, "not applied; again later");
+    tracing::warn!(
+        object = events[0].object,
+        events = events.len(),
+        away,
+        error = said,
+        "not applied; again later"
+    );
     Ok(tx.commit().await?)
 }
 
@@ -234,19 +242,16 @@ pub async fn replay(billing: &Billing, caller: &Caller, event: &str) -> Result<(
     let mut tx = billing.cp.db.begin().await?;
     let put = replay_in(&mut tx, billing.settings.livemode(), event, now).await?;
     if !put {
-        return Err(Error::new(&codes::NOT_FOUND).detail(format!("there is no event {event} that can be read")));
+        return Err(
+            Error::new(&codes::NOT_FOUND).detail(format!("there is no event {event} that can be read"))
+        );
     }
     incidents::settle(&mut tx, kind::DEAD, event, &caller.actor, now).await?;
     audit_add(&mut tx, caller, now, "billing.replay", None, event, json!({})).await?;
     Ok(tx.commit().await?)
 }
 
-async fn replay_in(
-    conn: &mut PgConnection,
-    livemode: bool,
-    event: &str,
-    now: DateTime<Utc>,
-) -> Result<bool> {
+async fn replay_in(conn: &mut PgConnection, livemode: bool, event: &str, now: DateTime<Utc>) -> Result<bool> {
     let put = sqlx::query(
         "UPDATE webhook_inbox SET state = 'ready', attempts = 0, not_before = $3, error = NULL, done_at = NULL
           WHERE livemode = $1 AND event_id = $2 AND payload IS NOT NULL",

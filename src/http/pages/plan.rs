@@ -20,9 +20,9 @@ use serde::Deserialize;
 
 use super::account::day;
 use super::{Frame, page, words};
+use crate::billing::Billing;
 use crate::billing::access::Access;
 use crate::billing::customers::{self, KeptInvoice, KeptSubscription, page_of};
-use crate::billing::Billing;
 use crate::control_plane::plans::{Plan, money_text, plan_by_id, plan_list};
 use crate::control_plane::tenants::{TenantRef, TenantRow, TenantState, tenant_find};
 use crate::http::browser::{Answer, AnyVisitor, MeantByAny, Site, Visitor, at_base, see_other};
@@ -194,13 +194,13 @@ fn status(
         Access::Grace if none => ("Not paid yet", true, "Choose a plan below and pay for it.".to_owned()),
         Access::Grace => ("Payment due", true, format!("A payment did not work.{since}")),
         Access::PastDue => ("Overdue", true, format!("Nothing new can be made until it is paid.{since}")),
-        Access::Restricted => ("Read-only", true, format!("Everything can be read, and nothing changed.{since}")),
+        Access::Restricted => {
+            ("Read-only", true, format!("Everything can be read, and nothing changed.{since}"))
+        }
         Access::Suspended => {
             ("Suspended", true, format!("The data are kept. It opens again as soon as it is paid.{since}"))
         }
-        Access::Canceled => {
-            ("Ended", true, "The subscription has ended. Choose a plan to go on.".to_owned())
-        }
+        Access::Canceled => ("Ended", true, "The subscription has ended. Choose a plan to go on.".to_owned()),
     };
     Status { word, bad, text }
 }

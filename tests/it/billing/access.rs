@@ -14,7 +14,11 @@ use freehold::testkit::tester;
 use super::shop::Shop;
 
 async fn state(shop: &Shop, tenant: TenantId) -> TenantState {
-    sqlx::query_scalar("SELECT state FROM tenant WHERE id = $1").bind(tenant).fetch_one(shop.db()).await.unwrap()
+    sqlx::query_scalar("SELECT state FROM tenant WHERE id = $1")
+        .bind(tenant)
+        .fetch_one(shop.db())
+        .await
+        .unwrap()
 }
 
 /// Carries out what is recorded for a tenant.

@@ -51,7 +51,12 @@ async fn a_subscription_s_whole_life() {
     let shop = Shop::open().await;
     let tenant = shop.tenant("acme", "team").await;
     let (billing, caller) = (&shop.billing, tester());
-    assert!(customers::plan_change(billing, &caller, tenant, "business").await.unwrap_err().is(&codes::STATE_CONFLICT));
+    assert!(
+        customers::plan_change(billing, &caller, tenant, "business")
+            .await
+            .unwrap_err()
+            .is(&codes::STATE_CONFLICT)
+    );
     let url = customers::checkout_begin(billing, &caller, tenant, "team", None).await.unwrap();
     let again = customers::checkout_begin(billing, &caller, tenant, "team", None).await.unwrap();
     assert_eq!(url, again, "sent twice, one Checkout");
@@ -60,7 +65,12 @@ async fn a_subscription_s_whole_life() {
     assert!(customers::is_of(billing, tenant, &session).await.unwrap());
     customers::refresh_checkout(billing, &session).await.unwrap();
     assert_eq!(shop.access(tenant).await, Access::Trialing);
-    assert!(customers::checkout_begin(billing, &caller, tenant, "team", None).await.unwrap_err().is(&codes::STATE_CONFLICT));
+    assert!(
+        customers::checkout_begin(billing, &caller, tenant, "team", None)
+            .await
+            .unwrap_err()
+            .is(&codes::STATE_CONFLICT)
+    );
 
     customers::plan_change(billing, &caller, tenant, "business").await.unwrap();
     assert_eq!(shop.plan(tenant).await, "business");
@@ -117,7 +127,8 @@ async fn a_new_tenant_gets_its_account_and_a_failed_one_leaves_none() {
     let mut shop = Shop::open().await;
     shop.world.hands.errands = app::errands_with_billing(Default::default(), &shop.billing);
     let acme = shop.world.tenant_with("acme", "free").await;
-    let customers = |shop: &Shop| shop.stripe.objects("customer").iter().filter(|one| one["deleted"] != true).count();
+    let customers =
+        |shop: &Shop| shop.stripe.objects("customer").iter().filter(|one| one["deleted"] != true).count();
     assert_eq!(customers(&shop), 1, "in the run itself");
     assert_eq!(shop.access(acme.tenant.id).await, Access::Active);
 
@@ -130,8 +141,11 @@ async fn a_new_tenant_gets_its_account_and_a_failed_one_leaves_none() {
     // A third whose account is opened, and whose run is then undone.
     let new = NewTenant { slug: "failed".to_owned(), name: None, plan: None };
     let run = shop.world.create(&new).await.unwrap();
-    let tenant: TenantId =
-        sqlx::query_scalar("SELECT tenant FROM run WHERE id = $1").bind(run).fetch_one(shop.db()).await.unwrap();
+    let tenant: TenantId = sqlx::query_scalar("SELECT tenant FROM run WHERE id = $1")
+        .bind(run)
+        .fetch_one(shop.db())
+        .await
+        .unwrap();
     customers::open(&shop.billing, tenant).await.unwrap();
     assert_eq!(customers(&shop), 3);
     assert!(customers::customer_forget(&shop.billing, tenant).await.is_err(), "it is not gone yet");
@@ -140,7 +154,11 @@ async fn a_new_tenant_gets_its_account_and_a_failed_one_leaves_none() {
         .execute(shop.db())
         .await
         .unwrap();
-    sqlx::query("UPDATE run SET state = 'undoing', undo = true WHERE id = $1").bind(run).execute(shop.db()).await.unwrap();
+    sqlx::query("UPDATE run SET state = 'undoing', undo = true WHERE id = $1")
+        .bind(run)
+        .execute(shop.db())
+        .await
+        .unwrap();
     assert_eq!(shop.world.finish(run).await.state, RunState::Undone);
     let asked: i64 = sqlx::query_scalar("SELECT count(*) FROM job WHERE kind = $1 AND tenant = $2")
         .bind(customers::FORGET)

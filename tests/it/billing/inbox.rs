@@ -13,8 +13,7 @@ use std::sync::Arc;
 
 use super::shop::Shop;
 
-const BODY: &str =
-    r#"{"id":"evt_door","object":"event","livemode":false,"type":"customer.updated","created":1,"data":{"object":{"id":"cus_x"}}}"#;
+const BODY: &str = r#"{"id":"evt_door","object":"event","livemode":false,"type":"customer.updated","created":1,"data":{"object":{"id":"cus_x"}}}"#;
 
 /// A door whose snapshot endpoint has these secrets.
 fn door(shop: &Shop, secrets: &[&str]) -> Door {
@@ -37,7 +36,8 @@ async fn the_door_takes_what_stripe_signed_lately_and_nothing_else() {
     let shop = Shop::open().await;
     let at = shop.now().timestamp();
     let sign = |secret: &str, at: i64| signature::sign(secret, at, BODY.as_bytes());
-    let take = async |door: &Door, header: &str| door.take(Shape::Snapshot, Some(header), BODY.as_bytes()).await;
+    let take =
+        async |door: &Door, header: &str| door.take(Shape::Snapshot, Some(header), BODY.as_bytes()).await;
     let only = door(&shop, &["whsec_new"]);
 
     assert_eq!(take(&only, &sign("whsec_new", at)).await.unwrap(), Taken::Stored);
@@ -107,13 +107,19 @@ async fn what_cannot_be_read_is_kept_as_it_came() {
         }
     }
     let kept: Vec<(String, Vec<u8>, i32)> =
-        sqlx::query_as("SELECT state, unreadable, deliveries FROM webhook_inbox").fetch_all(shop.db()).await.unwrap();
+        sqlx::query_as("SELECT state, unreadable, deliveries FROM webhook_inbox")
+            .fetch_all(shop.db())
+            .await
+            .unwrap();
     assert_eq!(kept.len(), bodies.len());
     for (state, unreadable, deliveries) in kept {
         assert_eq!((state.as_str(), deliveries), ("dead", 2));
         assert!(bodies.contains(&unreadable.as_slice()));
     }
-    assert_eq!(shop.incidents().await.iter().filter(|(kind, _)| kind == "webhook_unreadable").count(), bodies.len());
+    assert_eq!(
+        shop.incidents().await.iter().filter(|(kind, _)| kind == "webhook_unreadable").count(),
+        bodies.len()
+    );
     assert_eq!(work_off(&shop.billing).await.unwrap(), 0);
 }
 
@@ -157,7 +163,10 @@ async fn what_fails_eight_times_waits_for_a_person_and_stripe_away_is_no_failure
     }
     assert_eq!(work_off(&shop.billing).await.unwrap(), 0);
     let kinds: Vec<String> = shop.incidents().await.into_iter().map(|(kind, _)| kind).collect();
-    assert!(kinds.contains(&"webhook_dead".to_owned()) && kinds.contains(&"livemode_mismatch".to_owned()), "{kinds:?}");
+    assert!(
+        kinds.contains(&"webhook_dead".to_owned()) && kinds.contains(&"livemode_mismatch".to_owned()),
+        "{kinds:?}"
+    );
 
     shop.stripe.edit(&subscription.id, &json!({ "livemode": false }));
     replay(&shop.billing, &tester(), &event.event).await.unwrap();
@@ -191,7 +200,8 @@ async fn one_object_is_worked_on_by_one() {
     let done: usize = all.into_iter().map(|done| done.unwrap()).sum();
     assert_eq!(done, 5);
     assert_eq!(shop.stripe.asked("Subscriptions.retrieve").len() - before, 1, "five events, one question");
-    let lanes: i64 = sqlx::query_scalar("SELECT count(*) FROM webhook_lane").fetch_one(shop.db()).await.unwrap();
+    let lanes: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM webhook_lane").fetch_one(shop.db()).await.unwrap();
     assert_eq!(lanes, 0, "lanes are given back");
 }
 

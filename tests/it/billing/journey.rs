@@ -21,7 +21,8 @@ use crate::identity::fixture::{person, sign_in};
 const WAIT: Duration = Duration::from_secs(30);
 
 async fn start(stripe: &StripeStandIn, replicas: usize) -> TestApp {
-    TestApp::start::<Current>(AppOptions { stripe: Some(stripe), replicas, ..AppOptions::of::<Current>() }).await
+    TestApp::start::<Current>(AppOptions { stripe: Some(stripe), replicas, ..AppOptions::of::<Current>() })
+        .await
 }
 
 fn form(page: &Page, action: &str, plan: Option<&str>) -> Form {
@@ -29,7 +30,10 @@ fn form(page: &Page, action: &str, plan: Option<&str>) -> Form {
         let field = |value: &str| form.fields.iter().any(|(name, is)| name == "plan" && is == value);
         form.action.path().ends_with(action) && plan.is_none_or(field)
     };
-    page.forms().into_iter().find(fits).unwrap_or_else(|| panic!("no form {action} {plan:?} on {}", page.body))
+    page.forms()
+        .into_iter()
+        .find(fits)
+        .unwrap_or_else(|| panic!("no form {action} {plan:?} on {}", page.body))
 }
 
 /// What a page says of the status.
@@ -41,17 +45,19 @@ fn status(page: &Page) -> &str {
 /// A project is made, and read, with a key: the two answers' statuses, of one server.
 async fn try_out(app: &TestApp, replica: usize, key: &str) -> (u16, u16) {
     let body = json!({ "name": format!("p{}", freehold::kernel::Entropy::default().base32::<5>()) });
-    let (made, _) = app.send(app.on(replica, Method::POST, "acme", key, "/api/v1/projects").json(&body)).await;
+    let (made, _) =
+        app.send(app.on(replica, Method::POST, "acme", key, "/api/v1/projects").json(&body)).await;
     let (read, _) = app.send(app.on(replica, Method::GET, "acme", key, "/api/v1/projects")).await;
     (made, read)
 }
 
 async fn all_done(app: &TestApp, stripe: &StripeStandIn) {
     eventually(WAIT, "all events are delivered and worked off", async || {
-        let open: i64 = sqlx::query_scalar("SELECT count(*) FROM webhook_inbox WHERE state NOT IN ('done', 'ignored')")
-            .fetch_one(app.world.db())
-            .await
-            .unwrap();
+        let open: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM webhook_inbox WHERE state NOT IN ('done', 'ignored')")
+                .fetch_one(app.world.db())
+                .await
+                .unwrap();
         if stripe.is_all_delivered() && open == 0 { Ok(()) } else { Err(format!("{open} open")) }
     })
     .await;
@@ -86,13 +92,18 @@ async fn from_sign_up_to_read_only_and_back_by_paying() {
     let ready = browser.submit(&new, &sign_up, &[("name", "Acme"), ("slug", "acme"), ("plan", "team")]).await;
     let tenant: TenantId = ready.url.path().rsplit('/').next().unwrap().parse().unwrap();
     let mine = format!("http://localhost/billing/{tenant}");
-    assert!(ready.body.contains(&format!("/billing/{tenant}")), "a paid workspace begins by paying: {}", ready.body);
+    assert!(
+        ready.body.contains(&format!("/billing/{tenant}")),
+        "a paid workspace begins by paying: {}",
+        ready.body
+    );
 
     let plan = browser.open(&mine).await;
     assert_eq!(status(&plan), "Not paid yet");
     let checkout = browser.submit(&plan, &form(&plan, "/checkout", Some("team")), &[]).await;
     assert!(checkout.url.as_str().starts_with(&stripe.base_url), "{}", checkout.url);
-    let pay = checkout.forms().into_iter().find(|form| form.fields.contains(&("card".into(), "works".into())));
+    let pay =
+        checkout.forms().into_iter().find(|form| form.fields.contains(&("card".into(), "works".into())));
     let back = browser.submit(&checkout, &pay.expect("the button"), &[]).await;
     assert_eq!(back.url.as_str(), mine, "{:?}", back.visited);
     assert_eq!(status(&back), "Trial");
@@ -183,11 +194,9 @@ async fn what_is_owed_reaches_every_server_within_a_second() {
         assert_eq!(try_out(&app, replica, &key).await, (201, 200));
     }
     let until = app.billing.cp.clock.now() + TimeDelta::days(3);
-    for (access, want) in [
-        (Access::PastDue, (402, 200)),
-        (Access::Active, (201, 200)),
-        (Access::Restricted, (402, 200)),
-    ] {
+    for (access, want) in
+        [(Access::PastDue, (402, 200)), (Access::Active, (201, 200)), (Access::Restricted, (402, 200))]
+    {
         let word = Override { access, reason: "a test of it".to_owned(), until };
         override_set(&app.billing, &tester(), tenant, &word).await.unwrap();
         let begun = Instant::now();
@@ -203,8 +212,9 @@ async fn what_is_owed_reaches_every_server_within_a_second() {
         assert!(begun.elapsed() < Duration::from_secs(2), "{access}: {:?}", begun.elapsed());
     }
     // What takes a way in away is possible all the same.
-    let (refused, _) =
-        app.send(app.request(Method::DELETE, "acme", &key, "/api/v1/api-keys/key_06fqv3k1s9t4m7b2n8c5v0r6e4")).await;
+    let (refused, _) = app
+        .send(app.request(Method::DELETE, "acme", &key, "/api/v1/api-keys/key_06fqv3k1s9t4m7b2n8c5v0r6e4"))
+        .await;
     assert_eq!(refused, 404);
     override_clear(&app.billing, &tester(), tenant).await.unwrap();
     eventually(WAIT, "the rule holds again", async || match try_out(&app, 0, &key).await {
@@ -219,7 +229,8 @@ async fn what_is_owed_reaches_every_server_within_a_second() {
 async fn the_endpoints_answer_stripe_and_nobody_else() {
     let stripe = StripeStandIn::start().await;
     let app = start(&stripe, 1).await;
-    let body = r#"{"id":"evt_http","livemode":false,"type":"plan.created","data":{"object":{"id":"plan_1"}}}"#;
+    let body =
+        r#"{"id":"evt_http","livemode":false,"type":"plan.created","data":{"object":{"id":"plan_1"}}}"#;
     let at = app.billing.cp.clock.now().timestamp();
     let post = async |path: &str, host: &str, secret: &str, body: String| {
         let signed = signature::sign(secret, at, body.as_bytes());
@@ -237,7 +248,8 @@ async fn the_endpoints_answer_stripe_and_nobody_else() {
     assert_eq!(post(thin, "localhost", &stripe.thin_secret, body.replace("evt_http", "evt_thin")).await, 200);
     let long = "x".repeat(1024 * 1024 + 1);
     assert_eq!(post(snapshot, "localhost", secret, long).await, 413);
-    let (unsigned, _) = app.send(app.client.post(app.replicas[0].url(snapshot)).header("host", "localhost").body(body)).await;
+    let (unsigned, _) =
+        app.send(app.client.post(app.replicas[0].url(snapshot)).header("host", "localhost").body(body)).await;
     assert_eq!(unsigned, 400);
     let rows: Vec<(String, String, i32)> =
         sqlx::query_as("SELECT event_id, state, deliveries FROM webhook_inbox ORDER BY event_id")

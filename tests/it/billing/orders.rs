@@ -5,8 +5,8 @@ use chrono::TimeDelta;
 use freehold::billing::inbox::work_off;
 use freehold::kernel::ids::TenantId;
 use freehold::testkit::stripe::Held;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use proptest::prelude::RngExt;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::shop::Shop;
 
@@ -33,11 +33,12 @@ async fn end(shop: &Shop, tenant: TenantId) -> End {
     .fetch_one(shop.db())
     .await
     .unwrap();
-    let subscription = sqlx::query_as("SELECT status, plan, cancel_at IS NOT NULL FROM subscription WHERE tenant = $1")
-        .bind(tenant)
-        .fetch_one(shop.db())
-        .await
-        .unwrap();
+    let subscription =
+        sqlx::query_as("SELECT status, plan, cancel_at IS NOT NULL FROM subscription WHERE tenant = $1")
+            .bind(tenant)
+            .fetch_one(shop.db())
+            .await
+            .unwrap();
     let invoices = sqlx::query_as(
         "SELECT status, total_minor, paid_minor FROM invoice WHERE tenant = $1 ORDER BY created_at, total_minor",
     )
@@ -88,7 +89,11 @@ async fn life(shop: &Shop, slug: &str, rng: &mut TestRng) -> TenantId {
     let prices = freehold::billing::catalogue::prices_of(&mut conn, false, "business").await.unwrap();
     drop(conn);
     let key = |what: &str| format!("{what}:{tenant}");
-    shop.billing.stripe.subscription_change(&subscription.id, &prices, "business", true, key("change")).await.unwrap();
+    shop.billing
+        .stripe
+        .subscription_change(&subscription.id, &prices, "business", true, key("change"))
+        .await
+        .unwrap();
     tell(shop, &mut pending, rng, false).await;
 
     shop.stripe.card(&customer, false);
@@ -133,7 +138,8 @@ async fn events_in_any_order_and_twice_end_in_the_same_state() {
     for number in 0..LIVES {
         let mut seed = [0; 32];
         seed[..4].copy_from_slice(&number.to_le_bytes());
-        let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
+        let mut runner =
+            TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
         let mut rng = runner.new_rng();
         let tenant = life(&shop, &format!("life-{number}"), &mut rng).await;
         let mut end = end(&shop, tenant).await;
@@ -144,9 +150,15 @@ async fn events_in_any_order_and_twice_end_in_the_same_state() {
         end.letters.clear();
         match &first {
             None => {
-                assert_eq!((end.subscription.0.as_str(), end.plan.as_str(), end.open), ("canceled", "business", 0));
+                assert_eq!(
+                    (end.subscription.0.as_str(), end.plan.as_str(), end.open),
+                    ("canceled", "business", 0)
+                );
                 assert_eq!(end.access, "canceled");
-                assert!(end.invoices.len() >= 2 && end.invoices.iter().all(|(status, ..)| status == "paid"), "{end:?}");
+                assert!(
+                    end.invoices.len() >= 2 && end.invoices.iter().all(|(status, ..)| status == "paid"),
+                    "{end:?}"
+                );
                 first = Some(end);
             }
             Some(first) => assert_eq!(&end, first, "life {number}"),

@@ -126,24 +126,32 @@ impl Shop {
     }
 
     pub async fn plan(&self, tenant: TenantId) -> String {
-        sqlx::query_scalar("SELECT plan FROM tenant WHERE id = $1").bind(tenant).fetch_one(self.db()).await.unwrap()
+        sqlx::query_scalar("SELECT plan FROM tenant WHERE id = $1")
+            .bind(tenant)
+            .fetch_one(self.db())
+            .await
+            .unwrap()
     }
 
     /// Letters that were asked for, in order.
     pub async fn letters(&self, tenant: TenantId) -> Vec<String> {
-        sqlx::query_scalar("SELECT payload->>'letter' FROM job WHERE kind = 'billing_letter' AND tenant = $1 ORDER BY id")
-            .bind(tenant)
-            .fetch_all(self.db())
-            .await
-            .unwrap()
+        sqlx::query_scalar(
+            "SELECT payload->>'letter' FROM job WHERE kind = 'billing_letter' AND tenant = $1 ORDER BY id",
+        )
+        .bind(tenant)
+        .fetch_all(self.db())
+        .await
+        .unwrap()
     }
 
     /// Kinds and subjects of the incidents that are open.
     pub async fn incidents(&self) -> Vec<(String, String)> {
-        sqlx::query_as("SELECT kind, subject FROM billing_incident WHERE settled_at IS NULL ORDER BY kind, subject")
-            .fetch_all(self.db())
-            .await
-            .unwrap()
+        sqlx::query_as(
+            "SELECT kind, subject FROM billing_incident WHERE settled_at IS NULL ORDER BY kind, subject",
+        )
+        .fetch_all(self.db())
+        .await
+        .unwrap()
     }
 
     /// An event in the inbox: its state, attempts, deliveries.
