@@ -122,8 +122,8 @@ async fn what_is_unknown_for_a_day_is_settled_by_what_stripe_counted() {
     assert!(!has(&till.incidents().await, watch::kind::QUARANTINED));
 }
 
-/// Nothing lost, nothing doubled, an alarm after 15 minutes and after 12 hours. Shown to fail: without the breaker's
-/// probe each round of the outage makes more batches unknown; without settling they stay aside.
+/// Nothing lost, nothing doubled, an alarm after 15 minutes and after 12 hours. Shown to fail: without the breaker
+/// each round of the outage makes more batches unknown.
 #[tokio::test]
 async fn stripe_away_for_thirty_hours() {
     let till = Till::new(6).await;
@@ -259,8 +259,8 @@ async fn a_lease_that_runs_out_under_a_slow_sender() {
     assert_eq!(till.counted(0), 8);
 }
 
-/// Two processes share what a sandbox takes, 25 events a second, well below it for a busy machine. Shown to fail: with a pace of each process's own, Stripe
-/// says 429.
+/// Two processes share what a sandbox takes, 25 events a second; well below it, for a busy machine. Shown to fail: without
+/// the reservation Stripe says 429.
 #[tokio::test]
 async fn senders_keep_stripes_rate_together() {
     let mut till = Till::new(8).await;
@@ -281,8 +281,8 @@ async fn senders_keep_stripes_rate_together() {
 }
 
 /// 10,000 facts of 20 tenants, three senders that end at any moment, and a Stripe that fails in every way it can: at the
-/// end the ledger, the batches and Stripe say the same, for each tenant. Shown to fail: with a batch marked delivered before
-/// the call, or a fixed idempotency key, or no lanes.
+/// end the ledger, the batches and Stripe say the same, for each tenant. Shown to fail: with a fixed
+/// idempotency key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_senders_killed_at_random_tell_each_unit_once() {
     let till = Till::new(20).await;

@@ -168,13 +168,17 @@ async fn troubles_have_names_and_hold_no_secret() {
     let till = Till::empty().await;
     let stripe = &till.billing.stripe;
     let faults = till.stripe.faults();
-    let kind = |answer: Result<Vec<(String, String)>, Trouble>| match answer.unwrap_err() {
-        Trouble::Refused { .. } => "refused",
-        Trouble::Key { .. } => "key",
-        Trouble::Later { .. } => "later",
-        Trouble::Unreached(_) => "unreached",
-        Trouble::Silent(_) => "silent",
-        Trouble::Broken { .. } => "broken",
+    let kind = |answer: Result<Vec<(String, String)>, Trouble>| {
+        let trouble = answer.unwrap_err();
+        assert!(!format!("{trouble} {trouble:?}").contains("127.0.0.1"), "an address may name a customer: {trouble}");
+        match trouble {
+            Trouble::Refused { .. } => "refused",
+            Trouble::Key { .. } => "key",
+            Trouble::Later { .. } => "later",
+            Trouble::Unreached(_) => "unreached",
+            Trouble::Silent(_) => "silent",
+            Trouble::Broken { .. } => "broken",
+        }
     };
     for (fault, expected) in [
         (Fault::Error500 { done: false }, "broken"),
