@@ -1,5 +1,6 @@
 //! Subscriptions and their invoices, driven by the clock.
 
+use freehold::kernel::Clock;
 use freehold::testkit::stripe::{AfterRetries, Card};
 use serde_json::Value;
 
@@ -65,7 +66,7 @@ async fn a_draft_can_be_held_and_goes_on_counting() {
     let end = shop.stripe.object(&subscription).unwrap()["items"]["data"][0]["current_period_end"]
         .as_i64()
         .unwrap();
-    let now = chrono::Utc::now().timestamp();
+    let now = Clock::System.now().timestamp();
     shop.stripe.clock_advance(std::time::Duration::from_secs(u64::try_from(end - now + 60).unwrap()));
     let draft = shop.stripe.invoices(&customer)[0].clone();
     let id = draft["id"].as_str().unwrap();

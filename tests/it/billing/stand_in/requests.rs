@@ -9,7 +9,6 @@ use super::{DAY, Shop, code, event};
 
 const EVENTS: &str = "/v1/billing/meter_events";
 
-/// Shown to fail: with the check against the facts taken out, each of these was answered with 200.
 #[tokio::test]
 async fn what_is_not_stripes_is_refused() {
     let shop = Shop::open().await;

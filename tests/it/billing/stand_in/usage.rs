@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use freehold::kernel::Clock;
 use freehold::testkit::eventually;
 use serde_json::Value;
 
 use super::{DAY, HOUR, Shop};
 
-/// Shown to fail: with the horizon taken out, the identifier was refused for ever.
 #[tokio::test]
 async fn an_identifier_is_unique_for_a_day() {
     let shop = Shop::open().await;
@@ -30,7 +30,7 @@ async fn time_has_its_limits() {
     let shop = Shop::open().await;
     shop.meter("tasks").await;
     let customer = shop.customer().await;
-    let now = chrono::Utc::now().timestamp();
+    let now = Clock::System.now().timestamp();
     for (at, status) in
         [(now - 36 * 86_400, 400), (now - 34 * 86_400, 200), (now + 290, 200), (now + 360, 400)]
     {
@@ -81,7 +81,7 @@ async fn sums_are_asked_on_whole_hours_and_days() {
     let meter = shop.meter("tasks").await;
     let customer = shop.customer().await;
     let path = format!("/v1/billing/meters/{meter}/event_summaries");
-    let day = chrono::Utc::now().timestamp() / 86_400 * 86_400 - 3 * 86_400;
+    let day = Clock::System.now().timestamp() / 86_400 * 86_400 - 3 * 86_400;
     for (at, value) in [(day, "1"), (day + 86_399, "2"), (day + 86_400, "4"), (day + 2 * 86_400, "8")] {
         let (identifier, at) = (format!("at:{at}"), at.to_string());
         let mut asked = super::event(&customer, value, &identifier);

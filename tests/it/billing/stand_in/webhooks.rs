@@ -8,6 +8,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::routing::post;
 use freehold::billing::inbox::signature::{Good, check};
+use freehold::kernel::Clock;
 use freehold::testkit::eventually;
 use freehold::testkit::stripe::{Manner, Shape};
 use http::{HeaderMap, StatusCode};
@@ -62,7 +63,7 @@ async fn repeated_until_it_is_taken_and_signed_each_time() {
     assert_eq!(shop.stripe.deliveries()[0].attempts, 3);
     let secrets = [SecretString::from(SECRET.to_owned())];
     for (header, body) in &came {
-        assert_eq!(check(Some(header), body, &secrets, chrono::Utc::now()), Ok(Good::Current));
+        assert_eq!(check(Some(header), body, &secrets, Clock::System.now()), Ok(Good::Current));
         let event: Value = serde_json::from_slice(body).unwrap();
         assert_eq!(
             (event["type"].as_str(), event["data"]["object"]["id"].as_str()),
