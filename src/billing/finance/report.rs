@@ -219,7 +219,8 @@ pub async fn report(
     Ok(Page { items: rows, next_cursor: tenants.next_cursor })
 }
 
-/// The rows of some tenants: lines of invoices, then what runs and is not invoiced yet, then use without a subscription.
+/// The rows of some tenants: lines of invoices, then what runs and is not invoiced yet, then use that is on no invoice: of a
+/// trial, and of tenants without a subscription.
 async fn heads(
     conn: &mut PgConnection,
     livemode: bool,
@@ -247,10 +248,21 @@ async fn heads(
                                   AND l.from_at < s.period_end AND l.to_at > s.period_start)
                AND (said IS NOT NULL OR EXISTS (SELECT FROM usage_event e WHERE e.tenant = s.tenant AND e.meter = m.id
                                                    AND e.occurred_at >= s.period_start AND e.occurred_at < s.period_end))),
+         covered AS (
+            SELECT tenant, meter, from_at, to_at FROM lines WHERE meter IS NOT NULL
+             UNION ALL SELECT tenant, meter, from_at, to_at FROM running),
+         gap AS (
+            SELECT u.tenant, u.meter,
+                   unnest(tstzmultirange(tstzrange($2, $3))
+                          - coalesce(range_agg(tstzrange(c.from_at, c.to_at)) FILTER (WHERE c.tenant IS NOT NULL), '{}')) AS span
+              FROM (SELECT DISTINCT e.tenant, e.meter FROM usage_event e
+                     WHERE e.tenant = ANY($1) AND e.occurred_at >= $2 AND e.occurred_at < $3) AS u
+              LEFT JOIN covered c ON c.tenant = u.tenant AND c.meter = u.meter
+             GROUP BY u.tenant, u.meter),
          alone AS (
-            SELECT DISTINCT e.tenant, e.meter FROM usage_event e
-             WHERE e.tenant = ANY($1) AND e.occurred_at >= $2 AND e.occurred_at < $3
-               AND NOT EXISTS (SELECT FROM subscription s WHERE s.tenant = e.tenant))
+            SELECT g.tenant, g.meter, lower(g.span) AS from_at, upper(g.span) AS to_at FROM gap g
+             WHERE EXISTS (SELECT FROM usage_event e WHERE e.tenant = g.tenant AND e.meter = g.meter
+                              AND e.occurred_at >= lower(g.span) AND e.occurred_at < upper(g.span)))
          SELECT r.tenant, t.slug, a.customer, r.subscription, r.meter, m.unit, r.from_at, r.to_at, r.invoiced, r.unit_minor,
                 r.amount_minor, r.currency, r.invoice, r.status, r.paid_at, r.credited_minor, r.tax_minor
            FROM (SELECT tenant, subscription, meter, from_at, to_at, invoiced, unit_minor, amount_minor, currency, invoice, status,
@@ -259,7 +271,7 @@ async fn heads(
                  SELECT tenant, subscription, meter, from_at, to_at, NULL, unit_minor, NULL, currency, NULL, NULL, NULL, NULL, NULL,
                         NULL FROM running
                  UNION ALL
-                 SELECT tenant, NULL, meter, $2, $3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM alone) AS r
+                 SELECT tenant, NULL, meter, from_at, to_at, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM alone) AS r
            JOIN tenant t ON t.id = r.tenant
            LEFT JOIN billing_account a ON a.tenant = r.tenant AND a.livemode = $4
            LEFT JOIN meter m ON m.id = r.meter
