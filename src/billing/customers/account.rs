@@ -5,7 +5,9 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use super::keys::asked;
-use super::{change, current, is_missing, owners, require_mode, require_stripe, subscriptions};
+use super::{
+    change, current, is_missing, owners, refresh_subscription, require_mode, require_stripe, subscriptions,
+};
 use crate::billing::incidents::{self, kind};
 use crate::billing::stripe::{Customer, NewCustomer};
 use crate::billing::{Billing, access};
@@ -191,25 +193,58 @@ pub async fn refresh_customer(billing: &Billing, id: &str) -> Result<Option<Tena
     let customer = billing.stripe.customer(id).await?;
     require_mode(billing, customer.livemode, id).await?;
     let Some(tenant) = whose(billing, &customer).await? else { return Ok(None) };
-    let now = billing.cp.clock.now();
-    let mut tx = billing.cp.db.begin().await?;
     if customer.deleted {
-        let row = tenant_find(&mut tx, &TenantRef::Id(tenant)).await?;
-        if row.state != TenantState::Deleted {
-            let detail =
-                json!({ "slug": row.slug, "next": "usage of this workspace can no longer be billed" });
-            incidents::open(&mut tx, kind::CUSTOMER_DELETED, id, Some(tenant), detail, now).await?;
-        }
+        another(billing, tenant, id).await?;
     } else {
         sqlx::query("UPDATE billing_account SET email = $2, updated_at = $3 WHERE tenant = $1")
             .bind(tenant)
             .bind(&customer.email)
-            .bind(now)
-            .execute(&mut *tx)
+            .bind(billing.cp.clock.now())
+            .execute(&billing.cp.db)
             .await?;
     }
-    tx.commit().await?;
     Ok(Some(tenant))
+}
+
+/// Somebody deleted the customer at Stripe, and with it its subscription. A tenant that lives gets another one, so that
+/// what it uses can still be told; and somebody is told why nothing is paid any more.
+async fn another(billing: &Billing, tenant: TenantId, gone: &str) -> Result<()> {
+    // While the account names the one that is gone: what ended with it is known to be this tenant's.
+    let living: Vec<String> = sqlx::query_scalar(
+        "SELECT id FROM subscription WHERE tenant = $1 AND customer = $2 AND status NOT IN ('canceled', 'incomplete_expired')",
+    )
+    .bind(tenant)
+    .bind(gone)
+    .fetch_all(&billing.cp.db)
+    .await?;
+    for subscription in living {
+        refresh_subscription(billing, &subscription).await?;
+    }
+    let mut conn = billing.cp.db.acquire().await?;
+    let row = tenant_find(&mut conn, &TenantRef::Id(tenant)).await?;
+    if row.state == TenantState::Deleted {
+        return Ok(());
+    }
+    let email = owners(&mut conn, tenant).await?.into_iter().next();
+    drop(conn);
+    let new = NewCustomer { tenant: tenant.to_string(), name: row.name, email };
+    let made = asked(billing, gone, "another", |key| billing.stripe.customer_create(&new, key)).await?;
+    require_mode(billing, made.livemode, &made.id).await?;
+    let now = billing.cp.clock.now();
+    let mut tx = billing.cp.db.begin().await?;
+    sqlx::query(
+        "UPDATE billing_account SET customer = $3, email = $4, updated_at = $5 WHERE tenant = $1 AND customer = $2",
+    )
+    .bind(tenant)
+    .bind(gone)
+    .bind(&made.id)
+    .bind(&made.email)
+    .bind(now)
+    .execute(&mut *tx)
+    .await?;
+    let detail = json!({ "slug": row.slug, "now": made.id, "next": "its subscription went with it: ask them to subscribe" });
+    incidents::open(&mut tx, kind::CUSTOMER_DELETED, gone, Some(tenant), detail, now).await?;
+    Ok(tx.commit().await?)
 }
 
 /// Whose customer it is: the account's; or, for one that was made and not yet kept, the tenant in its metadata.
@@ -235,10 +270,17 @@ pub(super) async fn whose(billing: &Billing, customer: &Customer) -> Result<Opti
     Ok((kept == customer.id).then_some(tenant))
 }
 
-/// Whose customer has this id; one that we do not know is asked for.
+/// Whose customer has this id, or had it: what it left behind is still the tenant's. One that we do not know is asked for.
 pub(super) async fn whose_id(billing: &Billing, customer: &str) -> Result<Option<TenantId>> {
-    let livemode = billing.settings.livemode();
-    let known = tenant_of(&mut *billing.cp.db.acquire().await?, livemode, customer).await?;
+    let known: Option<TenantId> = sqlx::query_scalar(
+        "SELECT tenant FROM billing_account WHERE customer = $1 AND livemode = $2
+         UNION SELECT s.tenant FROM subscription s JOIN billing_account a ON a.tenant = s.tenant
+                WHERE s.customer = $1 AND a.livemode = $2 LIMIT 1",
+    )
+    .bind(customer)
+    .bind(billing.settings.livemode())
+    .fetch_optional(&billing.cp.db)
+    .await?;
     match known {
         Some(tenant) => Ok(Some(tenant)),
         None => whose(billing, &billing.stripe.customer(customer).await?).await,

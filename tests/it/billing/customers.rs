@@ -4,6 +4,7 @@ use chrono::TimeDelta;
 use freehold::app;
 use freehold::billing::access::Access;
 use freehold::billing::customers::{self, customer_ensure};
+use freehold::billing::inbox::work_off;
 use freehold::control_plane::access::{tenant_delete, tenant_purge};
 use freehold::control_plane::provisioning::NewTenant;
 use freehold::control_plane::tenants::TenantRef;
@@ -170,6 +171,36 @@ async fn a_new_tenant_gets_its_account_and_a_failed_one_leaves_none() {
     customers::customer_forget(&shop.billing, tenant).await.unwrap();
     customers::customer_forget(&shop.billing, tenant).await.unwrap();
     assert_eq!(customers(&shop), 2);
+}
+
+/// Somebody deletes the customer in Stripe's dashboard: what ended with it is known, the tenant has another, and finance is
+/// told. Nothing is lost, and nothing is done twice.
+#[tokio::test]
+async fn a_customer_that_was_deleted_at_stripe_is_made_again() {
+    let shop = Shop::open().await;
+    let (tenant, customer, _) = shop.known("acme", "team").await;
+    shop.hear().await;
+    shop.billing.stripe.customer_delete(&customer).await.unwrap();
+    for held in shop.stripe.take_held() {
+        shop.deliver(&held).await.unwrap();
+        shop.deliver(&held).await.unwrap();
+    }
+    work_off(&shop.billing).await.unwrap();
+    let now = customer_ensure(&shop.billing, tenant).await.unwrap();
+    assert_ne!(now, customer);
+    assert_eq!(shop.access(tenant).await, Access::Canceled);
+    assert!(shop.incidents().await.contains(&("customer_deleted".to_owned(), customer.clone())));
+    let living = shop.stripe.objects("customer").iter().filter(|one| one["deleted"] != true).count();
+    assert_eq!(living, 1);
+    let open: i64 = sqlx::query_scalar("SELECT count(*) FROM webhook_inbox WHERE state IN ('ready', 'dead')")
+        .fetch_one(shop.db())
+        .await
+        .unwrap();
+    assert_eq!(open, 0);
+    let url = customers::checkout_begin(&shop.billing, &tester(), tenant, "team", None).await.unwrap();
+    shop.stripe.checkout_complete(&session_of(&url), Card::Works);
+    shop.hear().await;
+    assert_eq!(shop.access(tenant).await, Access::Active);
 }
 
 /// A tenant that leaves stops paying: with the period when it is deleted, at once when it is purged.
