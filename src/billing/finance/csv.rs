@@ -42,7 +42,6 @@ pub fn file(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Res
 mod tests {
     use super::*;
 
-    /// Shown to fail: `harmless` left out of `file`.
     #[test]
     fn a_cell_is_text_or_a_number_and_no_formula() {
         let cells = ["plain", "=1+1", "+31 20", "-2", "-2.50", "-2+3", "@x", "  =x", "a,b", "say \"hi\"", "\u{ff1d}1", "-"];

@@ -209,7 +209,6 @@ async fn by_hand(billing: &Billing, caller: &Caller, batch: &Batch, how: &Settle
 mod tests {
     use super::*;
 
-    /// Shown to fail: `quarantined` allowed for what was sent.
     #[test]
     fn what_may_have_arrived_is_not_sent_again_by_hand() {
         assert!(!allowed(SettleAs::Resend, true).1.contains(&"quarantined"));

@@ -84,8 +84,7 @@ async fn where_nothing_differs_nothing_is_found() {
     assert!(run.differences.is_empty() && !run.differs(), "{run:?}");
 }
 
-/// Shown to fail: with `requeue` not asking for `requeued_at IS NULL` the third run sends again; with `absent_of_day` believing
-/// every batch of a day that lacks something, all of the day is sent again.
+/// Shown to fail: with `requeue` not asking for `requeued_at IS NULL` the last run sends again.
 #[tokio::test]
 async fn what_is_proven_absent_goes_back_once_and_a_second_run_changes_nothing() {
     let books = Books::new(1).await;
@@ -129,7 +128,8 @@ async fn what_is_proven_absent_goes_back_once_and_a_second_run_changes_nothing()
     assert_eq!(books.all().await, before);
 }
 
-/// Shown to fail: `absent` taking the first answer sends one of two equal batches again, perhaps the one that is there.
+/// Guards `absent` (shown to fail in its own test: taking the first answer): of two equal batches perhaps the one that is there
+/// would be sent again.
 #[tokio::test]
 async fn nothing_is_reduced_and_nothing_is_sent_on_a_guess() {
     let books = Books::new(1).await;
