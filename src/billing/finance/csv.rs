@@ -44,7 +44,20 @@ mod tests {
 
     #[test]
     fn a_cell_is_text_or_a_number_and_no_formula() {
-        let cells = ["plain", "=1+1", "+31 20", "-2", "-2.50", "-2+3", "@x", "  =x", "a,b", "say \"hi\"", "\u{ff1d}1", "-"];
+        let cells = [
+            "plain",
+            "=1+1",
+            "+31 20",
+            "-2",
+            "-2.50",
+            "-2+3",
+            "@x",
+            "  =x",
+            "a,b",
+            "say \"hi\"",
+            "\u{ff1d}1",
+            "-",
+        ];
         let text = file(&["cell"], cells.map(|cell| vec![cell.to_owned()])).unwrap();
         let wanted = "cell\r\nplain\r\n'=1+1\r\n'+31 20\r\n-2\r\n-2.50\r\n'-2+3\r\n'@x\r\n'  =x\r\n\"a,b\"\r\n\
                       \"say \"\"hi\"\"\"\r\n'\u{ff1d}1\r\n'-\r\n";

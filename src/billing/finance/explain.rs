@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
-use crate::billing::ledger::{Aggregation, Batch, BatchId, FactId, FactLine, batch_by_identifier, facts_of_batch};
+use crate::billing::ledger::{
+    Aggregation, Batch, BatchId, FactId, FactLine, batch_by_identifier, facts_of_batch,
+};
 use crate::kernel::ids::TenantId;
 use crate::kernel::page::{self, Page};
 use crate::kernel::{Error, Result, codes};
@@ -169,7 +171,12 @@ pub async fn explain(conn: &mut PgConnection, invoice: &str, filter: &ExplainFil
 }
 
 /// The batches of a line with their facts, while facts are left to be shown.
-async fn walk(conn: &mut PgConnection, tenant: TenantId, line: &mut ExplainedLine, left: &mut u32) -> Result<()> {
+async fn walk(
+    conn: &mut PgConnection,
+    tenant: TenantId,
+    line: &mut ExplainedLine,
+    left: &mut u32,
+) -> Result<()> {
     let meter = line.meter.as_deref().unwrap_or_default();
     let aggregation: Aggregation = sqlx::query_scalar("SELECT aggregation FROM meter WHERE id = $1")
         .bind(meter)

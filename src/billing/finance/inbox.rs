@@ -73,7 +73,11 @@ pub struct InboxFilter {
 ///
 /// # Errors
 /// `invalid_fields`; `bad_cursor`.
-pub async fn inbox_list(conn: &mut PgConnection, livemode: bool, filter: &InboxFilter) -> Result<Page<InboxEvent>> {
+pub async fn inbox_list(
+    conn: &mut PgConnection,
+    livemode: bool,
+    filter: &InboxFilter,
+) -> Result<Page<InboxEvent>> {
     let limit = page::limit(filter.limit)?;
     if filter.state.as_deref().is_some_and(|state| !STATES.contains(&state)) {
         return Err(Error::field("state", format!("is one of {}", STATES.join(", "))));

@@ -39,7 +39,11 @@ async fn tenant_of(conn: &mut PgConnection, filter: &ListFilter) -> Result<Optio
 ///
 /// # Errors
 /// `invalid_fields`; `tenant_not_found`; `bad_cursor`.
-pub async fn batch_list(conn: &mut PgConnection, filter: &ListFilter, now: DateTime<Utc>) -> Result<Page<Batch>> {
+pub async fn batch_list(
+    conn: &mut PgConnection,
+    filter: &ListFilter,
+    now: DateTime<Utc>,
+) -> Result<Page<Batch>> {
     let limit = page::limit(filter.limit)?;
     let (from, to) = days(filter.from, filter.to, now)?;
     let tenant = tenant_of(&mut *conn, filter).await?;

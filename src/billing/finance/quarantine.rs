@@ -140,7 +140,8 @@ async fn check(billing: &Billing, caller: &Caller, batch: &Batch) -> Result<Fate
     }
     let livemode = billing.settings.livemode();
     let Some(customer) = batch.customer.clone().filter(|_| batch.livemode == Some(livemode)) else {
-        return Err(conflict("it was never sent in this mode: Stripe cannot have it").hint("settle it as resend or void"));
+        return Err(conflict("it was never sent in this mode: Stripe cannot have it")
+            .hint("settle it as resend or void"));
     };
     let meters = meters_at_stripe(&mut *billing.cp.db.acquire().await?, livemode).await?;
     let Some(meter) = meters.iter().find(|meter| meter.meter == batch.meter) else {
@@ -200,7 +201,8 @@ async fn by_hand(billing: &Billing, caller: &Caller, batch: &Batch, how: &Settle
     }
     let detail =
         json!({ "as": how.r#as, "was": batch.state, "reason": how.reason, "quantity": batch.quantity });
-    audit_add(&mut tx, caller, now, "billing.batch.settle", Some(batch.tenant), &batch.identifier, detail).await?;
+    audit_add(&mut tx, caller, now, "billing.batch.settle", Some(batch.tenant), &batch.identifier, detail)
+        .await?;
     tx.commit().await?;
     Ok(())
 }

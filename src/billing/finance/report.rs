@@ -286,11 +286,7 @@ async fn heads(
 }
 
 /// The quantities of each row, in the rows' order. Rows without a meter have none.
-async fn quantities(
-    conn: &mut PgConnection,
-    livemode: bool,
-    heads: &[Head],
-) -> Result<Vec<Quantities>> {
+async fn quantities(conn: &mut PgConnection, livemode: bool, heads: &[Head]) -> Result<Vec<Quantities>> {
     let mut all = Vec::with_capacity(heads.len());
     for some in heads.chunks(500) {
         let tenants: Vec<TenantId> = some.iter().map(|head| head.tenant).collect();

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
 
-use crate::billing::reconcile::{Run, last_run};
 use crate::billing::incidents::{Incident, IncidentId};
+use crate::billing::reconcile::{Run, last_run};
 use crate::billing::{Billing, incidents};
 use crate::control_plane::ControlPlane;
 use crate::control_plane::audit::{Caller, audit_add};
@@ -77,7 +77,15 @@ pub async fn standing(conn: &mut PgConnection, livemode: bool) -> Result<Standin
     .bind(livemode)
     .fetch_one(&mut *conn)
     .await?;
-    let (quarantined_facts, open_facts, drafts_held, corrections_asked, inbox_ready, inbox_dead, incidents_open) = more;
+    let (
+        quarantined_facts,
+        open_facts,
+        drafts_held,
+        corrections_asked,
+        inbox_ready,
+        inbox_dead,
+        incidents_open,
+    ) = more;
     let last = last_run(&mut *conn, livemode).await?;
     let differences: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM reconcile_difference d JOIN reconcile_run last ON last.id = d.run
@@ -115,7 +123,8 @@ pub async fn incident_settle(cp: &ControlPlane, caller: &Caller, id: IncidentId)
     let mut tx = cp.db.begin().await?;
     let incident = incidents::settle_by_id(&mut tx, id, &caller.actor, now).await?;
     let detail = json!({ "kind": incident.kind, "subject": incident.subject });
-    audit_add(&mut tx, caller, now, "billing.incident.settle", incident.tenant, &id.to_string(), detail).await?;
+    audit_add(&mut tx, caller, now, "billing.incident.settle", incident.tenant, &id.to_string(), detail)
+        .await?;
     tx.commit().await?;
     Ok(incident)
 }

@@ -65,8 +65,10 @@ pub async fn usage(conn: &mut PgConnection, tenant: TenantId, now: DateTime<Utc>
     let subscription = customers::current(&mut *conn, tenant).await?;
     let running = subscription.as_ref().filter(|one| (one.period_start..one.period_end).contains(&now));
     let (from, to) = running.map_or_else(|| month_of(now), |one| (one.period_start, one.period_end));
-    let plan: String =
-        sqlx::query_scalar("SELECT plan FROM tenant WHERE id = $1").bind(tenant).fetch_one(&mut *conn).await?;
+    let plan: String = sqlx::query_scalar("SELECT plan FROM tenant WHERE id = $1")
+        .bind(tenant)
+        .fetch_one(&mut *conn)
+        .await?;
     let plan = plan_by_id(&mut *conn, &plan)
         .await?
         .ok_or_else(|| Error::internal(format!("tenant {tenant} has a plan that there is not")))?;
@@ -121,7 +123,8 @@ fn meter_use(
     now: DateTime<Utc>,
 ) -> MeterUse {
     let (head, today) = (&rows[0], now.date_naive());
-    let by_day: Vec<(NaiveDate, i64)> = rows.iter().filter_map(|row| Some((row.day?, row.quantity))).collect();
+    let by_day: Vec<(NaiveDate, i64)> =
+        rows.iter().filter_map(|row| Some((row.day?, row.quantity))).collect();
     let on = |day: NaiveDate| by_day.iter().find(|(one, _)| *one == day).map(|(_, quantity)| *quantity);
     let window = (0..DAYS).rev().map(|back| today - TimeDelta::days(back));
     let inside = by_day.iter().filter(|(day, _)| (from.date_naive()..to.date_naive()).contains(day));
@@ -132,7 +135,10 @@ fn meter_use(
         }
         Aggregation::Last => {
             // A reading holds until the next one.
-            let mut reading = by_day.iter().rfind(|(day, _)| *day < today - TimeDelta::days(DAYS - 1)).map_or(0, |(_, q)| *q);
+            let mut reading = by_day
+                .iter()
+                .rfind(|(day, _)| *day < today - TimeDelta::days(DAYS - 1))
+                .map_or(0, |(_, q)| *q);
             let mut days = Vec::new();
             for day in window {
                 reading = on(day).unwrap_or(reading);

@@ -37,7 +37,15 @@ pub async fn facts_and_seals(conn: &mut PgConnection, tenant: TenantId, span: Sp
     .await?;
     let batch = |(meter, subject, ours, theirs, there, said)| {
         let detail = format!("{there} facts come to {ours}; sealed were {said} as {theirs}");
-        Found { level: Level::L1, meter: Some(meter), subject, ours, theirs, class: Class::LedgerMismatch, detail }
+        Found {
+            level: Level::L1,
+            meter: Some(meter),
+            subject,
+            ours,
+            theirs,
+            class: Class::LedgerMismatch,
+            detail,
+        }
     };
     let mut found: Vec<Found> = rows.into_iter().map(batch).collect();
     let lost: Vec<(String, i64, i64)> = sqlx::query_as(
@@ -81,18 +89,19 @@ pub async fn seals_and_deliveries(
     .bind(MOST)
     .fetch_all(&mut *conn)
     .await?;
-    let batch = |(meter, subject, ours, state, since, error): (String, String, i64, String, DateTime<Utc>, _)| {
-        let class = match state.as_str() {
-            "rejected" | "quarantined" => Class::Rejected,
-            _ if since > now - SETTLED => Class::Pending,
-            _ => Class::MissingAtStripe,
+    let batch =
+        |(meter, subject, ours, state, since, error): (String, String, i64, String, DateTime<Utc>, _)| {
+            let class = match state.as_str() {
+                "rejected" | "quarantined" => Class::Rejected,
+                _ if since > now - SETTLED => Class::Pending,
+                _ => Class::MissingAtStripe,
+            };
+            let detail = match error {
+                Some(error) => format!("{state}: {error}"),
+                None => state,
+            };
+            Found { level: Level::L2, meter: Some(meter), subject, ours, theirs: 0, class, detail }
         };
-        let detail = match error {
-            Some(error) => format!("{state}: {error}"),
-            None => state,
-        };
-        Found { level: Level::L2, meter: Some(meter), subject, ours, theirs: 0, class, detail }
-    };
     let mut found: Vec<Found> = rows.into_iter().map(batch).collect();
     let open: Vec<(String, i64, i64)> = sqlx::query_as(
         "SELECT meter, sum(quantity)::bigint, count(*) FROM usage_event

@@ -6,7 +6,18 @@ use crate::billing::ledger::Aggregation;
 
 /// What is compared with what. Every level expects a difference of 0.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    sqlx::Type,
+    utoipa::ToSchema,
 )]
 #[sqlx(type_name = "text")]
 #[schema(as = ReconcileLevel)]
@@ -37,7 +48,18 @@ impl Level {
 
 /// Why two sides differ.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    sqlx::Type,
+    utoipa::ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
@@ -278,7 +300,10 @@ mod tests {
         let home = PeriodAtHome { sealed: 10, ..PeriodAtHome::default() };
         assert_eq!(of_period(&home, &stripe(10, 10)), None);
         assert_eq!(of_period(&home, &stripe(10, 12)), Some(Class::ManualStripeEdit));
-        assert_eq!(of_period(&home, &PeriodAtStripe { settling: true, ..stripe(10, 8) }), Some(Class::Pending));
+        assert_eq!(
+            of_period(&home, &PeriodAtStripe { settling: true, ..stripe(10, 8) }),
+            Some(Class::Pending)
+        );
         assert_eq!(of_period(&home, &stripe(7, 7)), Some(Class::MissingAtStripe));
         assert_eq!(of_period(&home, &stripe(12, 12)), Some(Class::ExtraAtStripe));
         assert_eq!(of_period(&PeriodAtHome { young: 3, ..home }, &stripe(7, 7)), Some(Class::Pending));

@@ -105,12 +105,13 @@ async fn look(billing: &Billing, draft: &Draft) -> Result<()> {
         .bind(&draft.id)
         .execute(&mut *tx)
         .await?;
-    let lately: bool =
-        sqlx::query_scalar("SELECT EXISTS (SELECT FROM reconcile_run WHERE invoice = $1 AND started_at > $2)")
-            .bind(&draft.id)
-            .bind(now - AGAIN)
-            .fetch_one(&mut *tx)
-            .await?;
+    let lately: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM reconcile_run WHERE invoice = $1 AND started_at > $2)",
+    )
+    .bind(&draft.id)
+    .bind(now - AGAIN)
+    .fetch_one(&mut *tx)
+    .await?;
     if lately {
         return Ok(());
     }
@@ -148,12 +149,14 @@ async fn whole(billing: &Billing, draft: &Draft, why: &str) -> Result<()> {
 }
 
 async fn note_done(conn: &mut PgConnection, invoice: &str, now: DateTime<Utc>) -> Result<()> {
-    sqlx::query("INSERT INTO billing_effect (object, transition, at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
-        .bind(invoice)
-        .bind(DONE)
-        .bind(now)
-        .execute(conn)
-        .await?;
+    sqlx::query(
+        "INSERT INTO billing_effect (object, transition, at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+    )
+    .bind(invoice)
+    .bind(DONE)
+    .bind(now)
+    .execute(conn)
+    .await?;
     Ok(())
 }
 
@@ -167,7 +170,8 @@ async fn hold(billing: &Billing, draft: &Draft, run: &str) -> Result<()> {
     if holds && !draft.held {
         sqlx::query("UPDATE invoice SET held = true WHERE id = $1").bind(&draft.id).execute(&mut *tx).await?;
         let (caller, detail) = (Caller::worker(), json!({ "run": run }));
-        audit_add(&mut tx, &caller, now, "billing.invoice.hold", Some(draft.tenant), &draft.id, detail).await?;
+        audit_add(&mut tx, &caller, now, "billing.invoice.hold", Some(draft.tenant), &draft.id, detail)
+            .await?;
     }
     let detail = json!({ "run": run, "held": holds });
     incidents::open(&mut tx, HELD, &draft.id, Some(draft.tenant), detail, now).await?;
@@ -175,7 +179,13 @@ async fn hold(billing: &Billing, draft: &Draft, run: &str) -> Result<()> {
     Ok(())
 }
 
-async fn let_go(billing: &Billing, caller: &Caller, invoice: &str, tenant: TenantId, why: &str) -> Result<()> {
+async fn let_go(
+    billing: &Billing,
+    caller: &Caller,
+    invoice: &str,
+    tenant: TenantId,
+    why: &str,
+) -> Result<()> {
     let now = billing.cp.clock.now();
     ask(|| billing.stripe.invoice_hold(invoice, false)).await?;
     let mut tx = billing.cp.db.begin().await?;
@@ -202,7 +212,12 @@ pub struct Release {
 ///
 /// # Errors
 /// `not_found`; `state_conflict` for one that is not held.
-pub async fn invoice_release(billing: &Billing, caller: &Caller, invoice: &str, release: &Release) -> Result<()> {
+pub async fn invoice_release(
+    billing: &Billing,
+    caller: &Caller,
+    invoice: &str,
+    release: &Release,
+) -> Result<()> {
     let found: Option<(TenantId, bool)> = sqlx::query_as("SELECT tenant, held FROM invoice WHERE id = $1")
         .bind(invoice)
         .fetch_optional(&billing.cp.db)

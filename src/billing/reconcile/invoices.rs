@@ -82,7 +82,9 @@ pub async fn invoices(
     let oldest = theirs.iter().map(|one| one.created_at).min();
     let ours = stored(&mut *billing.cp.db.acquire().await?, account.tenant, span, only).await?;
     let mut found = Vec::new();
-    for invoice in theirs.iter().filter(|one| only.is_some() || (span.from..span.to).contains(&one.created_at)) {
+    for invoice in
+        theirs.iter().filter(|one| only.is_some() || (span.from..span.to).contains(&one.created_at))
+    {
         if invoice.status == "void" {
             continue;
         }
@@ -129,7 +131,12 @@ fn paid(invoice: &Invoice, mine: Option<&Stored>, now: DateTime<Utc>) -> Option<
     let class = of_invoice(&sides)?;
     let detail = format!(
         "{} {}: total {}, paid {}, credited {}; lines and tax {}",
-        invoice.currency, invoice.status, invoice.total_minor, invoice.paid_minor, invoice.credited_minor, sides.lines
+        invoice.currency,
+        invoice.status,
+        invoice.total_minor,
+        invoice.paid_minor,
+        invoice.credited_minor,
+        sides.lines
     );
     Some(Found {
         level: Level::L5,
@@ -216,7 +223,12 @@ async fn period_at_home(
         .await?;
         let (sealed, young, refused) = last.unwrap_or_default();
         let when = |is: bool| if is { sealed } else { 0 };
-        return Ok(PeriodAtHome { sealed, young: when(young), refused: when(refused), ..PeriodAtHome::default() });
+        return Ok(PeriodAtHome {
+            sealed,
+            young: when(young),
+            refused: when(refused),
+            ..PeriodAtHome::default()
+        });
     }
     let (told, carried_in, carried_out, young, refused): (i64, i64, i64, i64, i64) = sqlx::query_as(
         "SELECT coalesce(sum(quantity) FILTER (WHERE inside), 0)::bigint,

@@ -32,8 +32,8 @@ use chrono::{DateTime, Duration, NaiveDate, NaiveTime, TimeDelta, Utc};
 pub use class::{Class, Level};
 pub use round::{DIFFERS, reconcile_begin, reconcile_go_on, reconcile_run, require_stripe};
 pub use runs::{
-    Ask, Difference, DifferenceFilter, ReconcileId, Run, RunDetail, RunState, RunsFilter, Why, difference_list, is_red,
-    last_run, run_list, run_show,
+    Ask, Difference, DifferenceFilter, ReconcileId, Run, RunDetail, RunState, RunsFilter, Why,
+    difference_list, is_red, last_run, run_list, run_show,
 };
 
 use super::stripe::{Asked, Trouble};

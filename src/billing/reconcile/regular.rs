@@ -33,7 +33,9 @@ pub async fn nightly(billing: Billing) -> Result<()> {
     let (now, livemode) = (billing.cp.clock.now(), billing.settings.livemode());
     let since = due_since(now);
     let mut tx = billing.cp.db.begin().await?;
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('freehold.reconcile', 0))").execute(&mut *tx).await?;
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('freehold.reconcile', 0))")
+        .execute(&mut *tx)
+        .await?;
     let due: bool = sqlx::query_scalar(
         "SELECT EXISTS (SELECT FROM billing_account WHERE livemode = $1 AND created_at < $2)
             AND NOT EXISTS (SELECT FROM reconcile_run
@@ -52,7 +54,10 @@ pub async fn nightly(billing: Billing) -> Result<()> {
         let span = Span { from, to: midnight(now.date_naive()) };
         let plan = Plan { why: Why::Nightly, tenant: None, invoice: None, span, look_only: false };
         begin(&mut tx, &billing, &plan, now).await?;
-        sqlx::query("DELETE FROM reconcile_run WHERE started_at < $1").bind(now - KEPT).execute(&mut *tx).await?;
+        sqlx::query("DELETE FROM reconcile_run WHERE started_at < $1")
+            .bind(now - KEPT)
+            .execute(&mut *tx)
+            .await?;
     }
     for tenant in red_since(&mut tx, livemode, now).await? {
         let (from, to) = usual_days(now);

@@ -9,7 +9,8 @@ use sqlx::PgConnection;
 
 use super::class::Class;
 use super::runs::{
-    Ask, Found, ReconcileId, Run, RunDetail, RunState, Span, Why, differences_add, run_by_id, run_columns, run_show,
+    Ask, Found, ReconcileId, Run, RunDetail, RunState, Span, Why, differences_add, run_by_id, run_columns,
+    run_show,
 };
 use super::usage::{Account, meters_at_stripe};
 use super::{books, invoices, prove, usage};
@@ -260,7 +261,12 @@ async fn compare(billing: &Billing, held: &Held, tenant: TenantId, customer: Opt
 }
 
 /// Puts the batches of a day that are proven absent back into the queue. Gives their quantities.
-async fn put_back(billing: &Billing, account: &Account, day: &usage::Day, now: DateTime<Utc>) -> Result<Vec<i64>> {
+async fn put_back(
+    billing: &Billing,
+    account: &Account,
+    day: &usage::Day,
+    now: DateTime<Utc>,
+) -> Result<Vec<i64>> {
     let absent = prove::absent_of_day(billing, account, &day.meter, day.day, now).await?;
     let mut tx = billing.cp.db.begin().await?;
     let mut back = Vec::new();

@@ -51,7 +51,9 @@ pub async fn settle_one(
         _ if sent.iter().any(|one| one.open && one.state == "delivered") => Fate::Unclear,
         None => Fate::Unclear,
         Some(absent) => {
-            let Some(one) = sent.iter().find(|one| one.id == batch && one.open) else { return Ok(Fate::Unclear) };
+            let Some(one) = sent.iter().find(|one| one.id == batch && one.open) else {
+                return Ok(Fate::Unclear);
+            };
             let is_absent = absent.contains(&batch);
             let done = match is_absent {
                 true => requeue(&mut tx, account.tenant, one, &one.state, now).await?,

@@ -109,7 +109,8 @@ pub async fn days(
     let mut differ = Vec::new();
     for meter in meters {
         let (id, customer) = (&meter.stripe_id, &account.customer);
-        let counted: Vec<Summary> = ask(|| billing.stripe.summaries(id, customer, span.from, span.to)).await?;
+        let counted: Vec<Summary> =
+            ask(|| billing.stripe.summaries(id, customer, span.from, span.to)).await?;
         let theirs: BTreeMap<NaiveDate, i64> =
             counted.iter().map(|row| (row.from.date_naive(), row.value)).collect();
         keep(&mut *billing.cp.db.acquire().await?, account, meter, span, &theirs, now).await?;

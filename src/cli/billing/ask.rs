@@ -12,19 +12,22 @@ use crate::billing::finance::lists::{
     InvoiceRow, ListFilter, TenantAccess, batch_list, invoice_list, invoice_row, tenant_access,
 };
 use crate::billing::finance::preview::{Preview, preview};
-use crate::billing::finance::quarantine::{QuarantineFilter, Settle, Settled, quarantine_list, quarantine_settle};
+use crate::billing::finance::quarantine::{
+    QuarantineFilter, Settle, Settled, quarantine_list, quarantine_settle,
+};
 use crate::billing::finance::report::{ReportFilter, ReportRow, report};
 use crate::billing::finance::standing::{Standing, incident_settle, standing};
 use crate::billing::finance::tenant::{TenantUse, usage};
 use crate::billing::inbox;
 use crate::billing::incidents::{self, Incident, IncidentId};
 use crate::billing::ledger::{
-    self, Batch, Correction, CorrectionId, FactLine, NewCorrection, Quarantined, correction_ask, correction_decide,
-    correction_list,
+    self, Batch, Correction, CorrectionId, FactLine, NewCorrection, Quarantined, correction_ask,
+    correction_decide, correction_list,
 };
 use crate::billing::reconcile::close::{Release, invoice_release};
 use crate::billing::reconcile::{
-    Ask, Difference, DifferenceFilter, Run, RunDetail, RunState, RunsFilter, difference_list, reconcile_run, run_list,
+    Ask, Difference, DifferenceFilter, Run, RunDetail, RunState, RunsFilter, difference_list, reconcile_run,
+    run_list,
 };
 use crate::billing::settings::Settings;
 use crate::cli::Globals;
@@ -248,7 +251,9 @@ impl Till {
     pub async fn incident_settle(&self, id: IncidentId) -> Result<Incident> {
         match self.way() {
             Way::Direct(direct, _) => incident_settle(&direct.cp, &direct.caller, id).await,
-            Way::Remote(client) => client.post(&["billing", "incidents", &id.to_string(), "settle"], &()).await,
+            Way::Remote(client) => {
+                client.post(&["billing", "incidents", &id.to_string(), "settle"], &()).await
+            }
         }
     }
 
@@ -287,4 +292,3 @@ impl Till {
         }
     }
 }
-

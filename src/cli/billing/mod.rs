@@ -41,7 +41,9 @@ pub struct Billing {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show in some numbers how money stands: what waits, what differs
-    #[command(after_long_help = "Examples:\n  freehold billing status\n  freehold billing status --output json | jq .rejected")]
+    #[command(
+        after_long_help = "Examples:\n  freehold billing status\n  freehold billing status --output json | jq .rejected"
+    )]
     Status,
     /// List what was used, told, counted, invoiced and paid: a row for each tenant, meter and period
     #[command(after_long_help = "\
@@ -79,7 +81,9 @@ Examples:
   freehold billing explain in_1Pabc --line il_1Pdef --facts 10000 --output json")]
     Explain(Explain),
     /// List the facts of a batch
-    #[command(after_long_help = "Examples:\n  freehold billing facts ub:ten_06fqv3k1s9t4m7b2n8c5v0r6e4:api_calls:1795219200:0 --all")]
+    #[command(
+        after_long_help = "Examples:\n  freehold billing facts ub:ten_06fqv3k1s9t4m7b2n8c5v0r6e4:api_calls:1795219200:0 --all"
+    )]
     Facts(Facts),
     /// Show a tenant's next invoice, as Stripe would make it now, and what our books say
     #[command(after_long_help = "Examples:\n  freehold billing preview acme")]
@@ -215,13 +219,19 @@ Examples:
   freehold billing correct ask acme --meter tasks_created --quantity 3 --at 2026-11-20T12:00:00Z --reason 'came too late'")]
     Ask(AskArgs),
     /// List corrections that wait for a second person
-    #[command(after_long_help = "Examples:\n  freehold billing correct list\n  freehold billing correct list --decided --output csv > corrections.csv")]
+    #[command(
+        after_long_help = "Examples:\n  freehold billing correct list\n  freehold billing correct list --decided --output csv > corrections.csv"
+    )]
     List(Decided),
     /// Agree to a correction that another person asked for
-    #[command(after_long_help = "Examples:\n  freehold billing correct approve cor_06fqv3k1s9t4m7b2n8c5v0r6e4")]
+    #[command(
+        after_long_help = "Examples:\n  freehold billing correct approve cor_06fqv3k1s9t4m7b2n8c5v0r6e4"
+    )]
     Approve(Which),
     /// Refuse a correction that another person asked for
-    #[command(after_long_help = "Examples:\n  freehold billing correct refuse cor_06fqv3k1s9t4m7b2n8c5v0r6e4")]
+    #[command(
+        after_long_help = "Examples:\n  freehold billing correct refuse cor_06fqv3k1s9t4m7b2n8c5v0r6e4"
+    )]
     Refuse(Which),
 }
 
@@ -262,7 +272,9 @@ struct Which {
 #[derive(Debug, Subcommand)]
 enum Quarantine {
     /// List batches that Stripe refused, or that were set aside
-    #[command(after_long_help = "Examples:\n  freehold billing quarantine list --all --output csv > waiting.csv")]
+    #[command(
+        after_long_help = "Examples:\n  freehold billing quarantine list --all --output csv > waiting.csv"
+    )]
     List(Pages),
     /// List facts that were too old or from the future. They count by a correction that names them
     #[command(after_long_help = "Examples:\n  freehold billing quarantine facts")]
@@ -310,7 +322,9 @@ enum Incidents {
     #[command(after_long_help = "Examples:\n  freehold billing incident list")]
     List(IncidentList),
     /// Say that one was looked at and is over
-    #[command(after_long_help = "Examples:\n  freehold billing incident settle inc_06fqv3k1s9t4m7b2n8c5v0r6e4")]
+    #[command(
+        after_long_help = "Examples:\n  freehold billing incident settle inc_06fqv3k1s9t4m7b2n8c5v0r6e4"
+    )]
     Settle(IncidentArgs),
 }
 
@@ -410,8 +424,8 @@ pub async fn run(globals: &Globals, args: Billing) -> Result<()> {
             print(output, &found, words::explained)
         }
         Command::Facts(Facts { batch, paging }) => {
-            let page =
-                paging.collect(async |limit, cursor| till.facts(&batch, &FactsFilter { limit, cursor }).await);
+            let page = paging
+                .collect(async |limit, cursor| till.facts(&batch, &FactsFilter { limit, cursor }).await);
             print_sheet(globals, &page.await?)
         }
         Command::Preview(args) => print(output, &till.preview(&args.tenant).await?, words::preview),
@@ -429,7 +443,9 @@ pub async fn run(globals: &Globals, args: Billing) -> Result<()> {
         Command::Incident(Incidents::List(IncidentList { settled })) => {
             print_sheet(globals, &till.incidents(&DoneToo { done_too: Some(settled) }).await?)
         }
-        Command::Incident(Incidents::Settle(IncidentArgs { id })) => one(globals, till.incident_settle(id).await?),
+        Command::Incident(Incidents::Settle(IncidentArgs { id })) => {
+            one(globals, till.incident_settle(id).await?)
+        }
         Command::Release(Released { invoice, reason }) => {
             one(globals, till.release(&invoice, &Release { reason }).await?)
         }
@@ -474,7 +490,9 @@ async fn reconcile(globals: &Globals, till: &Till, args: Reconcile) -> Result<()
     }
     if fail_on_diff && found.differs() {
         let many = found.differences.iter().filter(|one| !one.class.is_benign()).count();
-        return Err(Error::new(&codes::INTERNAL).detail(format!("{many} differences do not explain themselves")));
+        return Err(
+            Error::new(&codes::INTERNAL).detail(format!("{many} differences do not explain themselves"))
+        );
     }
     Ok(())
 }
@@ -536,9 +554,7 @@ async fn export(globals: &Globals, till: &Till, args: Export) -> Result<()> {
     let all = Paging { all: true, ..Paging::default() };
     let filter = ListFilter { tenant: tenant.clone(), from, to, ..ListFilter::default() };
     match what {
-        What::Report => {
-            print_sheet(globals, &report(till, &Days { tenant, from, to, paging: all }).await?)
-        }
+        What::Report => print_sheet(globals, &report(till, &Days { tenant, from, to, paging: all }).await?),
         What::Batches => {
             let page = all.collect(async |limit, cursor| {
                 till.batches(&ListFilter { limit, cursor, ..filter.clone() }).await
@@ -557,6 +573,8 @@ async fn export(globals: &Globals, till: &Till, args: Export) -> Result<()> {
             });
             print_sheet(globals, &page.await?)
         }
-        What::Corrections => print_sheet(globals, &till.corrections(&DoneToo { done_too: Some(true) }).await?),
+        What::Corrections => {
+            print_sheet(globals, &till.corrections(&DoneToo { done_too: Some(true) }).await?)
+        }
     }
 }

@@ -51,7 +51,10 @@ pub fn shown<T: Sheet>(items: &[T]) -> String {
     let header: Vec<&str> = T::SHOWN.iter().map(|at| T::COLUMNS[*at]).collect();
     let row = |item: &T| {
         let cells = item.cells();
-        T::SHOWN.iter().map(|at| if cells[*at].is_empty() { "-".to_owned() } else { cells[*at].clone() }).collect()
+        T::SHOWN
+            .iter()
+            .map(|at| if cells[*at].is_empty() { "-".to_owned() } else { cells[*at].clone() })
+            .collect()
     };
     table::sheet(&header, items.iter().map(row))
 }
@@ -269,8 +272,19 @@ impl Sheet for Correction {
 }
 
 impl Sheet for Difference {
-    const COLUMNS: &'static [&'static str] =
-        &["run", "level", "class", "tenant_id", "meter", "subject", "ours", "theirs", "diff", "fixed", "detail"];
+    const COLUMNS: &'static [&'static str] = &[
+        "run",
+        "level",
+        "class",
+        "tenant_id",
+        "meter",
+        "subject",
+        "ours",
+        "theirs",
+        "diff",
+        "fixed",
+        "detail",
+    ];
     const SHOWN: &'static [usize] = &[1, 2, 4, 5, 6, 7, 9, 10];
 
     fn cells(&self) -> Vec<String> {
@@ -291,8 +305,20 @@ impl Sheet for Difference {
 }
 
 impl Sheet for Run {
-    const COLUMNS: &'static [&'static str] =
-        &["run", "why", "state", "tenant_id", "invoice", "from", "to", "tenants", "fixed", "error", "started_at", "finished_at"];
+    const COLUMNS: &'static [&'static str] = &[
+        "run",
+        "why",
+        "state",
+        "tenant_id",
+        "invoice",
+        "from",
+        "to",
+        "tenants",
+        "fixed",
+        "error",
+        "started_at",
+        "finished_at",
+    ];
     const SHOWN: &'static [usize] = &[0, 1, 2, 5, 6, 7, 8, 10, 9];
 
     fn cells(&self) -> Vec<String> {
@@ -352,8 +378,17 @@ impl Sheet for InboxEvent {
 }
 
 impl Sheet for Incident {
-    const COLUMNS: &'static [&'static str] =
-        &["incident", "kind", "subject", "tenant_id", "opened_at", "seen", "settled_at", "settled_by", "detail"];
+    const COLUMNS: &'static [&'static str] = &[
+        "incident",
+        "kind",
+        "subject",
+        "tenant_id",
+        "opened_at",
+        "seen",
+        "settled_at",
+        "settled_by",
+        "detail",
+    ];
     const SHOWN: &'static [usize] = &[0, 1, 2, 4, 5, 8];
 
     fn cells(&self) -> Vec<String> {

@@ -60,7 +60,10 @@ pub fn explained(all: &Explained) -> String {
                 );
             }
             if one.facts_left_out > 0 {
-                text += &format!("        and {} more: freehold billing facts {}\n", one.facts_left_out, batch.identifier);
+                text += &format!(
+                    "        and {} more: freehold billing facts {}\n",
+                    one.facts_left_out, batch.identifier
+                );
             }
         }
         if line.batches_left_out > 0 {
@@ -112,7 +115,9 @@ pub fn preview(all: &Preview) -> String {
     ]);
     let lines = table::table(
         ["line", "units", "amount"],
-        all.lines.iter().map(|line| [line.description.clone(), grouped(line.quantity), money(line.amount_minor)]),
+        all.lines
+            .iter()
+            .map(|line| [line.description.clone(), grouped(line.quantity), money(line.amount_minor)]),
     );
     format!("{head}\n{lines}\nby our books:\n{}", meters(&all.used, &all.currency))
 }
@@ -121,13 +126,19 @@ pub fn preview(all: &Preview) -> String {
 pub fn standing(all: &Standing) -> String {
     let last = all.last_run.as_ref();
     table::fields([
-        ("undelivered", format!("{} since {}", all.undelivered, table::or_dash(all.oldest_undelivered.map(table::time)))),
+        (
+            "undelivered",
+            format!("{} since {}", all.undelivered, table::or_dash(all.oldest_undelivered.map(table::time))),
+        ),
         ("unknown", all.unknown.to_string()),
         ("rejected", all.rejected.to_string()),
         ("quarantined", format!("{} batches, {} facts", all.quarantined, all.quarantined_facts)),
         ("open facts", all.open_facts.to_string()),
         ("differences", all.differences.to_string()),
-        ("compared", table::or_dash(last.map(|run| format!("{} {}", run.state.as_str(), table::time(run.started_at))))),
+        (
+            "compared",
+            table::or_dash(last.map(|run| format!("{} {}", run.state.as_str(), table::time(run.started_at)))),
+        ),
         ("drafts held", all.drafts_held.to_string()),
         ("corrections", format!("{} wait for a second person", all.corrections_asked)),
         ("inbox", format!("{} waiting, {} dead", all.inbox_ready, all.inbox_dead)),

@@ -119,7 +119,11 @@ pub async fn show(staff: Staff, State(site): State<Site>, Extension(billing): Ex
         mode: billing.settings.mode.as_str(),
         oldest: standing.oldest_undelivered.map(moment),
         compared: standing.last_run.as_ref().map(|run| {
-            (moment(run.started_at), run.state.as_str(), run.state != crate::billing::reconcile::RunState::Green)
+            (
+                moment(run.started_at),
+                run.state.as_str(),
+                run.state != crate::billing::reconcile::RunState::Green,
+            )
         }),
         standing,
         meters: meters.into_iter().map(plot).collect(),

@@ -50,7 +50,8 @@ impl Plot {
             grouped(if most == 1 && days.iter().all(|day| *day <= 0) { 0 } else { most }),
             grouped(last)
         );
-        let ends = if days.is_empty() { (String::new(), String::new()) } else { (date(0), date(days.len() - 1)) };
+        let ends =
+            if days.is_empty() { (String::new(), String::new()) } else { (date(0), date(days.len() - 1)) };
         let bars = days.iter().enumerate().map(bar).collect();
         Self { width: days.len() * STEP, bars, said, first: ends.0, last: ends.1 }
     }

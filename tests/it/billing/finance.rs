@@ -5,13 +5,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use chrono::{DateTime, DurationRound, TimeDelta};
+use freehold::billing::finance::csv;
 use freehold::billing::finance::explain::{ExplainFilter, explain};
 use freehold::billing::finance::preview::preview;
 use freehold::billing::finance::quarantine::{Settle, SettleAs, quarantine_settle};
 use freehold::billing::finance::report::{COLUMNS, ReportFilter, ReportRow, report};
 use freehold::billing::finance::standing::standing;
 use freehold::billing::finance::tenant::usage;
-use freehold::billing::finance::csv;
 use freehold::billing::ledger::{Fact, months, record_many, sealer};
 use freehold::billing::reconcile::{Ask, Class, Level, close, reconcile_run};
 use freehold::billing::sender::{Sender, breaker::Breaker};
@@ -74,7 +74,11 @@ fn the_report_s_file_is_what_it_always_was() {
         tax_minor: Some(931),
         ..row.clone()
     };
-    let yen = ReportRow { currency: Some("jpy".to_owned()), customer: Some("a,\"b\"".to_owned()), ..invoiced.clone() };
+    let yen = ReportRow {
+        currency: Some("jpy".to_owned()),
+        customer: Some("a,\"b\"".to_owned()),
+        ..invoiced.clone()
+    };
     let text = csv::file(&COLUMNS, [&row, &invoiced, &yen].map(ReportRow::cells)).unwrap();
     assert_eq!(text, include_str!("golden/report.csv").replace('\n', "\r\n"));
     // The API says the same in minor units, by name.
@@ -119,11 +123,12 @@ impl Office {
         for _ in 0..20 {
             let fresh = Billing { breaker: Breaker::default(), ..self.shop.billing.clone() };
             Sender::of(&fresh).round(Duration::from_secs(20)).await.unwrap();
-            let waiting: i64 =
-                sqlx::query_scalar("SELECT count(*) FROM usage_batch WHERE state IN ('ready', 'sending', 'unknown')")
-                    .fetch_one(self.shop.db())
-                    .await
-                    .unwrap();
+            let waiting: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM usage_batch WHERE state IN ('ready', 'sending', 'unknown')",
+            )
+            .fetch_one(self.shop.db())
+            .await
+            .unwrap();
             if waiting == 0 {
                 return;
             }
@@ -134,22 +139,29 @@ impl Office {
 
     /// A month passes from the beginning of the period; gives the invoice that it ends with, a draft.
     async fn draft(&self) -> String {
-        let end: DateTime<chrono::Utc> = sqlx::query_scalar("SELECT period_end FROM subscription WHERE tenant = $1")
-            .bind(self.tenant)
-            .fetch_one(self.shop.db())
-            .await
-            .unwrap();
+        let end: DateTime<chrono::Utc> =
+            sqlx::query_scalar("SELECT period_end FROM subscription WHERE tenant = $1")
+                .bind(self.tenant)
+                .fetch_one(self.shop.db())
+                .await
+                .unwrap();
         self.shop.pass(end - self.shop.now() + TimeDelta::minutes(5));
         customers::refresh_invoices_of(&self.shop.billing, &self.customer).await.unwrap();
-        sqlx::query_scalar("SELECT id FROM invoice WHERE tenant = $1 AND status = 'draft' ORDER BY created_at DESC LIMIT 1")
-            .bind(self.tenant)
-            .fetch_one(self.shop.db())
-            .await
-            .unwrap()
+        sqlx::query_scalar(
+            "SELECT id FROM invoice WHERE tenant = $1 AND status = 'draft' ORDER BY created_at DESC LIMIT 1",
+        )
+        .bind(self.tenant)
+        .fetch_one(self.shop.db())
+        .await
+        .unwrap()
     }
 
     async fn held(&self, invoice: &str) -> bool {
-        sqlx::query_scalar("SELECT held FROM invoice WHERE id = $1").bind(invoice).fetch_one(self.shop.db()).await.unwrap()
+        sqlx::query_scalar("SELECT held FROM invoice WHERE id = $1")
+            .bind(invoice)
+            .fetch_one(self.shop.db())
+            .await
+            .unwrap()
     }
 }
 
@@ -165,14 +177,17 @@ async fn an_invoice_is_walked_down_to_single_facts() {
     let invoice = office.draft().await;
     let mut conn = office.shop.db().acquire().await.unwrap();
     let all = explain(&mut conn, &invoice, &ExplainFilter::default()).await.unwrap();
-    let lines: Vec<_> = all.lines.iter().filter(|line| line.meter.as_deref() == Some("tasks_created")).collect();
+    let lines: Vec<_> =
+        all.lines.iter().filter(|line| line.meter.as_deref() == Some("tasks_created")).collect();
     let line = lines.first().expect("a line of tasks");
     assert_eq!((line.lines_quantity, line.batches_quantity), (12, 12), "{all:?}");
     assert_eq!(line.batches.iter().map(|one| one.batch.quantity).collect::<Vec<_>>(), [7, 5]);
     let facts: Vec<_> = line.batches.iter().flat_map(|one| &one.because_of).collect();
     assert_eq!((facts.len(), facts.iter().map(|fact| fact.quantity).sum::<i64>()), (12, 12));
     assert!(facts.iter().all(|fact| fact.source == "outbox:test" && fact.key.starts_with("tsk:")));
-    let few = explain(&mut conn, &invoice, &ExplainFilter { line: Some(line.id.clone()), facts: Some(3) }).await.unwrap();
+    let few = explain(&mut conn, &invoice, &ExplainFilter { line: Some(line.id.clone()), facts: Some(3) })
+        .await
+        .unwrap();
     let shown: usize = few.lines[0].batches.iter().map(|one| one.because_of.len()).sum();
     let left: i64 = few.lines[0].batches.iter().map(|one| one.facts_left_out).sum();
     assert_eq!((shown, left), (3, 9));
@@ -188,7 +203,11 @@ async fn an_invoice_is_walked_down_to_single_facts() {
     assert!(explain(&mut conn, "in_none", &ExplainFilter::default()).await.is_err());
 
     // The report says the same, and so do the page and the preview.
-    let filter = ReportFilter { tenant: Some("acme".to_owned()), from: Some(begin.date_naive()), ..ReportFilter::default() };
+    let filter = ReportFilter {
+        tenant: Some("acme".to_owned()),
+        from: Some(begin.date_naive()),
+        ..ReportFilter::default()
+    };
     let rows = report(&mut conn, false, &filter, office.shop.now()).await.unwrap().items;
     let row = rows.iter().find(|row| row.meter.as_deref() == Some("tasks_created") && row.invoice.is_some());
     let row = row.unwrap_or_else(|| panic!("{rows:?}"));
@@ -224,7 +243,14 @@ async fn an_edited_line_is_named_and_holds_its_draft_until_finance_lets_it_go() 
     close::close_due(&office.shop.billing).await.unwrap();
     assert!(office.held(&invoice).await, "{:?}", office.shop.incidents().await);
     assert_eq!(at_stripe("auto_advance"), false);
-    assert!(office.shop.incidents().await.iter().any(|(kind, subject)| kind == "draft_held" && *subject == invoice));
+    assert!(
+        office
+            .shop
+            .incidents()
+            .await
+            .iter()
+            .any(|(kind, subject)| kind == "draft_held" && *subject == invoice)
+    );
     office.shop.pass(TimeDelta::hours(3));
     assert_eq!(at_stripe("status"), "draft", "a held draft is not finalized");
     let run = reconcile_run(&office.shop.billing, &tester(), &Ask::default()).await.unwrap();
@@ -305,7 +331,10 @@ async fn a_batch_that_was_sent_is_not_sent_again_by_hand_but_asked_about() {
     let refused = settle(&of(4), SettleAs::Resend).await.unwrap_err();
     assert_eq!(refused.code().name, "state_conflict");
     let there = settle(&of(4), SettleAs::Check).await.unwrap();
-    assert_eq!((there.batch.state.as_str(), there.batch.delivered_via.as_deref()), ("delivered", Some("summary_check")));
+    assert_eq!(
+        (there.batch.state.as_str(), there.batch.delivered_via.as_deref()),
+        ("delivered", Some("summary_check"))
+    );
     let absent = settle(&of(6), SettleAs::Check).await.unwrap();
     assert_eq!(absent.batch.state, "ready");
     assert!(settle("ub:none", SettleAs::Check).await.is_err());
@@ -353,12 +382,20 @@ impl Api {
     fn operations(&self) -> Vec<(&'static str, String, bool)> {
         let mut all = Vec::new();
         for (path, item) in &self.api.paths.paths {
-            for (method, operation) in
-                [("GET", &item.get), ("POST", &item.post), ("PUT", &item.put), ("PATCH", &item.patch), ("DELETE", &item.delete)]
-            {
+            for (method, operation) in [
+                ("GET", &item.get),
+                ("POST", &item.post),
+                ("PUT", &item.put),
+                ("PATCH", &item.patch),
+                ("DELETE", &item.delete),
+            ] {
                 let Some(operation) = operation else { continue };
                 let tags = operation.tags.clone().unwrap_or_default();
-                all.push((method, path.replace(['{', '}'], "x"), tags.iter().any(|tag| tag == "Operator: billing")));
+                all.push((
+                    method,
+                    path.replace(['{', '}'], "x"),
+                    tags.iter().any(|tag| tag == "Operator: billing"),
+                ));
             }
         }
         all
@@ -381,7 +418,11 @@ async fn finance_corrects_money_and_operates_nothing() {
         let (as_viewer, _) = api.send(&viewer, method, &path, None).await;
         let (as_finance, _) = api.send(&finance, method, &path, None).await;
         assert_eq!(as_viewer == StatusCode::FORBIDDEN, !safe, "viewer: {method} {path}: {as_viewer}");
-        assert_eq!(as_finance == StatusCode::FORBIDDEN, !safe && !is_money, "finance: {method} {path}: {as_finance}");
+        assert_eq!(
+            as_finance == StatusCode::FORBIDDEN,
+            !safe && !is_money,
+            "finance: {method} {path}: {as_finance}"
+        );
         if !safe {
             *(if is_money { &mut money } else { &mut other }) += 1;
         }
@@ -396,7 +437,8 @@ async fn a_correction_needs_a_second_person() {
     let api = Api::of(&office);
     let ada = Api::key(&office, "ada", OperatorRole::Finance).await;
     let bob = Api::key(&office, "bob", OperatorRole::Finance).await;
-    let asks = json!({ "tenant": "acme", "meter": "tasks_created", "quantity": -3, "reason": "imported twice" });
+    let asks =
+        json!({ "tenant": "acme", "meter": "tasks_created", "quantity": -3, "reason": "imported twice" });
     let (status, asked) = api.send(&ada, "POST", "/operator/v1/billing/corrections", Some(asks)).await;
     assert_eq!(status, StatusCode::CREATED, "{asked}");
     let decide = format!("/operator/v1/billing/corrections/{}/decide", asked["id"].as_str().unwrap());

@@ -60,7 +60,10 @@ impl Books {
 
     /// All batches as they are, to see that nothing changed.
     async fn all(&self) -> Vec<String> {
-        sqlx::query_scalar("SELECT b::text FROM usage_batch b ORDER BY id").fetch_all(self.till.db()).await.unwrap()
+        sqlx::query_scalar("SELECT b::text FROM usage_batch b ORDER BY id")
+            .fetch_all(self.till.db())
+            .await
+            .unwrap()
     }
 }
 
@@ -173,17 +176,22 @@ async fn every_difference_of_our_own_books_has_its_name() {
     books.deliver().await;
     // Somebody changes the ledger by hand.
     let tampered = books.identifier(0, 3).await;
-    sqlx::query("UPDATE usage_event SET quantity = 2 WHERE quantity = 3").execute(books.till.db()).await.unwrap();
+    sqlx::query("UPDATE usage_event SET quantity = 2 WHERE quantity = 3")
+        .execute(books.till.db())
+        .await
+        .unwrap();
     // Stripe refuses one of another tenant; one more is on its way.
     books.fact(1, 7, 1, 0).await;
     books.fact(2, 8, 1, 0).await;
     while sealer::seal(&books.till.billing.cp).await.unwrap().batches > 0 {}
     let refused = books.identifier(1, 7).await;
-    sqlx::query("UPDATE usage_batch SET state = 'rejected', error = 'no such customer' WHERE identifier = $1")
-        .bind(&refused)
-        .execute(books.till.db())
-        .await
-        .unwrap();
+    sqlx::query(
+        "UPDATE usage_batch SET state = 'rejected', error = 'no such customer' WHERE identifier = $1",
+    )
+    .bind(&refused)
+    .execute(books.till.db())
+    .await
+    .unwrap();
     let run = books.compare().await;
     let mut found: Vec<(Level, Class, &str)> =
         run.differences.iter().map(|one| (one.level, one.class, one.subject.as_str())).collect();

@@ -11,8 +11,8 @@ use crate::billing::access::{Access, Override, override_clear, override_set};
 use crate::billing::finance::inbox::{InboxEvent, inbox_event};
 use crate::billing::finance::lists::{InvoiceRow, TenantAccess, invoice_row, tenant_access};
 use crate::billing::finance::quarantine::{Settle, Settled, quarantine_settle};
-use crate::billing::inbox;
 use crate::billing::finance::standing::incident_settle;
+use crate::billing::inbox;
 use crate::billing::incidents::{Incident, IncidentId};
 use crate::billing::ledger::{
     Correction, CorrectionId, FactId, NewCorrection, correction_ask, correction_decide,
@@ -158,7 +158,10 @@ async fn override_access(
 #[utoipa::path(delete, path = "/operator/v1/tenants/{tenant}/billing-override", operation_id = "operator_billing_override_clear",
     tag = "Operator: billing", params(("tenant" = String, Path, description = "Its slug or id")),
     responses((status = 200, body = TenantAccess)))]
-async fn clear_override(Accountant(operator): Accountant, Which(tenant): Which) -> Result<Json<TenantAccess>> {
+async fn clear_override(
+    Accountant(operator): Accountant,
+    Which(tenant): Which,
+) -> Result<Json<TenantAccess>> {
     let billing = operator.billing()?;
     let tenant = tenant_find(&mut *operator.cp.db.acquire().await?, &tenant).await?.id;
     override_clear(billing, &operator.caller, tenant).await?;

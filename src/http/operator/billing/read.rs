@@ -65,7 +65,10 @@ async fn show_standing(operator: Operator) -> Result<Json<Standing>> {
 /// tenants.
 #[utoipa::path(get, path = "/operator/v1/billing/report", operation_id = "operator_billing_report", tag = "Operator: billing",
     params(ReportFilter), responses((status = 200, body = Page<ReportRow>)))]
-async fn show_report(operator: Operator, Query(filter): Query<ReportFilter>) -> Result<Json<Page<ReportRow>>> {
+async fn show_report(
+    operator: Operator,
+    Query(filter): Query<ReportFilter>,
+) -> Result<Json<Page<ReportRow>>> {
     let (livemode, now) = (operator.livemode(), operator.cp.clock.now());
     report(&mut *operator.cp.db.acquire().await?, livemode, &filter, now).await.map(Json)
 }
@@ -73,7 +76,10 @@ async fn show_report(operator: Operator, Query(filter): Query<ReportFilter>) -> 
 /// Invoices that were made in a time, oldest first
 #[utoipa::path(get, path = "/operator/v1/billing/invoices", operation_id = "operator_billing_invoice_list",
     tag = "Operator: billing", params(ListFilter), responses((status = 200, body = Page<InvoiceRow>)))]
-async fn list_invoices(operator: Operator, Query(filter): Query<ListFilter>) -> Result<Json<Page<InvoiceRow>>> {
+async fn list_invoices(
+    operator: Operator,
+    Query(filter): Query<ListFilter>,
+) -> Result<Json<Page<InvoiceRow>>> {
     let now = operator.cp.clock.now();
     invoice_list(&mut *operator.cp.db.acquire().await?, &filter, now).await.map(Json)
 }

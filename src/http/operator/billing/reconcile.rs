@@ -6,8 +6,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::billing::reconcile::{
-    Ask, Difference, DifferenceFilter, ReconcileId, Run, RunDetail, RunsFilter, difference_list, reconcile_begin,
-    reconcile_go_on, run_list, run_show,
+    Ask, Difference, DifferenceFilter, ReconcileId, Run, RunDetail, RunsFilter, difference_list,
+    reconcile_begin, reconcile_go_on, run_list, run_show,
 };
 use crate::http::operator::Inside;
 use crate::http::operator::caller::{Accountant, Operator};
