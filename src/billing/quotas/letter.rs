@@ -81,8 +81,14 @@ pub async fn write(cp: &ControlPlane, tenant: TenantId, notice: &Notice) -> Resu
     if level.stage() == Stage::Fine {
         return Ok(None);
     }
-    compose(to, &one_line(&name), &one_line(&workspace), &level, &format!("{}/usage", cp.addresses.tenant_url(&slug)))
-        .map(Some)
+    compose(
+        to,
+        &one_line(&name),
+        &one_line(&workspace),
+        &level,
+        &format!("{}/usage", cp.addresses.tenant_url(&slug)),
+    )
+    .map(Some)
 }
 
 fn compose(to: String, name: &str, workspace: &str, level: &Level, link: &str) -> Result<Mail> {
@@ -121,7 +127,12 @@ mod tests {
         let mail = compose("ada@example.com".to_owned(), "Ada", "Acme <&>", &level, link).unwrap();
         assert_eq!(mail.subject, "Acme <&> has reached a limit of its plan");
         for text in [&mail.text, &mail.html] {
-            for word in ["100,000 of 100,000 requests of November 2026", "1 December 2026, 00:00 UTC", "refused", link] {
+            for word in [
+                "100,000 of 100,000 requests of November 2026",
+                "1 December 2026, 00:00 UTC",
+                "refused",
+                link,
+            ] {
                 assert!(text.contains(word), "{word}: {text}");
             }
         }

@@ -18,9 +18,7 @@ pub const FORGOTTEN: u8 = 70;
 const RAISE: &str = "an owner can move the workspace to a larger plan, on its page /usage";
 
 /// A limit of the plan.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum Quota {

@@ -116,8 +116,7 @@ pub async fn levels_of(conn: &mut PgConnection, tenant: TenantId, now: DateTime<
     .bind(ALWAYS)
     .fetch_optional(conn)
     .await?;
-    let (limits, requests, bytes, seats) =
-        found.ok_or_else(|| Error::new(&codes::TENANT_NOT_FOUND))?;
+    let (limits, requests, bytes, seats) = found.ok_or_else(|| Error::new(&codes::TENANT_NOT_FOUND))?;
     Ok([(Quota::RequestsPerMonth, requests), (Quota::StoredBytes, bytes), (Quota::Seats, seats)]
         .into_iter()
         .map(|(quota, used)| Level::at(quota, u64::try_from(used).unwrap_or(0), quota.limit(&limits), now))

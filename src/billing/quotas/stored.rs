@@ -92,7 +92,8 @@ async fn placed_on(db: &PgPool, shard: ShardId) -> Result<BTreeMap<String, Tenan
 
 /// Writes down what was sampled. Servers hear of those who went from one stage to another, in either direction.
 pub async fn write_down(db: &PgPool, levels: &[(TenantId, i64)], now: DateTime<Utc>) -> Result<()> {
-    let (tenants, used): (Vec<Uuid>, Vec<i64>) = levels.iter().map(|(tenant, used)| (tenant.0, *used)).unzip();
+    let (tenants, used): (Vec<Uuid>, Vec<i64>) =
+        levels.iter().map(|(tenant, used)| (tenant.0, *used)).unzip();
     let mut tx = db.begin().await?;
     let moved: Vec<TenantId> = sqlx::query_scalar(
         "WITH said AS (

@@ -125,7 +125,11 @@ mod tests {
         assert_eq!(said.len(), 3, "{said:?}");
         assert_eq!(
             said[0],
-            ("price".to_owned(), text("49.00 EUR a month after 14 days"), text("59.50 EUR a month after 14 days"))
+            (
+                "price".to_owned(),
+                text("49.00 EUR a month after 14 days"),
+                text("59.50 EUR a month after 14 days")
+            )
         );
         assert_eq!(said[1], ("stored bytes".to_owned(), text("10 GiB"), text("no limit")));
         assert_eq!((said[2].0.clone(), said[2].2.clone()), (format!("meter {}", gone.meter), None));

@@ -120,7 +120,8 @@ fn meter_sound(meter: &PlanMeter) -> std::result::Result<(), Wrong> {
         return Err(Wrong("meter", format!("{:?} is no meter's id", meter.meter)));
     }
     if !(0..=MOST_INCLUDED).contains(&meter.included) {
-        let why = format!("the meter {} includes {}: not from 0 to {MOST_INCLUDED}", meter.meter, meter.included);
+        let why =
+            format!("the meter {} includes {}: not from 0 to {MOST_INCLUDED}", meter.meter, meter.included);
         return Err(Wrong("included", why));
     }
     if !(0..=MOST_MINOR).contains(&meter.unit_price_minor) {

@@ -26,7 +26,8 @@ pub fn insert(headers: &mut HeaderMap, policy: Policy, decision: Decision) {
 
 /// Says how the month stands, from its soft limit on: `RateLimit: "month";r=12;t=86400`, beside the other.
 pub fn insert_month(headers: &mut HeaderMap, level: Level, now: DateTime<Utc>) {
-    let (Some(limit), Some(end)) = (level.limit.filter(|_| level.stage() > Stage::Fine), level.resets_at) else {
+    let (Some(limit), Some(end)) = (level.limit.filter(|_| level.stage() > Stage::Fine), level.resets_at)
+    else {
         return;
     };
     let left = (end - now).num_seconds().max(0);

@@ -72,14 +72,26 @@ pub fn served(tenant: &Tenant) -> Result<()> {
 /// Whether a request takes something away: a tenant whose room is used up may still send it. A form of a page has no other
 /// method than POST, so the end of its address says it.
 pub fn takes_away(method: &Method, path: &str) -> bool {
-    method == Method::DELETE || (method == Method::POST && matches!(path.rsplit('/').next(), Some("delete" | "remove")))
+    method == Method::DELETE
+        || (method == Method::POST && matches!(path.rsplit('/').next(), Some("delete" | "remove")))
 }
 
 /// The last parts of paths whose POST changes what is there. Every other POST makes something new: one that is not named
 /// here is refused to whoever owes money, which is the safe mistake.
 const CHANGES: [&str; 13] = [
-    "delete", "end", "join", "provider", "remove", "require", "resend", "revoke", "revoke-others", "role", "status",
-    "transfer", "verify",
+    "delete",
+    "end",
+    "join",
+    "provider",
+    "remove",
+    "require",
+    "resend",
+    "revoke",
+    "revoke-others",
+    "role",
+    "status",
+    "transfer",
+    "verify",
 ];
 /// What takes a way in away is possible whatever is owed.
 const TAKES_AWAY: [&str; 7] = [
@@ -218,9 +230,12 @@ mod tests {
         for new in ["/api/v1/projects", "/api/v1/tasks/{id}/comments", "/members/invite", "/projects"] {
             assert!(refused(Access::PastDue, &Method::POST, new), "{new}");
         }
-        for change in
-            ["/tasks/{task}/status", "/members/role", "/api/v1/domains/{domain}/verify", "/api/v1/things/{id}"]
-        {
+        for change in [
+            "/tasks/{task}/status",
+            "/members/role",
+            "/api/v1/domains/{domain}/verify",
+            "/api/v1/things/{id}",
+        ] {
             assert!(!refused(Access::PastDue, &Method::POST, change), "{change}");
             assert!(refused(Access::Restricted, &Method::POST, change), "{change}");
         }

@@ -224,9 +224,8 @@ impl<R: MinRole, S: Send + Sync> FromRequestParts<S> for Here<R> {
             until: moment(support.expires_at),
         });
         let near = ctx.levels().filter(|level| level.stage() > Stage::Fine);
-        let limits = near
-            .map(|level| LimitNotice { text: level.text(), consequence: level.consequence() })
-            .collect();
+        let limits =
+            near.map(|level| LimitNotice { text: level.text(), consequence: level.consequence() }).collect();
         let home = parts.extensions.get::<Home>().map(|home| home.0.clone()).unwrap_or_default();
         let money = MoneyNotice::of(ctx.access(), ctx.tenant_id, &home);
         let chrome = Chrome {

@@ -217,7 +217,11 @@ mod tests {
         count.learn(small.month, 10, 0);
         assert_eq!(count.look(small, false, 999_999), Next::Here { allowed: false, used: 10, first: false });
         assert_eq!(count.look(small, false, 1_000_000), Next::Ask { owed: 0, known: 10 });
-        assert_eq!(count.look(small, true, 0), Next::Ask { owed: 0, known: 10 }, "one that passes is counted");
+        assert_eq!(
+            count.look(small, true, 0),
+            Next::Ask { owed: 0, known: 10 },
+            "one that passes is counted"
+        );
         assert!(matches!(count.look(quota(20, 1), false, 0), Next::Ask { .. }));
         assert!(matches!(count.look(quota(1_000_000, 1), false, 0), Next::Here { allowed: true, .. }));
     }
@@ -241,8 +245,7 @@ mod tests {
         let mut count = Count::default();
         count.turn(quota.month);
         count.learn(quota.month, 60, 0);
-        let passed =
-            (0..100).filter(|_| count.alone(quota, false).0).count();
+        let passed = (0..100).filter(|_| count.alone(quota, false).0).count();
         assert_eq!(passed, 10);
         assert_eq!(count.alone(quota, true), (true, 71, false));
         assert_eq!(count.pay(), 11);

@@ -129,7 +129,8 @@ impl Months {
                     }
                 }
                 failed => {
-                    let why = failed.map_or_else(|_| "no answer in time".to_owned(), |done| format!("{done:?}"));
+                    let why =
+                        failed.map_or_else(|_| "no answer in time".to_owned(), |done| format!("{done:?}"));
                     tracing::debug!(why, "counts of requests were not written down; they will be");
                     for one in some {
                         if self.counts.with(one.tenant, count::Count::unwritten) {
@@ -146,7 +147,8 @@ impl Months {
         let owing = std::mem::take(&mut *self.owing.lock());
         for (tenant, month) in owing {
             let Some((owed, used)) = self.take_owed(tenant, month) else { continue };
-            let adding = levels::requests_add(&self.db, Counted { tenant, month, used }, owed, self.clock.now());
+            let adding =
+                levels::requests_add(&self.db, Counted { tenant, month, used }, owed, self.clock.now());
             match tokio::time::timeout(WRITING, adding).await {
                 Ok(Ok(Some(used))) => self.learn(tenant, month, used, now_us),
                 // There is no such tenant any more.

@@ -11,8 +11,8 @@ use freehold::testkit::{AppOptions, Replica, TestApp, eventually};
 use futures_util::future::join_all;
 use reqwest::Method;
 
-use crate::identity::fixture::{enter, person, seat, sign_in};
 use super::{counted, move_to, sell};
+use crate::identity::fixture::{enter, person, seat, sign_in};
 
 const PROJECTS: &str = "/api/v1/projects";
 
@@ -47,7 +47,8 @@ async fn a_month_that_is_used_up_is_refused_with_all_there_is_to_say() {
         counted(&app.world, acme.tenant.id, 59).await;
         let key = app.key(&slug, Role::Viewer).await;
         let seen: Vec<u64> = app.replicas.iter().map(|replica| replica.http.limiter.switches()).collect();
-        let answers = join_all((0..100).map(|n| app.on(n % 2, Method::GET, &slug, &key, PROJECTS).send())).await;
+        let answers =
+            join_all((0..100).map(|n| app.on(n % 2, Method::GET, &slug, &key, PROJECTS).send())).await;
         let (good, refused): (Vec<_>, Vec<_>) =
             answers.into_iter().map(Result::unwrap).partition(|answer| answer.status() == 200);
         let steady = |(replica, seen): (&Replica, &u64)| {

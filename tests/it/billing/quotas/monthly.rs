@@ -13,8 +13,8 @@ use freehold::testkit::{Cluster, Mode, Proxy, World, WorldOptions, eventually, e
 use redis::AsyncCommands;
 use tokio_util::sync::CancellationToken;
 
-use crate::provisioning::TABLES;
 use super::{counted, limits};
+use crate::provisioning::TABLES;
 
 async fn world() -> World {
     World::with(WorldOptions { shards: 1, tenant_cap: 10, slots: 0, tables: &TABLES }).await

@@ -1,10 +1,10 @@
 //! Who is told that a limit is near, or reached.
 
 use chrono::TimeDelta;
+use freehold::billing::Billing;
 use freehold::billing::quotas::notices::{JOB, Notice, tell};
 use freehold::billing::quotas::{Month, Quota, letter, stored};
 use freehold::billing::settings::Settings;
-use freehold::billing::Billing;
 use freehold::control_plane::tenants::TenantDetail;
 use freehold::identity::letters::Carrier;
 use freehold::kernel::Role;
@@ -12,9 +12,9 @@ use freehold::kernel::ids::{AccountId, TenantId};
 use freehold::testkit::{World, WorldOptions};
 use std::sync::Arc;
 
+use super::{counted, move_to, sell};
 use crate::identity::fixture::{person, seat};
 use crate::provisioning::TABLES;
-use super::{counted, move_to, sell};
 
 /// Acme on a plan with a hundred requests a month, and two owners among its members.
 struct Office {
@@ -141,7 +141,10 @@ async fn the_letter_is_written_with_the_numbers_of_the_moment_or_not_at_all() {
     let period = Month::of(cp.clock.now()).first_day();
     let notice = Notice { quota: Quota::RequestsPerMonth, period, percent: 80, account: office.owners[0] };
     let mail = letter::write(cp, office.tenant(), &notice).await.unwrap().expect("a letter");
-    assert_eq!((mail.to.as_str(), mail.subject.as_str()), ("ada@example.com", "acme is near a limit of its plan"));
+    assert_eq!(
+        (mail.to.as_str(), mail.subject.as_str()),
+        ("ada@example.com", "acme is near a limit of its plan")
+    );
     assert!(mail.text.contains("87 of 100 requests of"), "{}", mail.text);
     assert!(mail.text.contains("http://acme.localhost/usage"), "{}", mail.text);
 

@@ -31,8 +31,12 @@ async fn plans_are_applied_as_a_whole_or_not_at_all() {
     changed[1].price.as_mut().unwrap().monthly_minor = 5_900;
     changed.pop();
     let said = apply(cp, &tester(), &changed, true).await.unwrap();
-    assert_eq!((said.changed.as_slice(), said.retired.as_slice()), (&["team".to_owned()][..], &["enterprise".to_owned()][..]));
-    let lines: Vec<_> = said.differences.iter().map(|d| (d.what.as_str(), d.from.as_deref(), d.to.as_deref())).collect();
+    assert_eq!(
+        (said.changed.as_slice(), said.retired.as_slice()),
+        (&["team".to_owned()][..], &["enterprise".to_owned()][..])
+    );
+    let lines: Vec<_> =
+        said.differences.iter().map(|d| (d.what.as_str(), d.from.as_deref(), d.to.as_deref())).collect();
     let (from, to) = ("49.00 EUR a month after 14 days", "59.00 EUR a month after 14 days");
     assert_eq!(lines, [("price", Some(from), Some(to))]);
     assert_eq!(on_sale(&world).await, shipped, "a dry run changes nothing");

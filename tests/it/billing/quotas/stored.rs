@@ -12,8 +12,8 @@ use freehold::testkit::{AppOptions, TestApp, World, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::identity::fixture::{enter, person, seat, sign_in};
 use super::{move_to, sell};
+use crate::identity::fixture::{enter, person, seat, sign_in};
 
 const PROJECTS: &str = "/api/v1/projects";
 
@@ -59,11 +59,12 @@ async fn a_full_tenant_reads_and_deletes_and_writes_again_on_a_larger_plan() {
     let said = (refused["code"].as_str(), refused["quota"]["name"].as_str());
     assert_eq!(said, (Some("payment_required"), Some("stored_bytes")));
     let used = refused["quota"]["used"].as_u64().unwrap();
-    let there: i64 = sqlx::query_scalar("SELECT used FROM quota_level WHERE tenant = $1 AND quota = 'stored_bytes'")
-        .bind(acme.tenant.id)
-        .fetch_one(app.world.db())
-        .await
-        .unwrap();
+    let there: i64 =
+        sqlx::query_scalar("SELECT used FROM quota_level WHERE tenant = $1 AND quota = 'stored_bytes'")
+            .bind(acme.tenant.id)
+            .fetch_one(app.world.db())
+            .await
+            .unwrap();
     assert_eq!((used, refused["quota"]["limit"].as_u64()), (there.unsigned_abs(), Some(4_096)));
     assert!(used > 100_000, "a schema's empty tables and indexes alone: {used}");
     assert!(refused["hint"].as_str().unwrap().contains("delete"), "{refused}");
