@@ -6,11 +6,13 @@ use std::sync::Arc;
 use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret;
-use sqlx::Connection;
+use sqlx::{Connection, PgPool};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::{dns, mail, redis, terraform};
+use crate::adapters::{dns, mail, redis, stripe, terraform};
+use crate::billing::settings::Settings as StripeSettings;
+use crate::billing::{Billing, access, customers, ledger, quotas};
 use crate::config::{ControlConfig, ServeConfig};
 use crate::control_plane::errands::Errands;
 use crate::control_plane::infra::Cloud;
@@ -23,15 +25,17 @@ use crate::data_plane::directory::{Capacity, Directory};
 use crate::data_plane::limits::Limiter;
 use crate::data_plane::tenancy::decide;
 use crate::data_plane::tenancy::token::Tokens;
+use crate::data_plane::usage::ApiCalls;
 use crate::db::admin::ShardAdmins;
 use crate::db::{control, migrations};
 use crate::http::browser::Site;
 use crate::http::health::WorkerHealth;
 use crate::http::operator;
+use crate::http::pages::plan::PlanPages;
 use crate::http::pages::{self, Pages, Words};
 use crate::http::router::{AllPages, HttpState, router, worker_router};
 use crate::http::serve::{self, ServeOptions};
-use crate::http::{admin_router, desk, limits, oauth, sign_in, workspace};
+use crate::http::{admin_router, desk, limits, oauth, sign_in, webhooks, workspace};
 use crate::identity::domains::TxtLookup;
 use crate::identity::erasure::{self, Forget};
 use crate::identity::letters::{self, Carrier};
@@ -79,9 +83,19 @@ pub fn errands(hands: &Hands, settings: &Settings) -> Result<Errands> {
 pub fn errands_by(hands: &Hands, settings: &Settings, carrier: Option<Carrier>) -> Result<Errands> {
     let identity = identity(&hands.cp, &hands.master, settings)?;
     let (person, carries) = (identity.clone(), carrier.clone());
+    let (cp, tells) = (hands.cp.clone(), carrier.clone());
     let errands = Errands::default().with(letters::JOB, move |tenant, payload| {
         let (identity, carrier) = (identity.clone(), carrier.clone());
         Box::pin(async move { letters::letter_send(&identity, carrier.as_ref(), tenant, payload).await })
+    });
+    let errands = errands.with(quotas::notices::JOB, move |tenant, payload| {
+        let (cp, carrier) = (cp.clone(), tells.clone());
+        Box::pin(async move { quotas::letter::notice_send(&cp, carrier.as_ref(), tenant, payload).await })
+    });
+    let (cp, writes) = (hands.cp.clone(), carries.clone());
+    let errands = errands.with(access::letters::JOB, move |tenant, payload| {
+        let (cp, carrier) = (cp.clone(), writes.clone());
+        Box::pin(async move { access::letters::send(&cp, carrier.as_ref(), tenant, payload).await })
     });
     Ok(errands.of_platform(account_letters::JOB, move |payload| {
         let (identity, carrier) = (person.clone(), carries.clone());
@@ -99,6 +113,52 @@ pub fn cloud(settings: InfraSettings) -> Result<Cloud> {
     terraform::cloud::cloud(settings)
 }
 
+/// What billing's work needs: in a worker with its `admins`, elsewhere with none.
+///
+/// # Errors
+/// `bad_request` for settings that are wrong.
+pub fn billing(
+    cp: &ControlPlane,
+    admins: ShardAdmins,
+    settings: StripeSettings,
+    mail: Option<Carrier>,
+) -> Result<Billing> {
+    let stripe = stripe::client(cp, &settings)?;
+    Ok(Billing::new(cp.clone(), admins, stripe, settings, mail))
+}
+
+/// The same errands, and what runs ask of billing: a new tenant's account, and its end. Without a Stripe there is nothing.
+#[must_use]
+pub fn errands_with_billing(errands: Errands, billing: &Billing) -> Errands {
+    if !billing.settings.enabled() {
+        return errands;
+    }
+    let (opens, forgets) = (billing.clone(), billing.clone());
+    errands
+        .with(customers::ENSURE, move |tenant, _| {
+            let billing = opens.clone();
+            Box::pin(async move { customers::open(&billing, tenant).await })
+        })
+        .with(customers::FORGET, move |tenant, _| {
+            let billing = forgets.clone();
+            Box::pin(async move { customers::customer_forget(&billing, tenant).await })
+        })
+}
+
+/// A worker's.
+///
+/// # Errors
+/// As [`billing`].
+pub fn billing_of_worker(hands: &Hands, stripe: StripeSettings, identity: &Settings) -> Result<Billing> {
+    let mail = identity.mail.as_ref().map(mail::carrier).transpose()?;
+    billing(&hands.cp, hands.admins.clone(), stripe, mail)
+}
+
+/// Brings the control database to what product `P` counts. A worker does so when it starts, and whoever applies plans.
+pub async fn meters<P: Product>(cp: &ControlPlane) -> Result<()> {
+    ledger::meters_put(&mut *cp.db.acquire().await?, P::METERS).await
+}
+
 /// What product `P` does in its tenants' schemas when a worker asks: as the tenant's own login, over connections of the
 /// worker's own, in the tenant that the job names and in no other.
 pub fn tenant_jobs<P: Product>(hands: &Hands) -> TenantJobs {
@@ -114,7 +174,7 @@ pub fn tenant_jobs<P: Product>(hands: &Hands) -> TenantJobs {
         Box::pin(async move {
             // Purged meanwhile: nothing is left to do it in.
             let Some(tenant) = directory.tenant(job.tenant).await? else { return Ok(()) };
-            decide::served(tenant.state)?;
+            decide::served(&tenant)?;
             let mut context = TenantContext::of_platform(tenant, directory, broker, clock);
             context.request_id = job.id.to_string();
             if job.kind != erasure::JOB {
@@ -131,6 +191,8 @@ pub fn tenant_jobs<P: Product>(hands: &Hands) -> TenantJobs {
 pub struct Server {
     pub http: HttpState,
     pub router: Router,
+    /// Where the calls that it counts are recorded.
+    ledger: PgPool,
 }
 
 /// Puts the request-answering side together. It gets the control database and the tenants' derived passwords, and no
@@ -151,7 +213,8 @@ pub fn server<P: Product>(
         Broker::new(BrokerConfig { budget: config.broker_budget, ..BrokerConfig::default() }, master);
     let http = HttpState {
         directory: Directory::new(cp.db.clone(), cp.clock.clone(), Capacity::default()),
-        limiter: Limiter::new(redis, config.replicas),
+        calls: ApiCalls::new(&cp.entropy),
+        limiter: Limiter::counting(redis, config.replicas, cp.db.clone(), cp.clock.clone()),
         tokens: Tokens::new(identity.keyring.clone()),
         broker,
         clock: cp.clock.clone(),
@@ -168,20 +231,25 @@ pub fn server<P: Product>(
         directory: http.directory.clone(),
         base_domain: http.base_domain.clone(),
     };
-    let all = Pages { site: site.clone(), feed: RunFeed::new(cp.db.clone()) };
+    let money = billing(&cp, ShardAdmins::default(), parts.stripe, None)?;
+    let all = Pages { site: site.clone(), feed: RunFeed::new(cp.db.clone()), billing: money.clone() };
+    let plan = PlanPages { site: site.clone(), billing: money.clone() };
     let pages = AllPages {
         base: sign_in::routes(site.clone())
             .merge(oauth::routes(site.clone()))
-            .merge(desk::routes(site.clone()))
+            .merge(desk::routes(site.clone(), money.clone()))
             .merge(pages::routes(all))
+            .merge(pages::plan::routes(plan))
+            .merge(webhooks::routes(money.clone(), http.base_domain.clone()))
             .merge(pages::at_base_only(parts.pages, site.clone())),
         workspace: P::pages().merge(pages::workspace_routes(identity.clone())),
         product: Words { name: P::NAME, tagline: P::TAGLINE, pages: P::PAGES },
         site,
     };
     let tenant = P::routes().merge(workspace::routes(identity));
-    let operator = operator::routes(cp);
-    Ok(Server { router: router(http.clone(), tenant, operator, Some(pages)), http })
+    let ledger = cp.db.clone();
+    let operator = operator::routes_with(cp, Some(money));
+    Ok(Server { router: router(http.clone(), tenant, operator, Some(pages)), http, ledger })
 }
 
 /// Plain HTTP to this machine's own providers is for a site that is itself served so: in development.
@@ -203,6 +271,8 @@ pub struct Parts {
     pub txt: Option<TxtLookup>,
     /// Given, `/metrics` is answered beside everything else: for development.
     pub metrics: Option<PrometheusHandle>,
+    /// How Stripe is reached.
+    pub stripe: StripeSettings,
     /// More pages at the sign-in host: the mailbox of `freehold dev`.
     pub pages: Router,
 }
@@ -212,12 +282,17 @@ impl Server {
     pub async fn run(self, listener: TcpListener, options: ServeOptions) {
         let listening = CancellationToken::new();
         let directory = tokio::spawn(self.http.directory.clone().run(listening.clone()));
+        let counting = tokio::spawn(self.http.limiter.clone().run(listening.clone()));
+        let calls = self.http.calls.clone().run(self.ledger, self.http.clock.clone(), listening.clone());
+        let calls = tokio::spawn(calls);
         let cut = serve::serve(listener, self.router, self.http.draining.clone(), options).await;
         if cut > 0 {
             tracing::warn!(connections = cut, "cut: they did not finish in time");
         }
         listening.cancel();
         directory.await.ok();
+        counting.await.ok();
+        calls.await.ok();
         self.http.broker.close().await;
     }
 

@@ -6,6 +6,7 @@
 //! | [`db`] | PostgreSQL: migrations, admin sessions, tenant schemas | kernel |
 //! | [`jobs`] | runs, the job queue, notifications | db |
 //! | [`control_plane`], [`identity`] | tenants, shards, slots, plans; keys | jobs |
+//! | [`billing`] | quotas, metering, Stripe | identity |
 //! | [`data_plane`] | directory, tenancy, limits, broker: a request's way to its tenant's rows | control_plane |
 //! | [`product`] | what is built on the platform: OpsFlow, or yours | kernel, data_plane, `http::vocabulary` |
 //! | [`http`], [`cli`] | the two ways in; no SQL | all above |
@@ -18,6 +19,7 @@
 
 pub mod adapters;
 pub mod app;
+pub mod billing;
 pub mod cli;
 pub mod config;
 pub mod control_plane;

@@ -4,6 +4,7 @@
 use axum::extract::{Path, Query, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use freehold::data_plane::usage::Fact;
 use freehold::http::serve::{self, ServeOptions};
 use freehold::kernel::Clock;
 use freehold::kernel::page::{self, Page};
@@ -81,7 +82,10 @@ async fn create(State(pool): State<PgPool>, Json(new): Json<NewTask>) -> Answer<
         changes: new.changes(),
     };
     let mut tx = pool.begin().await.map_err(failed)?;
-    let made = tasks::task_insert(&mut tx, &entry, TaskId::new(), &new).await.map_err(failed)?;
+    let id = TaskId::new();
+    let payload = r#"{"meter":"tasks_created","quantity":1,"at":1800000000000000}"#.to_owned();
+    let used = Fact { key: format!("tasks_created:{id}"), payload };
+    let made = tasks::task_insert(&mut tx, &entry, id, &new, Some(&used)).await.map_err(failed)?;
     tx.commit().await.map_err(failed)?;
     made.map(|task| (StatusCode::CREATED, Json(task))).ok_or(StatusCode::NOT_FOUND)
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use axum::response::IntoResponse;
 use data_encoding::BASE32_DNSSEC;
+use freehold::billing::access::Access;
 use freehold::control_plane::plans;
 use freehold::control_plane::tenants::TenantState;
 use freehold::data_plane::broker::ledger::{Answer, Ledger, Rules};
@@ -91,6 +92,8 @@ fn tenant(number: usize) -> Tenant {
         state: TenantState::Active,
         plan: plan.id.as_str().into(),
         limits: Arc::new(plan.entitlements),
+        stored_bytes: 0,
+        access: Access::Active,
         epoch: 1,
         domains: Box::new([]),
         login: None,

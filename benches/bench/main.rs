@@ -8,6 +8,7 @@ mod effort;
 mod gate;
 mod hot;
 mod limits;
+mod metering;
 mod neighbour;
 mod pgbench;
 mod provision;
@@ -15,6 +16,7 @@ mod routed;
 mod sign_ups;
 mod signed_in;
 mod warm;
+mod webhooks;
 mod zipf;
 
 use std::process::ExitCode;
@@ -75,6 +77,16 @@ const SECTIONS: &[Section] = &[
         name: "limits",
         about: "the same requests with the rate limits on, without Redis, and off",
         run: |args| Box::pin(limits::measure(args)),
+    },
+    Section {
+        name: "webhooks",
+        about: "Stripe's webhooks at the door: a thousand a second, and as many as are taken",
+        run: |args| Box::pin(webhooks::measure(args)),
+    },
+    Section {
+        name: "metering",
+        about: "facts into the ledger, beside a bare batched INSERT; a write that is metered, beside one that is not",
+        run: |args| Box::pin(metering::measure(args)),
     },
     Section {
         name: "neighbour",

@@ -3,4 +3,5 @@
 pub mod dns;
 pub mod mail;
 pub mod redis;
+pub mod stripe;
 pub mod terraform;

@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::output::{Output, print};
 use crate::app;
+use crate::billing::inbox::watch;
 use crate::config::ControlConfig;
 use crate::control_plane::doctor::{self, Severity};
 use crate::kernel::{Error, Result, codes};
@@ -24,7 +25,10 @@ pub struct DoctorArgs {}
 /// When there is a problem, so that the exit code says so.
 pub async fn run(control: &ControlConfig, _: &DoctorArgs, output: Output) -> Result<()> {
     let hands = app::hands(control, "freehold-doctor")?;
-    let report = doctor::examine(&hands, |_| {}).await?;
+    let mut report = doctor::examine(&hands, |_| {}).await?;
+    let mut conn = hands.cp.db.acquire().await?;
+    report.findings.extend(watch::findings(&mut conn, hands.cp.clock.now()).await?);
+    drop(conn);
     print(output, &report, |report| {
         let mut text = format!("{} shards, {} tenants\n", report.shards, report.tenants);
         for finding in &report.findings {

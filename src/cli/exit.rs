@@ -28,7 +28,7 @@ pub fn report(error: &Error, output: Output, verbose: bool) -> ExitCode {
         Output::Json => {
             serde_json::to_string(&problem(error)).is_ok_and(|text| writeln!(stderr, "{text}").is_ok())
         }
-        Output::Table => write!(stderr, "{}", text(error, verbose)).is_ok(),
+        Output::Table | Output::Csv => write!(stderr, "{}", text(error, verbose)).is_ok(),
     };
     ExitCode::from(number(error.code()))
 }

@@ -10,7 +10,7 @@ use crate::config::ControlConfig;
 
 #[derive(Clone, Debug, Args)]
 pub struct Globals {
-    /// How to print: a table for people, or JSON for programs
+    /// How to print: a table for people, JSON for programs, CSV for spreadsheets (freehold billing)
     #[arg(long, global = true, value_enum, default_value_t = Output::Table, value_name = "FORMAT", help_heading = "Output")]
     pub output: Output,
 

@@ -7,10 +7,12 @@ use sqlx::Connection;
 use super::fleet::{Direct, Fleet};
 use super::output::print;
 use super::{Globals, table};
+use crate::billing::ledger;
 use crate::control_plane::fleet::{self, Outcome};
 use crate::db::control;
 use crate::db::migrations::{self, Migrated};
 use crate::kernel::{Error, Result, codes};
+use crate::product::{Current, Product};
 
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum Command {
@@ -75,7 +77,12 @@ async fn migrate_control(globals: &Globals) -> Result<Migrated> {
     let options = control::options(globals.control.control_url()?, "freehold-cli")?;
     // Says what is wrong with the address, before anything else does.
     control::connect(&options).await?.close().await.ok();
-    migrations::migrate(&migrations::CONTROL, &options).await
+    let migrated = migrations::migrate(&migrations::CONTROL, &options).await?;
+    // Plans name meters, and are applied next.
+    let mut conn = control::connect(&options).await?;
+    let put = ledger::meters_put(&mut conn, Current::METERS).await;
+    conn.close().await.ok();
+    put.map(|()| migrated)
 }
 
 async fn migrate_shards(direct: &Direct) -> Result<Vec<Outcome>> {

@@ -12,6 +12,7 @@ use crate::kernel::Result;
 mod account;
 mod api_key;
 mod audit;
+mod billing;
 mod dev;
 mod doctor;
 pub mod exit;
@@ -114,6 +115,8 @@ enum Command {
     /// The audit log: who changed what
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Money: what was used, told, invoiced and paid
+    Billing(billing::Billing),
     /// Operators: the staff that signs in at /operator
     #[command(subcommand)]
     Operator(operator::Command),
@@ -156,6 +159,10 @@ pub async fn run(mut cli: Cli) -> Result<()> {
     if !matches!(cli.command, Command::Dev(_) | Command::Serve(_) | Command::Worker(_)) {
         globals.start_logs();
     }
+    // Before anything is done whose outcome could not be said.
+    if globals.output == output::Output::Csv && !matches!(cli.command, Command::Billing(_)) {
+        return Err(output::no_csv());
+    }
     match cli.command {
         Command::Dev(args) => dev::run(&globals.control, &args).await,
         Command::Serve(args) => serve::run(&globals.control, &args).await,
@@ -173,6 +180,7 @@ pub async fn run(mut cli: Cli) -> Result<()> {
         Command::Job(command) => job::run(globals, command).await,
         Command::Infra(args) => infra::run(globals, args).await,
         Command::Audit(command) => audit::run(globals, command).await,
+        Command::Billing(command) => billing::run(globals, command).await,
         Command::Operator(command) => operator::run(globals, command).await,
         Command::Support(command) => support::run(globals, command).await,
         Command::OperatorKey(command) => operator_key::run(globals, command).await,

@@ -44,7 +44,7 @@ pub struct Add {
     /// Their name: tenants read it when they look in
     #[arg(long)]
     name: String,
-    /// What they may do: viewer reads, operator changes things and looks into tenants
+    /// What they may do: viewer reads, finance corrects money too, operator changes things and looks into tenants
     #[arg(long, value_enum, default_value_t = OperatorRole::Operator)]
     role: OperatorRole,
 }

@@ -34,7 +34,7 @@ pub struct Create {
     /// Who will use it
     #[arg(long)]
     name: String,
-    /// What it may do: viewer reads, operator changes things too
+    /// What it may do: viewer reads, finance corrects money too, operator changes everything
     #[arg(long, value_enum, default_value_t = OperatorRole::Operator)]
     role: OperatorRole,
     /// When it stops working, as in 2027-01-01T00:00:00Z; never when not given

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Globals;
 use crate::kernel::page::Page;
-use crate::kernel::{Error, Result};
+use crate::kernel::{Error, Result, codes};
 
 /// How data is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -16,6 +16,8 @@ pub enum Output {
     Table,
     /// For programs: one JSON value.
     Json,
+    /// For spreadsheets: what `freehold billing` lists.
+    Csv,
 }
 
 /// Prints a value. `table` is how people read it.
@@ -26,6 +28,7 @@ pub fn print<T: Serialize>(output: Output, value: &T, table: impl FnOnce(&T) -> 
     let mut text = match output {
         Output::Table => table(value),
         Output::Json => serde_json::to_string_pretty(value).map_err(Error::internal)?,
+        Output::Csv => return Err(no_csv()),
     };
     if !text.ends_with('\n') {
         text.push('\n');
@@ -44,6 +47,13 @@ pub fn print_page<T: Serialize>(
         globals.note(&format!("there is more: --all, or --cursor {cursor}"));
     }
     Ok(())
+}
+
+/// Only lists of `freehold billing` are sheets.
+pub fn no_csv() -> Error {
+    Error::new(&codes::BAD_REQUEST)
+        .detail("there is no CSV of this")
+        .hint("--output table is for people, --output json for programs")
 }
 
 /// Writes bytes to stdout.

@@ -29,8 +29,9 @@ pub async fn run(control: &ControlConfig, args: &ServeArgs) -> Result<()> {
     let cp = app::control_plane::<Current>(control, "freehold-serve")?;
     app::require_control(control).await?;
     let identity = args.serve.identity()?;
+    let stripe = args.serve.stripe()?;
     let draining = stop_signal()?;
-    let parts = Parts { draining, identity, ..Parts::default() };
+    let parts = Parts { draining, identity, stripe, ..Parts::default() };
     let server = app::server::<Current>(cp, control.master_key()?, &args.serve, parts)?;
     let listener = serve::bind(args.serve.http_addr).await?;
     if let (Some(addr), Some(metrics)) = (args.serve.metrics_addr, metrics) {

@@ -7,6 +7,8 @@ use clap::Args;
 
 use super::serve::{start_logs, stop_signal};
 use crate::app;
+use crate::billing;
+use crate::billing::settings::Settings as StripeSettings;
 use crate::config::ControlConfig;
 use crate::control_plane::infra::settings::InfraSettings;
 use crate::control_plane::worker::{self, Pulse};
@@ -35,6 +37,10 @@ pub struct WorkerArgs {
     #[arg(long, env = "FREEHOLD_INFRA", value_name = "FILE")]
     pub infra: Option<PathBuf>,
 
+    /// How Stripe is reached: the servers' TOML file. Without it usage is recorded and nobody is billed
+    #[arg(long, env = "FREEHOLD_STRIPE", value_name = "FILE")]
+    pub stripe: Option<PathBuf>,
+
     /// Answer /metrics and the health pages on this address, for the monitoring alone. Without it there is no listener
     #[arg(long, env = "FREEHOLD_METRICS_ADDR", value_name = "ADDR")]
     pub metrics_addr: Option<SocketAddr>,
@@ -45,10 +51,15 @@ pub async fn run(control: &ControlConfig, args: &WorkerArgs) -> Result<()> {
     start_logs(LogFormat::Json)?;
     let metrics = numbers::install();
     let mut hands = app::hands(control, "freehold-worker")?;
-    hands.errands = app::errands(&hands, &Settings::of(args.identity.as_deref())?)?;
+    let identity = Settings::of(args.identity.as_deref())?;
+    hands.errands = app::errands(&hands, &identity)?;
+    let stripe = StripeSettings::of(args.stripe.as_deref())?;
+    let billing = app::billing_of_worker(&hands, stripe, &identity)?;
+    hands.errands = app::errands_with_billing(std::mem::take(&mut hands.errands), &billing);
     hands.cloud = app::cloud(InfraSettings::of(args.infra.as_deref())?)?;
     hands.tenant_jobs = app::tenant_jobs::<Current>(&hands);
     app::require_control(control).await?;
+    app::meters::<Current>(&hands.cp).await?;
     let stop = stop_signal()?;
     let pulse = Pulse::default();
     if let (Some(addr), Some(metrics)) = (args.metrics_addr, metrics) {
@@ -56,7 +67,8 @@ pub async fn run(control: &ControlConfig, args: &WorkerArgs) -> Result<()> {
         app::run_worker_admin(health, addr, metrics).await?;
     }
     tracing::info!(worker = hands.worker, "working");
-    worker::work_seen(hands, chores::ALL, stop, pulse).await;
+    let money = billing::run(billing, stop.clone());
+    tokio::join!(worker::work_seen(hands, chores::ALL, stop, pulse), money);
     tracing::info!("stopped");
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use secrecy::SecretString;
 
+use crate::billing::settings::Settings as StripeSettings;
 use crate::control_plane::Addresses;
 use crate::identity::settings::Settings;
 use crate::kernel::{Error, MasterKey, Result, SecretRef, codes};
@@ -154,6 +155,10 @@ pub struct ServeConfig {
     #[arg(long, env = "FREEHOLD_IDENTITY", value_name = "FILE")]
     pub identity: Option<PathBuf>,
 
+    /// How Stripe is reached: a TOML file. Without it usage is recorded and nobody is billed
+    #[arg(long, env = "FREEHOLD_STRIPE", value_name = "FILE")]
+    pub stripe: Option<PathBuf>,
+
     /// Requests in flight get this long to finish after a stop signal
     #[arg(long, env = "FREEHOLD_DRAIN_SECONDS", default_value_t = 20, value_name = "SECONDS")]
     pub drain_seconds: u64,
@@ -167,6 +172,10 @@ pub struct ServeConfig {
 impl ServeConfig {
     pub fn identity(&self) -> Result<Settings> {
         self.identity.as_deref().map_or_else(|| Ok(Settings::default()), Settings::read)
+    }
+
+    pub fn stripe(&self) -> Result<StripeSettings> {
+        StripeSettings::of(self.stripe.as_deref())
     }
 
     pub fn drain(&self) -> Duration {

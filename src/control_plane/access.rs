@@ -262,9 +262,9 @@ fn remove_resources<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Resul
     })
 }
 
-/// What is left of a purged tenant is its row, its runs and its audit lines: every other table with a tenant in it is
-/// listed here, and a test looks for one that is not.
-const FORGET: [&str; 17] = [
+/// What is left of a purged tenant is its row, its runs, its audit lines, and what finance has to keep (use, invoices): every
+/// other table with a tenant in it is listed here, and a test looks for one that is not.
+const FORGET: [&str; 21] = [
     "DELETE FROM placement WHERE tenant = $1",
     "DELETE FROM tenant_resources WHERE tenant = $1",
     "DELETE FROM infra_look WHERE tenant = $1",
@@ -282,6 +282,11 @@ const FORGET: [&str; 17] = [
     "DELETE FROM tenant_sso WHERE tenant = $1",
     "DELETE FROM account_identity WHERE tenant = $1",
     "DELETE FROM support_session WHERE tenant = $1",
+    "DELETE FROM quota_level WHERE tenant = $1",
+    "DELETE FROM quota_notice WHERE tenant = $1",
+    "DELETE FROM reconcile_summary WHERE tenant = $1",
+    // The customer at Stripe is what its invoices hang on; who was written to is not kept.
+    "UPDATE billing_account SET email = NULL WHERE tenant = $1",
 ];
 
 fn forget<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {

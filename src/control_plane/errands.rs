@@ -44,6 +44,16 @@ impl Errands {
         self
     }
 
+    /// Whether somebody brought this kind.
+    pub fn knows(&self, kind: &str) -> bool {
+        self.of_tenants.contains_key(kind) || self.of_platform.contains_key(kind)
+    }
+
+    /// An errand of a tenant that is no job: a step of a run. None for a kind that nobody brought.
+    pub fn of_tenant(&self, kind: &str, tenant: TenantId, payload: Value) -> Option<Running> {
+        self.of_tenants.get(kind).map(|run| run(tenant, payload))
+    }
+
     /// Does what a job of this kind is about; none for a kind that nobody brought.
     ///
     /// # Errors

@@ -25,6 +25,7 @@ pub mod fleet;
 pub mod idempotency;
 pub mod infra;
 pub mod placement;
+pub mod plan_change;
 pub mod plans;
 pub mod probe;
 pub mod provisioning;

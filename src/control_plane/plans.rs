@@ -1,6 +1,15 @@
-//! Plans: what is sold and what it grants. `plans.toml` is the source; the control database holds what was applied.
+//! Plans: what is sold and what it grants. `plans.toml` is the source; the control database holds what was applied, and
+//! Stripe follows it (`billing::catalogue`).
+//!
+//! | file | holds |
+//! |---|---|
+//! | `file` | the plan file: read and checked, each error with its line |
+//! | `diff` | what applying it changes, in words. Pure |
 
-use std::collections::BTreeMap;
+mod diff;
+mod file;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
@@ -11,6 +20,9 @@ use super::audit::{Caller, audit_add};
 use super::changes::{self, Change};
 use crate::db::schema::LoginLimits;
 use crate::kernel::{Error, Result, codes};
+
+pub use diff::{Difference, bytes_text, money_text};
+pub use file::parse;
 
 /// The plans this build ships with.
 pub const SHIPPED: &str = include_str!("../../plans.toml");
@@ -53,6 +65,12 @@ pub struct Entitlements {
     pub projects: u32,
     /// Members.
     pub seats: u32,
+    /// Requests in a UTC month. No limit when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_month: Option<u64>,
+    /// Bytes that the tenant's tables and indexes may take up. No limit when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_bytes: Option<u64>,
 }
 
 impl Entitlements {
@@ -63,6 +81,31 @@ impl Entitlements {
             statement_timeout_ms: i32::try_from(self.statement_timeout_ms).unwrap_or(i32::MAX),
         }
     }
+}
+
+/// What a plan costs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// For a month, in minor units of the currency.
+    pub monthly_minor: i64,
+    /// ISO 4217, in lower case.
+    pub currency: String,
+    /// Days before the first payment; 0 for none.
+    #[serde(default)]
+    pub trial_days: u32,
+}
+
+/// What a plan charges for use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlanMeter {
+    /// The meter's id.
+    pub meter: String,
+    /// Units in a period that cost nothing.
+    pub included: i64,
+    /// Each unit after that, in minor units of the plan's currency. 0: counted and shown, not charged.
+    pub unit_price_minor: i64,
 }
 
 /// One plan.
@@ -79,12 +122,25 @@ pub struct Plan {
     pub resources: bool,
     #[sqlx(json)]
     pub entitlements: Entitlements,
+    /// None: free of charge, and no subscription at Stripe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[sqlx(json(nullable))]
+    pub price: Option<Price>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[sqlx(json)]
+    pub meters: Vec<PlanMeter>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PlanFile {
-    plan: Vec<Plan>,
+impl Plan {
+    /// Whether somebody pays for it.
+    pub fn is_paid(&self) -> bool {
+        self.price.is_some()
+    }
+
+    /// What it charges for this meter, if it counts it.
+    pub fn meter(&self, id: &str) -> Option<&PlanMeter> {
+        self.meters.iter().find(|meter| meter.meter == id)
+    }
 }
 
 /// What applying a file changes.
@@ -95,66 +151,53 @@ pub struct PlanChanges {
     /// No longer sold; tenants that have it keep it.
     pub retired: Vec<String>,
     pub unchanged: Vec<String>,
+    /// Of the changed plans, what changes. Of the added ones, what they are.
+    #[serde(default)]
+    pub differences: Vec<Difference>,
 }
 
-/// Reads and checks a plan file.
-pub fn parse(text: &str) -> Result<Vec<Plan>> {
-    let bad =
-        |why: String| Error::new(&codes::BAD_REQUEST).detail(format!("the plan file is not valid: {why}"));
-    let file: PlanFile = toml::from_str(text).map_err(|error| bad(error.to_string()))?;
-    let mut seen = BTreeMap::new();
-    for plan in &file.plan {
-        if seen.insert(&plan.id, ()).is_some() {
-            return Err(bad(format!("plan {} appears twice", plan.id)));
-        }
-        let e = &plan.entitlements;
-        if e.requests_per_second == 0 || e.connections == 0 || e.statement_timeout_ms == 0 {
-            return Err(bad(format!("plan {} grants nothing to work with: a limit is 0", plan.id)));
-        }
+impl PlanChanges {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.changed.is_empty() && self.retired.is_empty()
     }
-    Ok(file.plan)
 }
 
 /// Brings the control database to these plans. With `dry_run`, only says what would change.
+///
+/// # Errors
+/// `bad_request` for a meter that there is not, and for another currency than a plan was sold in: then nothing changes.
 pub async fn apply(cp: &ControlPlane, caller: &Caller, plans: &[Plan], dry_run: bool) -> Result<PlanChanges> {
     let mut tx = cp.db.begin().await?;
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('freehold.plans', 0))")
         .execute(&mut *tx)
         .await?;
-    let known: BTreeMap<String, Plan> =
-        plan_list(&mut tx).await?.into_iter().map(|plan| (plan.id.clone(), plan)).collect();
+    let known = all_plans(&mut tx).await?;
+    meters_exist(&mut tx, plans).await?;
     let mut changes = PlanChanges::default();
     for (position, plan) in (0i32..).zip(plans) {
         match known.get(&plan.id) {
             None => changes.added.push(plan.id.clone()),
-            Some(old) if old == plan => changes.unchanged.push(plan.id.clone()),
-            Some(_) => changes.changed.push(plan.id.clone()),
+            // A plan that is sold again is changed by that.
+            Some((old, false)) if old == plan => changes.unchanged.push(plan.id.clone()),
+            Some((old, _)) => {
+                same_currency(old, plan)?;
+                changes.changed.push(plan.id.clone());
+            }
         }
-        sqlx::query(
-            "INSERT INTO plan (id, name, tier, shard_pool, entitlements, position, retired, updated_at, resources)
-             VALUES ($1, $2, $3, $4, $5, $6, false, $7, $8)
-             ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name, tier = EXCLUDED.tier,
-                resources = EXCLUDED.resources, shard_pool = EXCLUDED.shard_pool, entitlements = EXCLUDED.entitlements,
-                position = EXCLUDED.position, retired = false, updated_at = EXCLUDED.updated_at",
-        )
-        .bind(&plan.id)
-        .bind(&plan.name)
-        .bind(plan.tier)
-        .bind(&plan.shard_pool)
-        .bind(Json(&plan.entitlements))
-        .bind(position)
-        .bind(cp.clock.now())
-        .bind(plan.resources)
-        .execute(&mut *tx)
-        .await?;
+        changes.differences.extend(diff::of(known.get(&plan.id).map(|(old, retired)| (old, *retired)), plan));
+        put(&mut tx, cp, plan, position).await?;
     }
-    changes.retired = known.into_keys().filter(|id| !plans.iter().any(|plan| &plan.id == id)).collect();
+    changes.retired = known
+        .into_iter()
+        .filter(|(id, (_, retired))| !retired && !plans.iter().any(|plan| &plan.id == id))
+        .map(|(id, _)| id)
+        .collect();
     sqlx::query("UPDATE plan SET retired = true WHERE id = ANY($1)")
         .bind(&changes.retired)
         .execute(&mut *tx)
         .await?;
-    let quiet = changes.added.is_empty() && changes.changed.is_empty() && changes.retired.is_empty();
-    if dry_run || quiet {
+    if dry_run || changes.is_empty() {
         return Ok(changes);
     }
     let detail = serde_json::to_value(&changes).map_err(Error::internal)?;
@@ -164,10 +207,83 @@ pub async fn apply(cp: &ControlPlane, caller: &Caller, plans: &[Plan], dry_run: 
     Ok(changes)
 }
 
+async fn put(conn: &mut PgConnection, cp: &ControlPlane, plan: &Plan, position: i32) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO plan (id, name, tier, shard_pool, resources, entitlements, price, meters, position, retired, updated_at)
+         VALUES ($1, $2, $3, $4, $10, $5, $6, $7, $8, false, $9)
+         ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name, tier = EXCLUDED.tier,
+            shard_pool = EXCLUDED.shard_pool, resources = EXCLUDED.resources,
+            entitlements = EXCLUDED.entitlements, price = EXCLUDED.price,
+            meters = EXCLUDED.meters, position = EXCLUDED.position, retired = false,
+            updated_at = EXCLUDED.updated_at",
+    )
+    .bind(&plan.id)
+    .bind(&plan.name)
+    .bind(plan.tier)
+    .bind(&plan.shard_pool)
+    .bind(Json(&plan.entitlements))
+    .bind(plan.price.as_ref().map(Json))
+    .bind(Json(&plan.meters))
+    .bind(position)
+    .bind(cp.clock.now())
+    .bind(plan.resources)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// A customer at Stripe has one currency for ever, so a plan has too.
+fn same_currency(old: &Plan, new: &Plan) -> Result<()> {
+    match (&old.price, &new.price) {
+        (Some(was), Some(is)) if was.currency != is.currency => {
+            Err(Error::new(&codes::BAD_REQUEST).detail(format!(
+                "plan {} is sold in {}; it cannot be sold in {} from now on: make another plan",
+                new.id, was.currency, is.currency
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The product brings its meters with it; a plan may only name those.
+async fn meters_exist(conn: &mut PgConnection, plans: &[Plan]) -> Result<()> {
+    let known: BTreeSet<String> =
+        sqlx::query_scalar("SELECT id FROM meter").fetch_all(conn).await?.into_iter().collect();
+    for plan in plans {
+        if let Some(unknown) = plan.meters.iter().find(|meter| !known.contains(&meter.meter)) {
+            return Err(Error::new(&codes::BAD_REQUEST).detail(format!(
+                "plan {} charges for {}, and there is no such meter; there are: {}",
+                plan.id,
+                unknown.meter,
+                known.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct PlanRow {
+    #[sqlx(flatten)]
+    plan: Plan,
+    retired: bool,
+}
+
+/// All that were ever applied, and whether each is retired.
+async fn all_plans(conn: &mut PgConnection) -> Result<BTreeMap<String, (Plan, bool)>> {
+    let rows: Vec<PlanRow> = sqlx::query_as(
+        "SELECT id, name, tier, shard_pool, resources, entitlements, price, meters, retired FROM plan ORDER BY position",
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.plan.id.clone(), (row.plan, row.retired))).collect())
+}
+
 /// The plans on sale, in the file's order.
 pub async fn plan_list(conn: &mut PgConnection) -> Result<Vec<Plan>> {
     Ok(sqlx::query_as(
-        "SELECT id, name, tier, shard_pool, resources, entitlements FROM plan WHERE NOT retired ORDER BY position",
+        "SELECT id, name, tier, shard_pool, resources, entitlements, price, meters
+           FROM plan WHERE NOT retired ORDER BY position",
     )
     .fetch_all(conn)
     .await?)
@@ -176,7 +292,7 @@ pub async fn plan_list(conn: &mut PgConnection) -> Result<Vec<Plan>> {
 /// A plan on sale.
 pub async fn plan_on_sale(conn: &mut PgConnection, id: &str) -> Result<Plan> {
     sqlx::query_as(
-        "SELECT id, name, tier, shard_pool, resources, entitlements FROM plan WHERE id = $1 AND NOT retired",
+        "SELECT id, name, tier, shard_pool, resources, entitlements, price, meters FROM plan WHERE id = $1 AND NOT retired",
     )
     .bind(id)
     .fetch_optional(conn)
@@ -186,27 +302,12 @@ pub async fn plan_on_sale(conn: &mut PgConnection, id: &str) -> Result<Plan> {
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_shipped_plans_are_valid_and_grow() {
-        let plans = parse(SHIPPED).unwrap();
-        assert_eq!(
-            plans.iter().map(|p| p.id.as_str()).collect::<Vec<_>>(),
-            ["free", "team", "business", "enterprise"]
-        );
-        for pair in plans.windows(2) {
-            assert!(pair[0].entitlements.requests_per_second < pair[1].entitlements.requests_per_second);
-            assert!(pair[0].entitlements.connections <= pair[1].entitlements.connections);
-        }
-    }
-
-    #[test]
-    fn a_wrong_file_says_what_is_wrong() {
-        let twice = format!("{SHIPPED}\n{SHIPPED}");
-        assert!(parse(&twice).unwrap_err().to_string().contains("twice"));
-        assert!(parse("[[plan]]\nid = 'x'\nprice = 1").is_err());
-    }
+/// A plan, also one that is no longer sold.
+pub async fn plan_by_id(conn: &mut PgConnection, id: &str) -> Result<Option<Plan>> {
+    Ok(sqlx::query_as(
+        "SELECT id, name, tier, shard_pool, resources, entitlements, price, meters FROM plan WHERE id = $1",
+    )
+    .bind(id)
+    .fetch_optional(conn)
+    .await?)
 }

@@ -32,6 +32,14 @@ use crate::kernel::{Error, Result, codes};
 /// The job that gives a tenant's login what its plan says.
 pub const ALIGN_LOGIN: &str = "align_login";
 
+/// The errand that opens a tenant's account for billing, where there is any: the modules above bring it.
+pub const BILLING: &str = "billing_account";
+/// The errand that takes it back.
+pub const BILLING_UNDO: &str = "billing_account_undo";
+/// How long a new tenant waits for its account. The repair that makes missing ones takes over then: nobody who signs up
+/// has to wait for a payment provider.
+const BILLING_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What a new tenant is to be.
 #[derive(Clone, Debug, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -199,12 +207,13 @@ pub async fn align_later(
     job_add(conn, ALIGN_LOGIN, Some(tenant), Some(&tenant.to_string()), json!({}), now).await
 }
 
-/// reserve → schema → activate.
+/// reserve → schema → billing → activate.
 pub static PROVISION: Kind<Hands> = Kind {
     name: "provision",
     steps: &[
         StepDef { name: "reserve", run: nothing, undo: Some(release) },
         StepDef { name: "schema", run: make_schema, undo: Some(abandon_schema) },
+        StepDef { name: "billing", run: open_account, undo: Some(take_account_back) },
         StepDef { name: "activate", run: activate, undo: None },
     ],
     on_failure: OnFailure::Undo { attempts: 2 },
@@ -266,6 +275,39 @@ fn abandon_schema<'a>(_: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Opti
                     .execute(tx)
                     .await?;
                 Ok(())
+            })
+        })
+    })
+}
+
+/// Opens the tenant's account. One that cannot be opened now is opened by a repair later.
+fn open_account<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
+    Box::pin(async move {
+        let input: Input = held.input()?;
+        let opening = hands.errands.of_tenant(BILLING, input.tenant, json!({}));
+        if let Some(opening) = opening {
+            match tokio::time::timeout(BILLING_PATIENCE, opening).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(tenant = %input.tenant, ?error, "no account yet"),
+                Err(_) => tracing::warn!(tenant = %input.tenant, "no account yet: it took too long"),
+            }
+        }
+        Ok(None)
+    })
+}
+
+/// By a job, because the payment provider may be away, and the customer's slug must be free again now.
+fn take_account_back<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
+    Box::pin(async move {
+        let input: Input = held.input()?;
+        if !hands.errands.knows(BILLING_UNDO) {
+            return Ok(None);
+        }
+        let now = hands.cp.clock.now();
+        saga::write(move |tx| {
+            Box::pin(async move {
+                let key = input.tenant.to_string();
+                job_add(tx, BILLING_UNDO, Some(input.tenant), Some(&key), json!({}), now).await
             })
         })
     })

@@ -13,6 +13,8 @@ use super::directory::{Directory, Support, Tenant};
 use super::idempotency::Once;
 use super::tenancy::decide;
 use super::tenancy::scopes::{Held, Scopes};
+use crate::billing::access::Access;
+use crate::billing::quotas::{Level, Quota, Stage};
 use crate::control_plane::plans::Entitlements;
 use crate::kernel::ids::{AccountId, SessionId, TenantId};
 use crate::kernel::{Clock, Error, Result, Role, Slug, codes};
@@ -60,6 +62,10 @@ pub struct TenantContext {
     /// What the key is confined to, and what there is to be confined to.
     pub(super) scopes: Held,
     pub(super) known_scopes: Arc<Scopes>,
+    /// How the month's requests stand. None outside a request.
+    pub(super) month: Option<Level>,
+    /// Whether what it writes needs no room: it deletes, or the platform itself tidies up.
+    pub(super) needs_no_room: bool,
 }
 
 impl TenantContext {
@@ -84,7 +90,33 @@ impl TenantContext {
             once: None,
             scopes: None,
             known_scopes: Arc::default(),
+            month: None,
+            needs_no_room: true,
         }
+    }
+
+    /// The limits of the plan that are counted over time, as they stand.
+    pub fn levels(&self) -> impl Iterator<Item = Level> {
+        self.month.into_iter().chain([self.stored()])
+    }
+
+    /// What is stored, as it was last sampled.
+    fn stored(&self) -> Level {
+        Level::at(Quota::StoredBytes, self.tenant.stored_bytes, self.limits.stored_bytes, self.clock.now())
+    }
+
+    /// Refuses what would add to a tenant whose room is used up.
+    fn room(&self) -> Result<()> {
+        if self.needs_no_room || self.stored().stage() != Stage::Hard {
+            return Ok(());
+        }
+        metrics::counter!("quota_refused_total", "quota" => Quota::StoredBytes.as_str()).increment(1);
+        Err(self.stored().refusal(self.clock.now()))
+    }
+
+    /// How access stands with money.
+    pub fn access(&self) -> Access {
+        self.tenant.access
     }
 
     /// The tenant's name for people.
@@ -133,8 +165,9 @@ impl TenantContext {
     /// when it returns `Err` or is dropped.
     ///
     /// # Errors
-    /// As for [`TenantContext::read`].
+    /// As for [`TenantContext::read`]; `payment_required` when all that the plan lets the tenant store is stored.
     pub async fn write<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T>) -> Result<T> {
+        self.room()?;
         match self.broker.write(login_of(&self.tenant)?, work).await {
             Ok(done) => Ok(done),
             Err(Failure::Failed(error)) => Err(error),
@@ -154,7 +187,7 @@ impl TenantContext {
             Ok(tenant) => tenant.ok_or_else(decide::not_found)?,
             Err(error) => return Err(unavailable().source(error)),
         };
-        decide::served(tenant.state)?;
+        decide::served(&tenant)?;
         Ok(tenant)
     }
 }

@@ -6,6 +6,8 @@ pub mod directory;
 pub mod idempotency;
 pub mod limits;
 pub mod tenancy;
+pub mod usage;
 
 pub use crate::jobs::regular::RegularJob;
 pub use context::{Actor, As, RequestId, TenantContext};
+pub use usage::{Aggregation, Meter};

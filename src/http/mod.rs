@@ -23,6 +23,7 @@ pub mod serve;
 pub mod sign_in;
 pub mod support;
 pub mod vocabulary;
+pub mod webhooks;
 pub mod workspace;
 
 pub use router::{HttpState, admin_router, router};

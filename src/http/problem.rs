@@ -4,7 +4,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::{Error, FieldError};
+use crate::kernel::{Error, FieldError, QuotaState};
 
 /// The body of every error answer.
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -26,6 +26,9 @@ pub struct Problem {
     /// The fields that were refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
+    /// The limit of the plan that refuses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<QuotaState>,
     /// Quote it when asking for help.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
@@ -44,6 +47,7 @@ impl From<&Error> for Problem {
             detail: error.public_detail().filter(|_| !ours).map(str::to_owned),
             hint: error.public_hint().filter(|_| !ours).map(str::to_owned),
             errors: error.field_errors().to_vec(),
+            quota: error.quota_state().cloned(),
             request_id: None,
         }
     }

@@ -32,6 +32,7 @@ use crate::data_plane::limits::Limiter;
 use crate::data_plane::tenancy::scopes::Scopes;
 use crate::data_plane::tenancy::token::Tokens;
 use crate::data_plane::tenancy::{self, Tenancy};
+use crate::data_plane::usage::ApiCalls;
 use crate::kernel::{Clock, Entropy, Error, codes};
 
 /// What the HTTP side works with.
@@ -39,6 +40,8 @@ use crate::kernel::{Clock, Entropy, Error, codes};
 pub struct HttpState {
     pub directory: Directory,
     pub limiter: Limiter,
+    /// Where calls of the API are counted.
+    pub calls: ApiCalls,
     /// Which access tokens are believed.
     pub tokens: Tokens,
     pub broker: Broker,
@@ -133,6 +136,7 @@ impl HttpState {
         Tenancy {
             directory: self.directory.clone(),
             limiter: self.limiter.clone(),
+            calls: self.calls.clone(),
             tokens: self.tokens.clone(),
             broker: self.broker.clone(),
             clock: self.clock.clone(),

@@ -21,7 +21,7 @@ use crate::control_plane::tenants::TenantState;
 use crate::db::on_constraint;
 use crate::kernel::ids::{AccountId, InvitationId, TenantId};
 use crate::kernel::page::{self, Page};
-use crate::kernel::{Error, Result, Role, codes};
+use crate::kernel::{Error, QuotaState, Result, Role, codes};
 
 /// How long an invitation holds.
 const LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -185,7 +185,13 @@ impl Seats {
         let Self { all, taken, open } = self;
         Err(Error::new(&codes::PAYMENT_REQUIRED)
             .detail(format!("the plan has {all} seats: {taken} are taken and {open} are invited to"))
-            .hint("revoke an invitation, remove a member, or choose a larger plan"))
+            .hint("revoke an invitation, remove a member, or an owner can move to a larger plan, on the page /usage")
+            .quota(QuotaState {
+                name: "seats".to_owned(),
+                limit: u64::try_from(*all).unwrap_or(0),
+                used: u64::try_from(taken + open).unwrap_or(0),
+                resets_at: None,
+            }))
     }
 }
 

@@ -50,6 +50,8 @@ pub const LIFE: Duration = Duration::from_secs(8 * 3600);
 pub enum OperatorRole {
     /// Reads.
     Viewer,
+    /// Reads, and corrects money; changes nothing else.
+    Finance,
     /// Changes things, and looks into tenants.
     #[default]
     Operator,
@@ -59,6 +61,7 @@ impl OperatorRole {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Viewer => "viewer",
+            Self::Finance => "finance",
             Self::Operator => "operator",
         }
     }

@@ -47,6 +47,7 @@ codes! {
     BODY_TOO_LARGE 413 "body_too_large" "The body is too large.";
     UNSUPPORTED_MEDIA_TYPE 415 "unsupported_media_type" "Send JSON with Content-Type: application/json.";
     INVALID_FIELDS 422 "invalid_fields" "Some fields are not valid.";
+    QUOTA_EXCEEDED 429 "quota_exceeded" "The plan's requests of this month are used up.";
     RATE_LIMITED 429 "rate_limited" "Too many requests; slow down.";
     TENANT_BUSY 429 "tenant_busy" "All of this workspace's connections are in use; try again shortly.";
     INTERNAL 500 "internal" "Something went wrong on our side.";
@@ -56,6 +57,7 @@ codes! {
     SHARD_BUSY 503 "shard_busy" "This workspace's database is busy; try again shortly.";
     NO_CAPACITY 503 "no_capacity" "No shard has room for another tenant.";
     PROVIDER_UNAVAILABLE 503 "provider_unavailable" "The sign-in provider does not answer; please try again.";
+    PAYMENTS_UNAVAILABLE 503 "payments_unavailable" "The payment provider does not answer; please try again.";
     CONTROL_UNAVAILABLE 503 "control_unavailable" "The control database is not reachable; try again shortly.";
     TIMEOUT 503 "timeout" "The request took too long.";
     DRAINING 503 "draining" "This server is shutting down; try again.";

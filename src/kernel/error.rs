@@ -6,6 +6,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::codes::{self, Code};
@@ -21,6 +22,18 @@ pub struct FieldError {
     pub message: String,
 }
 
+/// How a limit of the tenant's plan stands, in an answer that it refuses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct QuotaState {
+    /// Which limit: `requests_per_month`, `stored_bytes`, `projects`, `seats`.
+    pub name: String,
+    pub limit: u64,
+    pub used: u64,
+    /// When the count begins anew. None for what does not: only less use, or a larger plan, helps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resets_at: Option<DateTime<Utc>>,
+}
+
 /// A failure with a public face and a private cause.
 pub struct Error(Box<Inner>);
 
@@ -29,6 +42,7 @@ struct Inner {
     detail: Option<Cow<'static, str>>,
     hint: Option<Cow<'static, str>>,
     fields: Vec<FieldError>,
+    quota: Option<QuotaState>,
     retry_after: Option<Duration>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -40,6 +54,7 @@ impl Error {
             detail: None,
             hint: None,
             fields: Vec::new(),
+            quota: None,
             retry_after: None,
             source: None,
         }))
@@ -75,6 +90,13 @@ impl Error {
         self
     }
 
+    /// The limit of the plan that refuses.
+    #[must_use]
+    pub fn quota(mut self, quota: QuotaState) -> Self {
+        self.0.quota = Some(quota);
+        self
+    }
+
     /// When to come back; sent as `Retry-After` in whole seconds, rounded up.
     #[must_use]
     pub fn retry_after(mut self, after: Duration) -> Self {
@@ -107,6 +129,10 @@ impl Error {
 
     pub fn field_errors(&self) -> &[FieldError] {
         &self.0.fields
+    }
+
+    pub fn quota_state(&self) -> Option<&QuotaState> {
+        self.0.quota.as_ref()
     }
 
     pub fn retry_after_secs(&self) -> Option<u64> {

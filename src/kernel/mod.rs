@@ -16,7 +16,7 @@ pub mod slug;
 pub use clock::Clock;
 pub use codes::Code;
 pub use entropy::Entropy;
-pub use error::{Error, FieldError, Result};
+pub use error::{Error, FieldError, QuotaState, Result};
 pub use role::Role;
 pub use secret::{MasterKey, SecretRef};
 pub use slug::Slug;

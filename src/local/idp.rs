@@ -34,7 +34,7 @@ const START: Duration = Duration::from_secs(20);
 pub struct LocalIdp {
     pub issuer: String,
     _process: Child,
-    _stdin: ChildStdin,
+    stdin: ChildStdin,
 }
 
 #[derive(Deserialize)]
@@ -132,7 +132,15 @@ impl LocalIdp {
         let line = timeout(START, lines.next_line()).await.map_err(|_| silent())?;
         let line = line.map_err(|error| silent().source(error))?.ok_or_else(silent)?;
         let Listening { issuer } = serde_json::from_str(&line).map_err(|error| silent().source(error))?;
-        Ok(Self { issuer, _process: process, _stdin: stdin })
+        Ok(Self { issuer, _process: process, stdin })
+    }
+
+    /// Moves its clock: what it signs is judged by ours, which may have been moved.
+    ///
+    /// # Errors
+    /// When the provider has ended.
+    pub async fn set_ahead(&mut self, milliseconds: i64) -> std::io::Result<()> {
+        self.stdin.write_all(format!("{}\n", json!({ "ahead_ms": milliseconds })).as_bytes()).await
     }
 
     /// Where the client's secret is kept. It is worth nothing beyond this machine.

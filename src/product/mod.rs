@@ -9,7 +9,7 @@ use serde_json::Value;
 use sqlx::migrate::Migrator;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::data_plane::{RegularJob, TenantContext};
+use crate::data_plane::{Meter, RegularJob, TenantContext};
 use crate::kernel::{Error, Result};
 
 pub mod opsflow;
@@ -28,6 +28,10 @@ pub trait Product {
 
     /// The jobs that each active tenant is given regularly. None unless a product says so.
     const REGULAR_JOBS: &'static [RegularJob] = &[];
+
+    /// What it counts of its tenants' use, beside what the platform counts of any product (seats, stored bytes, API calls).
+    /// It says so with [`TenantContext::usage`].
+    const METERS: &'static [Meter] = &[];
 
     /// What a tenant schema holds, platform part included, as plain statements with unqualified names: each file is
     /// run in one batch whose `search_path` is the schema.

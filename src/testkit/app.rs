@@ -9,9 +9,12 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::stripe::StripeStandIn;
 use super::world::{World, WorldOptions, tester};
 use super::{Cluster, Proxies, Through, eventually};
 use crate::app::{self, Parts};
+use crate::billing::settings::Settings as StripeSettings;
+use crate::billing::{self, Billing, catalogue};
 use crate::config::ServeConfig;
 use crate::control_plane::ControlPlane;
 use crate::control_plane::tenants::TenantRef;
@@ -35,10 +38,13 @@ pub struct TestApp {
     pub operator_key: String,
     /// The proxies that [`AppOptions::through`] asked for.
     pub proxies: Proxies,
+    /// What a worker's billing works with: for tests that do a piece of its work by hand.
+    pub billing: Billing,
     /// What the replicas were started with, but without proxies.
     direct: ServeConfig,
     identity: Settings,
     txt: Option<TxtLookup>,
+    stripe: StripeSettings,
     worker: Option<CancellationToken>,
 }
 
@@ -51,7 +57,7 @@ pub struct Replica {
 }
 
 /// How a [`TestApp`] is to be.
-pub struct AppOptions {
+pub struct AppOptions<'a> {
     pub world: WorldOptions,
     pub replicas: usize,
     /// Whether a worker runs beside it.
@@ -70,9 +76,12 @@ pub struct AppOptions {
     pub identity: Settings,
     /// What looks TXT records up, in place of the system's name servers.
     pub txt: Option<TxtLookup>,
+    /// A Stripe to be billed by. It goes by the platform's clock from then on, has the catalogue, and delivers its webhooks
+    /// to the first replica; the worker does billing's regular work.
+    pub stripe: Option<&'a StripeStandIn>,
 }
 
-impl AppOptions {
+impl AppOptions<'_> {
     /// Two shards, one replica, a worker.
     pub fn of<P: Product>() -> Self {
         Self {
@@ -86,6 +95,7 @@ impl AppOptions {
             shares: 1,
             identity: Settings::default(),
             txt: None,
+            stripe: None,
         }
     }
 }
@@ -93,7 +103,7 @@ impl AppOptions {
 impl TestApp {
     /// # Panics
     /// When anything goes wrong: no test can do without.
-    pub async fn start<P: Product>(options: AppOptions) -> Self {
+    pub async fn start<P: Product>(options: AppOptions<'_>) -> Self {
         let mut world = World::with(options.world).await;
         let redis = match options.redis_url {
             Some(url) => url,
@@ -113,6 +123,16 @@ impl TestApp {
         let identity = settings(&world, &options.identity);
         worker_hands.errands =
             app::errands(&worker_hands, &identity).expect("what a worker does for identity");
+        let stripe = options.stripe.map(StripeStandIn::settings).unwrap_or_default();
+        let billing = app::billing_of_worker(&worker_hands, stripe.clone(), &identity).expect("billing");
+        worker_hands.errands =
+            app::errands_with_billing(std::mem::take(&mut worker_hands.errands), &billing);
+        if let Some(stand_in) = options.stripe {
+            // Runs that a test carries out by hand have a billing step too.
+            world.hands.errands = worker_hands.errands.clone();
+            stand_in.follow(world.hands.cp.clock.clone());
+            catalogue::sync(&world.hands.cp, &billing.stripe, false).await.expect("the catalogue at Stripe");
+        }
         let direct = ServeConfig {
             http_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
             redis_url: Some(SecretString::from(redis.clone())),
@@ -122,26 +142,34 @@ impl TestApp {
             drain_seconds: 5,
             grace_seconds: 0,
             identity: None,
+            stripe: None,
         };
         let config =
             ServeConfig { redis_url: Some(SecretString::from(proxies.redis_url(&redis))), ..direct.clone() };
         let mut replicas = Vec::new();
         for _ in 0..options.replicas {
             replicas.push(
-                Replica::start_with::<P>(
+                Replica::start_billed::<P>(
                     server.clone(),
                     &world.hands.master,
                     config.clone(),
                     identity.clone(),
                     options.txt.clone(),
+                    stripe.clone(),
                 )
                 .await,
             );
+        }
+        if let (Some(stand_in), Some(replica)) = (options.stripe, replicas.first()) {
+            stand_in.deliver_to_freehold(&replica.url(""));
         }
         let worker = options.worker.then(|| {
             let stop = CancellationToken::new();
             worker_hands.tenant_jobs = app::tenant_jobs::<P>(&worker_hands);
             tokio::spawn(worker::work_with(worker_hands, chores::ALL, stop.clone()));
+            if options.stripe.is_some() {
+                tokio::spawn(billing::run(billing.clone(), stop.clone()));
+            }
             stop
         });
         let operator_key =
@@ -152,7 +180,19 @@ impl TestApp {
             .build()
             .expect("an HTTP client");
         let txt = options.txt;
-        let app = Self { world, replicas, client, operator_key, proxies, direct, identity, txt, worker };
+        let app = Self {
+            world,
+            replicas,
+            client,
+            operator_key,
+            proxies,
+            billing,
+            direct,
+            identity,
+            txt,
+            stripe,
+            worker,
+        };
         app.ready().await;
         app
     }
@@ -161,12 +201,13 @@ impl TestApp {
     /// the others would do without a fault, measured beside them.
     pub async fn beside<P: Product>(&self) -> Replica {
         let hands = &self.world.hands;
-        let replica = Replica::start_with::<P>(
+        let replica = Replica::start_billed::<P>(
             hands.cp.clone(),
             &hands.master,
             self.direct.clone(),
             self.identity.clone(),
             self.txt.clone(),
+            self.stripe.clone(),
         )
         .await;
         self.wait_for(&replica).await;
@@ -270,10 +311,22 @@ impl Replica {
         identity: Settings,
         txt: Option<TxtLookup>,
     ) -> Self {
+        Self::start_billed::<P>(cp, master, config, identity, txt, StripeSettings::default()).await
+    }
+
+    /// The same, with a Stripe.
+    pub async fn start_billed<P: Product>(
+        cp: ControlPlane,
+        master: &MasterKey,
+        config: ServeConfig,
+        identity: Settings,
+        txt: Option<TxtLookup>,
+        stripe: StripeSettings,
+    ) -> Self {
         let listener = serve::bind(config.http_addr).await.expect("a free port");
         let addr = listener.local_addr().expect("the port");
         let stop = CancellationToken::new();
-        let parts = Parts { draining: stop.clone(), identity, txt, ..Parts::default() };
+        let parts = Parts { draining: stop.clone(), identity, txt, stripe, ..Parts::default() };
         let server = app::server::<P>(cp, master.clone(), &config, parts).expect("the server");
         let http = server.http.clone();
         let options = ServeOptions { drain: config.drain(), ..ServeOptions::default() };

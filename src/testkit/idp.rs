@@ -127,21 +127,29 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/idp")
 }
 
-/// `npm ci`, unless what the lock file names is there already. One process at a time.
 fn install() {
-    let folder = folder();
-    let lock = File::create(folder.join(".lock")).expect("a file in tests/idp");
-    lock.lock().expect("the lock of tests/idp");
-    let wanted = std::fs::read(folder.join("package-lock.json")).expect("tests/idp/package-lock.json");
+    npm_ci(&folder());
+}
+
+/// `npm ci` in a folder of the repository, unless what its lock file names is there already. One process at a time.
+///
+/// # Panics
+/// Without npm, and when the packages cannot be had.
+pub(super) fn npm_ci(folder: &Path) {
+    let name = folder.display();
+    let lock = File::create(folder.join(".lock")).unwrap_or_else(|error| panic!("a file in {name}: {error}"));
+    lock.lock().unwrap_or_else(|error| panic!("the lock of {name}: {error}"));
+    let wanted = std::fs::read(folder.join("package-lock.json"))
+        .unwrap_or_else(|error| panic!("{name}/package-lock.json: {error}"));
     let done = folder.join("node_modules/.installed");
     if std::fs::read(&done).is_ok_and(|found| found == wanted) {
         return;
     }
     let npm = std::process::Command::new("npm")
         .args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"])
-        .current_dir(&folder)
+        .current_dir(folder)
         .output()
         .unwrap_or_else(|error| panic!("{NEEDED}: {error}"));
-    assert!(npm.status.success(), "npm ci in tests/idp: {}", String::from_utf8_lossy(&npm.stderr));
-    std::fs::write(&done, wanted).expect("a file in tests/idp/node_modules");
+    assert!(npm.status.success(), "npm ci in {name}: {}", String::from_utf8_lossy(&npm.stderr));
+    std::fs::write(&done, wanted).unwrap_or_else(|error| panic!("a file in {name}/node_modules: {error}"));
 }

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use super::Cluster;
+use crate::app;
 use crate::control_plane::audit::Caller;
 use crate::control_plane::errands::Errands;
 use crate::control_plane::infra::Cloud;
@@ -24,6 +25,7 @@ use crate::db::{control, migrations, prepare};
 use crate::jobs::run::{Run, RunState};
 use crate::kernel::ids::RunId;
 use crate::kernel::{Clock, Entropy, MasterKey, Result, SecretRef};
+use crate::product::Current;
 
 /// Long enough for any run on a busy machine.
 pub const RUN_LIMIT: Duration = Duration::from_secs(60);
@@ -256,6 +258,7 @@ async fn control_template() -> &'static str {
                 tables: &migrations::CONTROL,
                 turns: Turns::default(),
             };
+            app::meters::<Current>(&cp).await.expect("the meters");
             let shipped = plans::parse(plans::SHIPPED).expect("the shipped plans");
             plans::apply(&cp, &tester(), &shipped, false).await.expect("the plans");
             let pool_new = NewPool { name: "default".into(), region: "local".into(), tier: Tier::Pooled };

@@ -9,6 +9,8 @@
 //   → {"issuer":"http://127.0.0.1:<port>"}   the first line: it listens
 //   {"rotate":true}
 //   → {"kid":"…"}                            it forgot its keys and signs with a new one
+//   {"ahead_ms":86400000}
+//                                            its clock is that far ahead of the machine's; no answer
 //
 // `forget`: it asks each time who it is, also whom it knows. On one machine, people take turns.
 // Ends when its stdin closes.
@@ -19,6 +21,19 @@ import { createInterface } from 'node:readline';
 import Provider from 'oidc-provider';
 
 import { signInPage } from './page.mjs';
+
+/** Its time: the platform's, which a developer may have moved. */
+let ahead = 0;
+const MachineDate = Date;
+globalThis.Date = class extends MachineDate {
+  constructor(...given) {
+    if (given.length === 0) super(MachineDate.now() + ahead);
+    else super(...given);
+  }
+  static now() {
+    return MachineDate.now() + ahead;
+  }
+};
 
 /** Who signs in by typing this name. */
 const PEOPLE = {
@@ -131,6 +146,8 @@ lines.on('line', (line) => {
     });
   } else if (said.rotate) {
     say({ kid: rotate() });
+  } else if (typeof said.ahead_ms === 'number') {
+    ahead = said.ahead_ms;
   }
 });
 lines.on('close', () => process.exit(0));

@@ -14,14 +14,16 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("control_plane", &["kernel", "db", "jobs"]),
     // Keys are made and revoked in the control database, with its audit log and its notifications. Never the other way.
     ("identity", &["kernel", "db", "jobs", "control_plane"]),
+    // Money is about tenants and plans; its letters go to the people who own a tenant.
+    ("billing", &["kernel", "db", "jobs", "control_plane", "identity"]),
     // For `Addresses` and the providers, which settings are turned into.
-    ("config", &["kernel", "control_plane", "identity"]),
-    ("data_plane", &["kernel", "db", "jobs", "control_plane", "identity"]),
+    ("config", &["kernel", "control_plane", "identity", "billing"]),
+    ("data_plane", &["kernel", "db", "jobs", "control_plane", "identity", "billing"]),
     // Of `http`, the vocabulary only: see PARTS.
     ("product", &["kernel", "data_plane", "http"]),
-    ("http", &["kernel", "telemetry", "jobs", "control_plane", "identity", "data_plane"]),
+    ("http", &["kernel", "telemetry", "jobs", "control_plane", "identity", "billing", "data_plane"]),
     // Adapters implement what their consumers declare, and are named by `app` alone.
-    ("adapters", &["kernel", "db", "jobs", "control_plane", "identity", "data_plane"]),
+    ("adapters", &["kernel", "db", "jobs", "control_plane", "identity", "billing", "data_plane"]),
     (
         "app",
         &[
@@ -32,6 +34,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
             "control_plane",
             "identity",
+            "billing",
             "data_plane",
             "product",
             "http",
@@ -49,10 +52,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
             "control_plane",
             "identity",
+            "billing",
             "data_plane",
             "product",
             "http",
             "app",
+            // In builds that have it, for `dev`: see PARTS.
+            "testkit",
         ],
     ),
     (
@@ -66,6 +72,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
             "control_plane",
             "identity",
+            "billing",
             "data_plane",
             "product",
             "http",
@@ -78,11 +85,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// Edges of which only a part is open: the importer, the imported module, the only parts of it.
-const PARTS: &[(&str, &str, &[&str])] = &[("product", "http", &["vocabulary", "pages"])];
+const PARTS: &[(&str, &str, &[&str])] =
+    &[("product", "http", &["vocabulary", "pages"]), ("cli", "testkit", &["stripe"])];
 
 /// Where a statement may be written. Elsewhere a query is a function of one of these modules.
 const SPEAKS_SQL: &[&str] =
-    &["db", "jobs", "identity", "control_plane", "data_plane", "product", "local", "testkit"];
+    &["db", "jobs", "identity", "billing", "control_plane", "data_plane", "product", "local", "testkit"];
 
 /// The files that may make a statement out of text: each puts names into it with `db::ident`, or holds constants.
 const ASSERTS_SQL_SAFE: &[&str] = &[

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod audit;
+mod billing;
 mod broker;
 mod browser;
 mod cli;

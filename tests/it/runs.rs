@@ -168,7 +168,7 @@ async fn a_stale_worker_is_stopped_by_its_fencing_number() {
     let refused = (schema.run)(&world.hands, &stale).await;
     assert!(refused.is_err(), "a purged tenant's schema was made again");
     assert_eq!(world.orphans().await, Vec::<String>::new());
-    let activate = &provisioning::PROVISION.steps[2];
+    let activate = &provisioning::PROVISION.steps[3];
     assert!(once(&world, &stale, activate.run).await.unwrap_err().is(&codes::CONFLICT));
     let by_id = TenantRef::Id(tenant.tenant.id);
     let state =

@@ -6,6 +6,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::screen;
+use crate::app;
 use crate::control_plane::audit::Caller;
 use crate::control_plane::plans::{self, Tier};
 use crate::control_plane::shards::{
@@ -16,6 +17,7 @@ use crate::db::{admin, migrations};
 use crate::jobs::run::RunState;
 use crate::kernel::{Error, Result, SecretRef, codes};
 use crate::local::{SHARDS, Stack, write_private};
+use crate::product::Current;
 
 /// Tenants per shard: a laptop's worth.
 const TENANT_CAP: i32 = 2_000;
@@ -33,6 +35,7 @@ pub async fn prepare(hands: &Hands, folder: &Path, stack: &Stack) -> Result<()> 
     if migrated.from == 0 {
         screen::say("preparing the control database and three shards");
     }
+    app::meters::<Current>(&hands.cp).await?;
     plans::apply(&hands.cp, &caller(), &plans::parse(plans::SHIPPED)?, false).await?;
     let mut conn = hands.cp.db.acquire().await?;
     if pool_list(&mut conn).await?.is_empty() {

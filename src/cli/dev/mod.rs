@@ -9,8 +9,10 @@ use secrecy::SecretString;
 
 use super::serve::{options, start_logs, stop_signal};
 use crate::app::{self, Parts};
+use crate::billing::{self, catalogue};
 use crate::config::home::{self, HomeSettings};
 use crate::config::{ControlConfig, ServeConfig};
+use crate::control_plane::errands::Errands;
 use crate::control_plane::{slots, worker};
 use crate::http::serve;
 use crate::identity::chores;
@@ -22,12 +24,14 @@ use crate::telemetry::{logs::LogFormat, numbers};
 mod demo;
 mod fleet;
 mod mailbox;
+mod money;
 mod screen;
 mod sign_in;
 
+use money::Money;
 use sign_in::People;
 
-/// Run everything on this machine: PostgreSQL, Redis, server, worker, a sign-in provider and two demo tenants
+/// Run everything on this machine: PostgreSQL, Redis, server, worker, sign-in, a stand-in for Stripe, two demo tenants
 #[derive(Debug, Args)]
 #[command(after_help = "EXAMPLES:
   freehold dev                                        # start, or go on with the data of last time
@@ -56,6 +60,8 @@ pub async fn run(control: &ControlConfig, args: &DevArgs) -> Result<()> {
     if args.reset {
         screen::say("throwing away the data of earlier runs");
         Stack::reset(&control.home).await?;
+        // What the stand-in for Stripe remembers is about tenants that are gone.
+        std::fs::remove_file(control.home.join("stripe.json")).ok();
     }
     screen::say("starting PostgreSQL (two servers) and Redis");
     let started = stop.run_until_cancelled(Stack::start(&control.home, &StackOptions::default())).await;
@@ -79,9 +85,17 @@ async fn on_stack(
     let control = with_settings(control, &settings);
     let mut hands = app::hands(&control, "freehold-dev")?;
     let mut identity = args.serve.identity()?;
+    let money = Money::provide(&control.home, args.serve.stripe.as_deref(), &mut hands.cp).await?;
+    let stripe = money.settings.clone();
     hands.tenant_jobs = app::tenant_jobs::<Current>(&hands);
+    // A tenant that is made has an account with Stripe; the letters come when it is known who carries them.
+    let opening = app::billing(&hands.cp, hands.admins.clone(), stripe.clone(), None)?;
+    hands.errands = app::errands_with_billing(Errands::default(), &opening);
     let prepared = async {
         fleet::prepare(&hands, &control.home, stack).await?;
+        if stripe.enabled() {
+            catalogue::sync(&hands.cp, &opening.stripe, false).await?;
+        }
         let tenants = demo::tenants(&hands, &control.home).await?;
         // The demo tenants took a slot each.
         slots::refill(&hands, slots::Fill::Full).await?;
@@ -90,25 +104,42 @@ async fn on_stack(
     let (home, open) = (&control.home, !addr.ip().is_loopback());
     let people = People::provide(home, &hands.cp.addresses, &mut identity, open);
     let ready = stop.run_until_cancelled(async { tokio::join!(prepared, people) }).await;
-    let Some((tenants, people)) = ready else { return Ok(()) };
+    let Some((tenants, mut people)) = ready else { return Ok(()) };
     let tenants = tenants?;
-    hands.errands = match people.carrier() {
+    let errands = match people.carrier() {
         Some(carrier) => app::errands_by(&hands, &identity, Some(carrier))?,
         None => app::errands(&hands, &identity)?,
     };
+    let bills = match people.carrier() {
+        Some(carrier) => app::billing(&hands.cp, hands.admins.clone(), stripe.clone(), Some(carrier))?,
+        None => app::billing_of_worker(&hands, stripe.clone(), &identity)?,
+    };
+    hands.errands = app::errands_with_billing(errands, &bills);
 
     let metrics = numbers::install();
     let mut config = args.serve.clone();
     config.redis_url = Some(SecretString::from(settings.redis_url.clone()));
-    let ways_in = screen::WaysIn::of(&people, &identity);
-    let parts =
-        Parts { draining: stop.clone(), metrics, identity, pages: people.pages(), ..Parts::default() };
+    let ways_in = screen::WaysIn::of(&people, &identity, &money);
+    let parts = Parts {
+        draining: stop.clone(),
+        metrics,
+        identity,
+        stripe,
+        pages: people.pages(),
+        ..Parts::default()
+    };
     let server = app::server::<Current>(hands.cp.clone(), hands.master.clone(), &config, parts)?;
     demo::data(&server.http, &tenants).await?;
     let working = tokio::spawn(worker::work_with(hands.clone(), chores::ALL, stop.clone()));
+    let billed = tokio::spawn(billing::run(bills, stop.clone()));
+    money.deliver_to(addr);
     screen::ready(addr, &control, &tenants, &ways_in, begun.elapsed());
-    server.run(listener, options(&config)).await;
+    tokio::select! {
+        () = server.run(listener, options(&config)) => {}
+        () = people.keep_time(&hands.cp.clock) => {}
+    }
     working.await.ok();
+    billed.await.ok();
     hands.close().await;
     Ok(())
 }

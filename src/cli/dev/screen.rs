@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::demo::Demo;
 use super::mailbox;
+use super::money::Money;
 use super::sign_in::People;
 use crate::config::ControlConfig;
 use crate::identity::settings::Settings;
@@ -30,14 +31,17 @@ pub struct WaysIn {
     pub local: bool,
     /// Mail is shown on a page.
     pub mailbox: bool,
+    /// The dashboard of the stand-in for Stripe.
+    pub stripe: Option<SocketAddr>,
 }
 
 impl WaysIn {
-    pub fn of(people: &People, settings: &Settings) -> Self {
+    pub fn of(people: &People, settings: &Settings, money: &Money) -> Self {
         Self {
             sign_in: !settings.providers.is_empty(),
             local: people.provider.is_some(),
             mailbox: people.mailbox.is_some(),
+            stripe: money.dashboard(),
         }
     }
 }
@@ -84,6 +88,9 @@ fn text(
     if ways_in.mailbox {
         row("mail", &format!("{base}{}", mailbox::PATH), "nothing is sent");
     }
+    if let Some(addr) = ways_in.stripe {
+        row("Stripe", &format!("http://{addr}"), "a stand-in: nobody is charged; its clock moves the platform's");
+    }
     row("server", &format!("http://{addr}"), "");
     row("API docs", &format!("{base}/docs"), "");
     row("metrics", &format!("{base}/metrics"), "");
@@ -121,16 +128,22 @@ mod tests {
 
     #[test]
     fn it_offers_what_there_is() {
-        let whole = screen(WaysIn { sign_in: true, local: true, mailbox: true });
+        let whole = screen(WaysIn {
+            sign_in: true,
+            local: true,
+            mailbox: true,
+            stripe: Some(SocketAddr::from(([127, 0, 0, 1], 8090))),
+        });
         for said in [
             "sign up   http://localhost:8080/signup  as anybody: development only",
             "mail      http://localhost:8080/dev/mail",
+            "Stripe    http://127.0.0.1:8090  a stand-in",
             "freehold login",
         ] {
             assert!(whole.contains(said), "{whole}");
         }
-        let bare = screen(WaysIn { sign_in: false, local: false, mailbox: false });
-        for missing in ["sign up", "mail", "login"] {
+        let bare = screen(WaysIn { sign_in: false, local: false, mailbox: false, stripe: None });
+        for missing in ["sign up", "mail", "login", "Stripe"] {
             assert!(!bare.contains(missing), "{bare}");
         }
         assert!(bare.contains("server    http://127.0.0.1:8080\n"), "{bare}");

@@ -2,6 +2,7 @@
 //! settings name others.
 
 use std::path::Path;
+use std::time::Duration;
 
 use axum::Router;
 
@@ -11,7 +12,7 @@ use crate::control_plane::Addresses;
 use crate::identity::letters::Carrier;
 use crate::identity::oidc::settings::{ProviderKind, ProviderSettings};
 use crate::identity::settings::{MailSettings, MailTransport, Settings};
-use crate::kernel::{Result, SecretRef};
+use crate::kernel::{Clock, Result, SecretRef};
 use crate::local::LocalIdp;
 
 /// The provider's id in addresses.
@@ -46,6 +47,23 @@ impl People {
     /// Who carries the mail; none when the settings say who.
     pub fn carrier(&self) -> Option<Carrier> {
         self.mailbox.as_ref().map(Mailbox::carrier)
+    }
+
+    /// Keeps the provider's clock with the platform's, which the stand-in for Stripe can move. Never ends.
+    pub async fn keep_time(&mut self, clock: &Clock) {
+        let Some(provider) = &mut self.provider else { return std::future::pending().await };
+        let mut told = 0;
+        loop {
+            let ahead = (clock.now() - Clock::System.now()).num_milliseconds();
+            if (ahead - told).abs() > 1_000 {
+                if let Err(error) = provider.set_ahead(ahead).await {
+                    tracing::warn!(%error, "the sign-in provider does not hear what time it is");
+                    return std::future::pending().await;
+                }
+                told = ahead;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     /// Pages that only this command has.

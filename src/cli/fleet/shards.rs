@@ -5,6 +5,7 @@ use reqwest::Method;
 use super::changes::checked;
 use super::client::Reply;
 use super::{Direct, Fleet};
+use crate::app;
 use crate::control_plane::plans::{self, Plan, PlanChanges};
 use crate::control_plane::shards::{
     NewPool, NewShard, Shard, ShardPool, ShardState, pool_add, pool_list, shard_add, shard_by_id, shard_find,
@@ -15,6 +16,7 @@ use crate::db::admin;
 use crate::http::operator::{ApplyPlans, Fill, SlotFilter};
 use crate::kernel::page::Page;
 use crate::kernel::{Error, Result, codes};
+use crate::product::Current;
 
 impl Fleet {
     pub async fn pool_list(&self) -> Result<Page<ShardPool>> {
@@ -104,7 +106,11 @@ impl Fleet {
     pub async fn plan_apply(&self, toml: String, dry_run: bool) -> Result<PlanChanges> {
         let file = plans::parse(&toml)?;
         match self {
-            Self::Direct(direct) => plans::apply(&direct.cp, &direct.caller, &file, dry_run).await,
+            Self::Direct(direct) => {
+                // What plans may charge for; also for a dry run, which is to find the same mistakes.
+                app::meters::<Current>(&direct.cp).await?;
+                plans::apply(&direct.cp, &direct.caller, &file, dry_run).await
+            }
             Self::Remote(client) => client.post(&["plans", "apply"], &ApplyPlans { toml, dry_run }).await,
         }
     }

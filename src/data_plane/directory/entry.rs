@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, Utc};
 
+use crate::billing::access::Access;
 use crate::control_plane::plans::Entitlements;
 use crate::control_plane::tenants::TenantState;
 use crate::data_plane::broker::Login;
@@ -21,6 +22,10 @@ pub struct Tenant {
     pub state: TenantState,
     pub plan: Arc<str>,
     pub limits: Arc<Entitlements>,
+    /// What its tables and indexes took up when they were last sampled.
+    pub stored_bytes: u64,
+    /// How access stands with money.
+    pub access: Access,
     /// Raised at every change of placement or access.
     pub epoch: i64,
     /// Custom domains, in lower case.

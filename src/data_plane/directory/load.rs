@@ -11,6 +11,7 @@ use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
 use super::entry::{Key, Tenant};
+use crate::billing::access::Access;
 use crate::control_plane::plans::Entitlements;
 use crate::control_plane::tenants::TenantState;
 use crate::data_plane::broker::{Endpoint, Login, Tls};
@@ -69,8 +70,10 @@ struct TenantRow {
     name: String,
     state: TenantState,
     plan: String,
+    access: Option<Access>,
     epoch: i64,
     entitlements: Json<Entitlements>,
+    stored_bytes: i64,
     domains: Vec<String>,
     schema_name: Option<String>,
     credential_version: Option<i32>,
@@ -84,11 +87,15 @@ struct TenantRow {
 macro_rules! tenant_where {
     ($condition:literal) => {
         concat!(
-            "SELECT t.id, t.slug, t.name, t.state, t.plan, t.epoch, plan.entitlements,
+            "SELECT t.id, t.slug, t.name, t.state, t.plan, t.epoch, plan.entitlements, account.access,
+                    coalesce((SELECT q.used FROM quota_level q
+                               WHERE q.tenant = t.id AND q.quota = 'stored_bytes' AND q.period = '1970-01-01'), 0)
+                        AS stored_bytes,
                     array(SELECT d.domain FROM tenant_domain d WHERE d.tenant = t.id ORDER BY 1) AS domains,
                     p.schema_name, p.credential_version, s.id AS shard, s.host, s.port, s.database, s.tls
              FROM tenant t
              JOIN plan ON plan.id = t.plan
+             LEFT JOIN billing_account account ON account.tenant = t.id
              LEFT JOIN placement p ON p.tenant = t.id
              LEFT JOIN shard s ON s.id = p.shard
              WHERE t.state <> 'deleted' AND ",
@@ -164,6 +171,9 @@ fn tenant(row: TenantRow, shared: &Shared) -> Result<Arc<Tenant>, LoadError> {
         state: row.state,
         plan,
         limits,
+        stored_bytes: u64::try_from(row.stored_bytes).unwrap_or(0),
+        // Without an account nothing is owed.
+        access: row.access.unwrap_or_default(),
         epoch: row.epoch,
         domains: row.domains.into_iter().map(Into::into).collect(),
         login,

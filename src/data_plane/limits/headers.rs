@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Decision, Policy};
+use crate::billing::quotas::{Level, Stage};
 use crate::kernel::{Error, codes};
 
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -18,6 +20,22 @@ pub fn insert(headers: &mut HeaderMap, policy: Policy, decision: Decision) {
         // Digits and ASCII punctuation: always a valid header value.
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(name, value);
+        }
+    }
+}
+
+/// Says how the month stands, from its soft limit on: `RateLimit: "month";r=12;t=86400`, beside the other.
+pub fn insert_month(headers: &mut HeaderMap, level: Level, now: DateTime<Utc>) {
+    let (Some(limit), Some(end)) = (level.limit.filter(|_| level.stage() > Stage::Fine), level.resets_at)
+    else {
+        return;
+    };
+    let left = (end - now).num_seconds().max(0);
+    let policy = format!("\"month\";q={limit}");
+    let state = format!("\"month\";r={};t={left}", limit.saturating_sub(level.used));
+    for (name, value) in [(POLICY, policy), (STATE, state)] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.append(name, value);
         }
     }
 }
@@ -44,6 +62,13 @@ mod tests {
         insert(&mut headers, policy, decision);
         assert_eq!(headers["ratelimit-policy"], "\"requests\";q=40;w=2");
         assert_eq!(headers["ratelimit"], "\"requests\";r=39;t=1");
+        let now = "2026-11-30T23:00:00Z".parse().unwrap();
+        let level = |used| Level::at(crate::billing::quotas::Quota::RequestsPerMonth, used, Some(100), now);
+        insert_month(&mut headers, level(79), now);
+        assert_eq!(headers.get_all("ratelimit").iter().count(), 1, "nothing is said while all is well");
+        insert_month(&mut headers, level(88), now);
+        let said: Vec<_> = headers.get_all("ratelimit").iter().collect();
+        assert_eq!(said, ["\"requests\";r=39;t=1", "\"month\";r=12;t=3600"]);
         let refused = Decision { allowed: false, remaining: 0, retry_us: 50_000, reset_us: 2_000_000 };
         assert_eq!(refusal(refused).retry_after_secs(), Some(1));
     }

@@ -10,6 +10,7 @@
 //! | `shared` | the buckets in Redis, by a script that mirrors `gcra` |
 //! | `local`, `breaker` | without Redis: own buckets; when to ask it again |
 //! | `headers` | what the client is told |
+//! | `monthly` | the other limit: requests in a month, exact, and written down |
 
 mod breaker;
 pub mod bucket;
@@ -17,6 +18,7 @@ mod buckets;
 pub mod gcra;
 pub mod headers;
 mod local;
+pub mod monthly;
 mod shared;
 
 use std::sync::{Arc, OnceLock};
@@ -25,15 +27,18 @@ use std::time::{Duration, Instant};
 use metrics::Counter;
 use parking_lot::Mutex;
 use redis::aio::ConnectionManager;
+use sqlx::PgPool;
 
 pub use gcra::{Decision, Policy};
 
 use crate::control_plane::plans::Entitlements;
+use crate::kernel::Clock;
 use crate::kernel::ids::TenantId;
 use breaker::{Breaker, Gate};
 use bucket::{Bucket, Next};
 use buckets::Buckets;
 use local::LocalBuckets;
+use monthly::Months;
 use shared::Visit;
 
 /// The longest a request waits for Redis, connecting included.
@@ -56,6 +61,8 @@ struct Inner {
     /// Buckets that owe something.
     owing: Mutex<Vec<Owing>>,
     decided_alone: OnceLock<Counter>,
+    /// None where months are not counted.
+    months: Option<Months>,
     #[cfg(feature = "testkit")]
     off: bool,
 }
@@ -69,6 +76,12 @@ impl Limiter {
     /// Without Redis every decision is local.
     pub fn new(redis: Option<ConnectionManager>, replicas: u32) -> Self {
         Self(Arc::new(Inner::new(redis, replicas)))
+    }
+
+    /// The same, and it counts requests per month. [`Limiter::run`] has to run beside it.
+    pub fn counting(redis: Option<ConnectionManager>, replicas: u32, db: PgPool, clock: Clock) -> Self {
+        let months = Some(Months::new(db, clock));
+        Self(Arc::new(Inner { months, ..Inner::new(redis, replicas) }))
     }
 
     /// Lets everything through: what the limits are measured against.
@@ -219,6 +232,7 @@ impl Inner {
             known: Buckets::default(),
             owing: Mutex::default(),
             decided_alone: OnceLock::new(),
+            months: None,
             #[cfg(feature = "testkit")]
             off: false,
         }

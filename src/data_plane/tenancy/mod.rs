@@ -24,7 +24,9 @@ use super::broker::Broker;
 use super::context::{Actor, RequestId, SignedIn, TenantContext};
 use super::directory::{Directory, Key, Person, Support, Tenant};
 use super::idempotency::{self, Once};
+use super::limits::monthly::Taken;
 use super::limits::{self, Limiter};
+use super::usage::ApiCalls;
 use crate::kernel::credentials::{self, KeyHash, KeyKind};
 use crate::kernel::ids::{SessionId, TenantId};
 use crate::kernel::{Clock, Error, Result, Role, Slug, codes};
@@ -44,10 +46,12 @@ pub struct Tenancy {
     pub body_limit: usize,
     /// What each operation asks of a key with scopes.
     pub scopes: Arc<Scopes>,
+    /// Where calls of the API are counted.
+    pub calls: ApiCalls,
 }
 
 /// How many headers an answer is given on its way out.
-const HEADERS: usize = 12;
+const HEADERS: usize = 14;
 
 /// Left on the response for the access log: whose request it was. Only once the credential was good.
 #[derive(Clone, Debug)]
@@ -85,15 +89,22 @@ pub async fn admit(State(tenancy): State<Arc<Tenancy>>, mut request: Request, ne
     tracing::Span::current().record("tenant", tracing::field::display(tenant.id));
     let policy = Limiter::policy(&tenant.limits);
     let decision = tenancy.limiter.take(tenant.id, policy).await;
+    let month = if decision.allowed { tenancy.month(&tenant, request.headers()).await } else { None };
     let mut response = if !decision.allowed {
         metrics::counter!("rate_limited_total").increment(1);
         limits::headers::refusal(decision).into_response()
+    } else if let Some(refused) = month.filter(|taken| !taken.allowed) {
+        metrics::counter!("quota_refused_total", "quota" => refused.level.quota.as_str()).increment(1);
+        refused.level.refusal(tenancy.clock.now()).into_response()
     } else {
         let held = caller.scopes();
-        match tenancy.pass(&caller, &held, &mut request).await {
+        match tenancy.pass(&caller, &held, &tenant, &mut request).await {
             Ok(once) => {
+                tenancy.count(&caller, tenant.id, request.uri());
                 let actor = tenancy.note(caller);
                 let mut context = tenancy.context(tenant, actor, request.extensions().get(), once);
+                context.month = month.map(|taken| taken.level);
+                context.needs_no_room = decide::takes_away(request.method(), request.uri().path());
                 context.scopes = held;
                 context.known_scopes = tenancy.scopes.clone();
                 request.extensions_mut().insert(context);
@@ -105,6 +116,9 @@ pub async fn admit(State(tenancy): State<Arc<Tenancy>>, mut request: Request, ne
     // All that follow, here and further out, in one go.
     response.headers_mut().reserve(HEADERS);
     limits::headers::insert(response.headers_mut(), policy, decision);
+    if let Some(taken) = month {
+        limits::headers::insert_month(response.headers_mut(), taken.level, tenancy.clock.now());
+    }
     response.extensions_mut().insert(served);
     private(response)
 }
@@ -125,7 +139,7 @@ impl Tenancy {
         let named = decide::header_of(headers)?;
         let tenant = self.directory.tenant(tenant).await?.ok_or_else(decide::not_found)?;
         decide::agree(&tenant, &host, named)?;
-        decide::served(tenant.state)?;
+        decide::served(&tenant)?;
         Ok((caller, tenant))
     }
 
@@ -173,16 +187,37 @@ impl Tenancy {
         Ok((Caller::Person(person, session, role), tenant))
     }
 
+    /// Counts the request in its month. A person in a browser is let through also when the month is used up: else nobody
+    /// could see that it is, or do something about it.
+    async fn month(&self, tenant: &Tenant, headers: &HeaderMap) -> Option<Taken> {
+        let by_browser = !headers.contains_key(header::AUTHORIZATION);
+        self.limiter.take_of_month(tenant.id, &tenant.limits, by_browser, self.clock.now()).await
+    }
+
     /// The last things asked of a caller who is known and not too fast.
-    async fn pass(&self, caller: &Caller, held: &Held, request: &mut Request) -> Result<Option<Once>> {
+    async fn pass(
+        &self,
+        caller: &Caller,
+        held: &Held,
+        tenant: &Tenant,
+        request: &mut Request,
+    ) -> Result<Option<Once>> {
         let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
         self.scopes.check(held, request.method(), path)?;
+        decide::paid(tenant.access, request.method(), path)?;
         if let Caller::Support(support) = caller
             && let Some(change) = support::change_by(support, request)
         {
             self.note_change(support, change).await?;
         }
         once(request, self.body_limit).await
+    }
+
+    /// Counts a call of the API. The provider's own staff that looks in is no use by the tenant.
+    fn count(&self, caller: &Caller, tenant: TenantId, uri: &Uri) {
+        if uri.path().starts_with("/api/") && !matches!(caller, Caller::Support(_)) {
+            self.calls.count(tenant, self.clock.now());
+        }
     }
 
     /// Notes the use, and says who acts.
@@ -231,6 +266,8 @@ impl Tenancy {
             once,
             scopes: None,
             known_scopes: Arc::default(),
+            month: None,
+            needs_no_room: false,
         }
     }
 }

@@ -47,6 +47,11 @@ impl Staff {
         self.who.role >= OperatorRole::Operator
     }
 
+    /// Whether they may correct money.
+    pub fn corrects(&self) -> bool {
+        self.who.role >= OperatorRole::Finance
+    }
+
     async fn of(parts: &Parts, site: &Site) -> Result<Option<Self>> {
         let Some((token, hash)) = token_of(&parts.headers) else { return Ok(None) };
         if !is_base(&parts.headers, &parts.uri, &site.base_domain) {
@@ -82,14 +87,35 @@ pub struct Change<T>(pub Staff, pub T);
 impl<T: DeserializeOwned> FromRequest<Site> for Change<T> {
     type Rejection = Response;
 
-    async fn from_request(mut request: Request, site: &Site) -> Result<Self, Response> {
-        let headers = request.headers().clone();
-        let staff = request.extract_parts_with_state::<Staff, Site>(site).await?;
-        let read = async {
-            staff.who.role.require(OperatorRole::Operator)?;
-            read_form::<T>(meant_form(&headers, request, staff.token.expose_secret()).await?).await
-        };
-        let value = read.await.map_err(failure)?;
+    async fn from_request(request: Request, site: &Site) -> Result<Self, Response> {
+        let (staff, value) = changed(request, site, OperatorRole::Operator).await?;
         Ok(Self(staff, value))
     }
+}
+
+/// The same, by one who may correct money.
+pub struct MoneyChange<T>(pub Staff, pub T);
+
+impl<T: DeserializeOwned> FromRequest<Site> for MoneyChange<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, site: &Site) -> Result<Self, Response> {
+        let (staff, value) = changed(request, site, OperatorRole::Finance).await?;
+        Ok(Self(staff, value))
+    }
+}
+
+async fn changed<T: DeserializeOwned>(
+    mut request: Request,
+    site: &Site,
+    needed: OperatorRole,
+) -> Result<(Staff, T), Response> {
+    let headers = request.headers().clone();
+    let staff = request.extract_parts_with_state::<Staff, Site>(site).await?;
+    let read = async {
+        staff.who.role.require(needed)?;
+        read_form::<T>(meant_form(&headers, request, staff.token.expose_secret()).await?).await
+    };
+    let value = read.await.map_err(failure)?;
+    Ok((staff, value))
 }

@@ -9,12 +9,14 @@
 use axum::middleware::map_response;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::billing::Billing;
 use crate::control_plane::ControlPlane;
 use crate::data_plane::tenancy;
 use crate::jobs::feed::RunFeed;
 
 mod api_keys;
 mod audit;
+pub mod billing;
 mod caller;
 mod feed;
 pub mod idempotency_key;
@@ -42,10 +44,16 @@ pub use tenants::{Purge, Reason};
 struct Inside {
     cp: ControlPlane,
     feed: RunFeed,
+    billing: Option<Billing>,
 }
 
 /// Every route, with its state: the control database, and nothing of the shards.
 pub fn routes(cp: ControlPlane) -> OpenApiRouter {
+    routes_with(cp, None)
+}
+
+/// The same, for a server that is given Stripe.
+pub fn routes_with(cp: ControlPlane, billing: Option<Billing>) -> OpenApiRouter {
     let feed = RunFeed::new(cp.db.clone());
     OpenApiRouter::new()
         .merge(tenants::routes())
@@ -60,6 +68,7 @@ pub fn routes(cp: ControlPlane) -> OpenApiRouter {
         .merge(audit::routes())
         .merge(operator_keys::routes())
         .merge(support::routes())
+        .merge(billing::routes())
         .route_layer(map_response(async |answer| tenancy::private(answer)))
-        .with_state(Inside { cp, feed })
+        .with_state(Inside { cp, feed, billing })
 }

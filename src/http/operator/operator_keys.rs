@@ -23,7 +23,7 @@ pub struct NewOperatorKey {
     /// Who will use it.
     #[garde(length(chars, min = 1, max = 120))]
     pub name: String,
-    /// `viewer` reads only. `operator` when not given.
+    /// `viewer` reads only, `finance` reads and corrects money. `operator` when not given.
     #[garde(skip)]
     #[serde(default)]
     pub role: OperatorRole,

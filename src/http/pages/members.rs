@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::account::day;
 use super::workspace::{Chrome, Here};
 use super::{Frame, page};
+use crate::billing::quotas::{Level, Quota, levels_of};
 use crate::data_plane::context::{Admin, Viewer};
 use crate::http::browser::see_other;
 use crate::http::sign_in::page::leads_to;
@@ -49,6 +50,8 @@ struct Page {
     invitations: Vec<Asked>,
     /// Roles that the visitor may give.
     roles: Vec<Role>,
+    /// How many seats the plan has, and how many are taken: for those who fill them.
+    seats: Option<String>,
 }
 
 /// An open invitation, as the page shows it.
@@ -63,8 +66,10 @@ async fn show(here: Here<Viewer>, State(identity): State<Identity>) -> Result<Re
     let mut conn = identity.cp.db.acquire().await?;
     let filter = MemberFilter { limit: Some(MOST), cursor: None };
     let members = member_list(&mut conn, here.tenant_id, &filter).await?.items;
-    let mut invitations = Vec::new();
+    let (mut invitations, mut seats) = (Vec::new(), None);
     if here.chrome.runs() {
+        let levels = levels_of(&mut conn, here.tenant_id, identity.cp.clock.now()).await?;
+        seats = levels.iter().find(|level| level.quota == Quota::Seats).map(Level::text);
         let (filter, now) = (InvitationFilter { limit: Some(MOST), cursor: None }, identity.cp.clock.now());
         let all = invitation_list(&mut conn, here.tenant_id, &filter).await?.items;
         let open = all
@@ -82,7 +87,7 @@ async fn show(here: Here<Viewer>, State(identity): State<Identity>) -> Result<Re
     };
     let members = members.into_iter().map(mark).collect();
     let frame = here.chrome.frame;
-    Ok(page(&Page { frame, chrome: here.chrome, person: me.is_some(), members, invitations, roles }))
+    Ok(page(&Page { frame, chrome: here.chrome, person: me.is_some(), members, invitations, roles, seats }))
 }
 
 async fn ask_in(

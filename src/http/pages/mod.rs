@@ -13,10 +13,13 @@ mod invitation;
 mod leaving;
 mod members;
 mod new;
+pub mod plan;
+pub mod plot;
 mod qr;
 mod second_factor;
 mod sessions;
 mod sign_on;
+mod usage;
 pub mod workspace;
 
 use std::sync::Arc;
@@ -32,6 +35,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 pub use super::browser::see_other;
 use super::browser::{Site, at_base};
 use super::support::reads_only;
+use crate::billing::Billing;
 use crate::identity::Identity;
 use crate::jobs::feed::RunFeed;
 use crate::kernel::{Error, codes};
@@ -45,6 +49,7 @@ pub fn workspace_routes(identity: Identity) -> Router {
         .merge(sessions::routes(identity.clone()))
         .merge(audit::routes(identity.clone()))
         .merge(api_keys::routes(identity.clone()))
+        .merge(usage::routes(identity.clone()))
         .merge(sign_on::routes(identity))
         .route_layer(from_fn(reads_only))
 }
@@ -54,6 +59,7 @@ pub fn workspace_routes(identity: Identity) -> Router {
 pub struct Pages {
     pub site: Site,
     pub feed: RunFeed,
+    pub billing: Billing,
 }
 
 impl FromRef<Pages> for Site {

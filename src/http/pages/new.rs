@@ -15,7 +15,8 @@ use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
 
 use super::{Frame, Pages, page};
-use crate::control_plane::plans::{Plan, plan_list};
+use crate::billing::customers;
+use crate::control_plane::plans::{Plan, money_text, plan_list};
 use crate::control_plane::provisioning::NewTenant;
 use crate::control_plane::tenants::{TenantRef, TenantRow, TenantState, slug_is_free, tenant_find};
 use crate::http::browser::{Answer, Meant, Visitor, see_other};
@@ -44,7 +45,8 @@ struct New {
     name: String,
     slug: String,
     chosen: String,
-    plans: Vec<Plan>,
+    /// Each with what it costs.
+    plans: Vec<(Plan, Option<String>)>,
     base_domain: String,
 }
 
@@ -67,6 +69,10 @@ async fn show(visitor: &Visitor, pages: &Pages, form: Form, message: Option<Stri
     let cp = &pages.site.identity.cp;
     let plans = plan_list(&mut *cp.db.acquire().await?).await?;
     let chosen = form.plan.or_else(|| plans.first().map(|plan| plan.id.clone())).unwrap_or_default();
+    let priced = |plan: Plan| {
+        let price = plan.price.as_ref().map(|price| money_text(price.monthly_minor, &price.currency));
+        (plan, price)
+    };
     Ok(page(&New {
         frame: Frame::default(),
         who: visitor.person.name.to_string(),
@@ -76,7 +82,7 @@ async fn show(visitor: &Visitor, pages: &Pages, form: Form, message: Option<Stri
         name: form.name,
         slug: form.slug,
         chosen,
-        plans,
+        plans: plans.into_iter().map(priced).collect(),
         base_domain: cp.addresses.base_domain.clone(),
     }))
 }
@@ -168,12 +174,14 @@ pub async fn progress(visitor: Visitor, State(pages): State<Pages>, Path(tenant)
     let mut conn = pages.site.identity.cp.db.acquire().await?;
     let (row, run) = look(&mut conn, &visitor, tenant).await?;
     let (ready, over) = outcome(&row, run.as_ref());
+    let unpaid = pages.billing.settings.enabled() && customers::is_to_be_paid(&mut conn, tenant).await?;
+    let go = if unpaid { customers::page_of(tenant) } else { format!("/go/{}", row.slug) };
     Ok(page(&Progress {
         frame: Frame::default(),
         who: visitor.person.name.to_string(),
         csrf: visitor.csrf(),
         tenant,
-        go: format!("/go/{}", row.slug),
+        go,
         name: row.name,
         ready,
         over,
@@ -225,6 +233,7 @@ fn words(step: &str) -> &'static str {
     match step {
         "reserve" => "A place is found",
         "schema" => "The database is made",
+        "billing" => "The account is opened",
         "activate" => "The doors open",
         _ => "Preparing",
     }

@@ -18,12 +18,16 @@ use serde::Deserialize;
 
 use super::account::moment;
 use super::{Frame, failure};
+use crate::billing::access::Access;
+use crate::billing::customers::page_of;
+use crate::billing::quotas::Stage;
 use crate::data_plane::context::{As, MinRole};
 use crate::data_plane::tenancy::cookie::{self, CSRF_HEADER};
 use crate::data_plane::tenancy::host::{self, Host};
 use crate::data_plane::tenancy::{self, Tenancy};
 use crate::http::browser::{Site, is_form, read_form, see_other, with_query};
 use crate::identity::return_to;
+use crate::kernel::ids::TenantId;
 use crate::kernel::{Error, Result, Role, codes};
 
 /// The longest form that is read.
@@ -138,6 +142,39 @@ pub struct Chrome {
     pub once: String,
     /// On every page of a support session.
     pub support: Option<Banner>,
+    /// What is owed, and what follows from it.
+    pub money: Option<MoneyNotice>,
+    /// Limits of the plan of which 80 percent or more is used.
+    pub limits: Vec<LimitNotice>,
+}
+
+/// A limit of the plan that is near, or reached.
+#[derive(Clone, Debug)]
+pub struct LimitNotice {
+    pub text: String,
+    pub consequence: &'static str,
+}
+
+/// What is owed, and where it can be paid.
+#[derive(Clone, Debug)]
+pub struct MoneyNotice {
+    pub text: &'static str,
+    /// The page of the workspace's plan, at the sign-in host.
+    pub page: String,
+}
+
+impl MoneyNotice {
+    fn of(access: Access, tenant: TenantId, home: &str) -> Option<Self> {
+        let text = match access {
+            Access::Trialing | Access::Active => return None,
+            Access::Grace => "A payment is due.",
+            Access::PastDue => "A payment is overdue: nothing new can be made until it is paid.",
+            Access::Restricted => "A payment is overdue: this workspace can only be read until it is paid.",
+            Access::Suspended => "This workspace is unpaid, and is being suspended.",
+            Access::Canceled => "The subscription has ended: this workspace can only be read.",
+        };
+        Some(Self { text, page: format!("{home}{}", page_of(tenant)) })
+    }
 }
 
 /// Who looks in, why, and until when.
@@ -157,6 +194,11 @@ impl Chrome {
     /// Whether they may do the work, and not only read it.
     pub fn works(&self) -> bool {
         self.role >= Role::Member
+    }
+
+    /// Whether the plan is theirs to choose.
+    pub fn owns(&self) -> bool {
+        self.role == Role::Owner
     }
 
     pub fn leads(&self) -> bool {
@@ -181,6 +223,11 @@ impl<R: MinRole, S: Send + Sync> FromRequestParts<S> for Here<R> {
             reason: support.reason.clone(),
             until: moment(support.expires_at),
         });
+        let near = ctx.levels().filter(|level| level.stage() > Stage::Fine);
+        let limits =
+            near.map(|level| LimitNotice { text: level.text(), consequence: level.consequence() }).collect();
+        let home = parts.extensions.get::<Home>().map(|home| home.0.clone()).unwrap_or_default();
+        let money = MoneyNotice::of(ctx.access(), ctx.tenant_id, &home);
         let chrome = Chrome {
             frame: Frame::default(),
             workspace: ctx.workspace_name().to_owned(),
@@ -188,9 +235,11 @@ impl<R: MinRole, S: Send + Sync> FromRequestParts<S> for Here<R> {
             role: ctx.actor.role,
             csrf: csrf.unwrap_or_default(),
             path: parts.uri.path().to_owned(),
-            home: parts.extensions.get::<Home>().map(|home| home.0.clone()).unwrap_or_default(),
+            home,
             once: FormId::new().to_string(),
             support,
+            money,
+            limits,
         };
         Ok(Self { ctx, chrome })
     }

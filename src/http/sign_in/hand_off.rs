@@ -92,7 +92,7 @@ async fn on_to(
     visitor: &Visitor,
 ) -> Answer {
     visitor.person.role_in(tenant.id).ok_or_else(none)?;
-    decide::served(tenant.state)?;
+    decide::served(tenant)?;
     let (cp, return_to) = (&site.identity.cp, path_of(query.return_to.as_deref()));
     let enter = format!("{home}/enter");
     let mark = query.browser.as_deref().and_then(|mark| BASE64URL_NOPAD.decode(mark.as_bytes()).ok());

@@ -5,9 +5,9 @@ use sqlx::PgConnection;
 
 use super::activity::model::{Changes, Entry};
 use super::comments::store::comment_insert;
-use super::projects::model::NewProject;
+use super::projects::model::{NewProject, Project};
 use super::projects::service::limit_reached;
-use super::projects::store::project_insert;
+use super::projects::store::{project_insert, projects_in_use};
 use super::tasks::model::NewTask;
 use super::tasks::store::task_insert;
 use super::words::{ActivityId, CommentId, Priority, ProjectId, TaskId, TaskStatus};
@@ -203,7 +203,9 @@ impl Story<'_> {
         let new = NewProject { name: self.fill(sample.name), description: self.fill(sample.about) };
         let entry = self.event("Ada Byron", "project.created", new.changes());
         let project = project_insert(conn, &entry, ProjectId::new(), &new, limit).await?;
-        let project = project.ok_or_else(|| limit_reached(limit))?.id;
+        let Some(Project { id: project, .. }) = project else {
+            return Err(limit_reached(limit, projects_in_use(conn).await?));
+        };
         for task in sample.tasks {
             self.tell_task(conn, project, task).await?;
         }
@@ -228,7 +230,8 @@ impl Story<'_> {
         };
         let entry = self.event(assignee.unwrap_or("Ada Byron"), "task.created", new.changes());
         let task = TaskId::new();
-        let made = task_insert(conn, &entry, task, &new).await?;
+        // Nobody pays for samples.
+        let made = task_insert(conn, &entry, task, &new, None).await?;
         made.ok_or_else(|| Error::internal("the sample project is missing"))?;
         for (author, text) in comments {
             let entry = self.event(author, "comment.created", Changes::new());

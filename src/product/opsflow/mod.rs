@@ -22,7 +22,7 @@ use sqlx::migrate::Migrator;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::Product;
-use crate::data_plane::{RegularJob, TenantContext};
+use crate::data_plane::{Meter, RegularJob, TenantContext};
 use crate::kernel::{Error, Result};
 use crate::operations;
 
@@ -49,6 +49,7 @@ impl Product for OpsFlow {
     const TAGLINE: &'static str = "Your team's projects and tasks, in one calm place";
     const PAGES: &'static [(&'static str, &'static str)] = &[("/projects", "Projects")];
     const REGULAR_JOBS: &'static [RegularJob] = &[trim::DAILY];
+    const METERS: &'static [Meter] = &[tasks::service::CREATED];
 
     fn migrations() -> &'static Migrator {
         &MIGRATIONS

@@ -15,7 +15,7 @@ pub struct Place {
 }
 
 impl Place {
-    pub async fn with(mut options: AppOptions) -> Self {
+    pub async fn with(mut options: AppOptions<'_>) -> Self {
         let idp = Idp::start("local").await;
         options.identity.providers.push(idp.settings());
         let app = TestApp::start::<Current>(options).await;

@@ -10,7 +10,7 @@ use crate::identity::fixture::{identity, seat};
 use crate::oidc::fixture::account_of;
 
 /// A site where nobody makes what people ask for, until the test does.
-fn idle() -> AppOptions {
+fn idle() -> AppOptions<'static> {
     let options = AppOptions::of::<Current>();
     AppOptions { worker: false, world: WorldOptions { slots: 0, ..options.world }, ..options }
 }

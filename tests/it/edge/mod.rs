@@ -82,6 +82,7 @@ impl Site {
         let state = HttpState {
             directory: directory.clone(),
             limiter,
+            calls: Default::default(),
             tokens: Tokens::new(Keyring::new(&cp, &world.hands.master)),
             broker: Broker::new(BrokerConfig::default(), world.hands.master.clone()),
             clock: clock.clone(),

@@ -15,14 +15,25 @@ use super::fixture::{enter, person, seat, sign_in};
 use crate::infra::InMemory;
 
 /// Tables whose rows stay, each with its reason.
-const STAY: [(&str, &str); 2] = [
+const STAY: [(&str, &str); 13] = [
     ("audit", "append-only: what was done is not undone by the workspace's end"),
     ("run", "the purge is one of them; they hold ids and no names"),
+    ("usage_event", "what was used, on which an invoice rests"),
+    ("usage_fact_key", "a fact that is said again late is still known"),
+    ("usage_batch", "what Stripe was told, or is still to be told"),
+    ("usage_lane", "batches that are still to be sent are sent in turn"),
+    ("usage_correction", "who corrected what was used, and who agreed"),
+    ("billing_account", "whose invoices they are; without its address"),
+    ("subscription", "what was sold"),
+    ("invoice", "what was asked for and paid"),
+    ("billing_incident", "what somebody has to look at does not go by itself"),
+    ("reconcile_run", "what was compared"),
+    ("reconcile_difference", "what differed"),
 ];
 
 /// A row in each table that a tenant has no row in by itself. A new table with a tenant in it fails the test below until
 /// it has one here, and then until a purge removes it.
-const ROWS: [&str; 11] = [
+const ROWS: [&str; 24] = [
     "INSERT INTO tenant_domain (domain, tenant, created_at) VALUES ('work.example.org', $1, now())",
     "INSERT INTO idempotency (scope, key, request_hash, tenant, created_at) VALUES ('test', $1::text, '\\x00', $1, now())",
     "INSERT INTO invitation (id, tenant, email, role, invited_by, created_at, expires_at)
@@ -39,6 +50,32 @@ const ROWS: [&str; 11] = [
     "INSERT INTO erasure (tenant, account, asked_at) SELECT $1, id, now() FROM account LIMIT 1",
     "INSERT INTO tenant_resources (tenant, state, updated_at) VALUES ($1, 'pending', now())",
     "INSERT INTO infra_look (kind, name, tenant, looked_at) VALUES ('tenant', $1::text, $1, now())",
+    "INSERT INTO usage_event (id, tenant, meter, source, key, quantity, occurred_at, received_at)
+         VALUES (gen_random_uuid(), $1, 'seats', 'test', 'k', 1, now(), now())",
+    "INSERT INTO usage_fact_key (tenant, source, key, hash, month, event)
+         VALUES ($1, 'test', 'k', decode(md5(''), 'hex'), current_date, gen_random_uuid())",
+    "INSERT INTO usage_batch (id, tenant, meter, window_start, seq, quantity, facts, identifier, event_at, state, not_before, sealed_at)
+         VALUES (gen_random_uuid(), $1, 'seats', now(), 0, 1, 1, 'ub:' || $1, now(), 'ready', now(), now())",
+    "INSERT INTO usage_lane (tenant, meter) VALUES ($1, 'seats')",
+    "INSERT INTO usage_correction (id, tenant, meter, quantity, occurred_at, reason, asked_by, asked_at, state)
+         VALUES (gen_random_uuid(), $1, 'seats', 1, now(), 'a reason', 'operator:x', now(), 'asked')",
+    "INSERT INTO quota_level (tenant, quota, period, used, updated_at)
+         VALUES ($1, 'requests_per_month', current_date, 1, now())
+         ON CONFLICT DO NOTHING",
+    "INSERT INTO quota_notice (tenant, quota, period, percent, at) VALUES ($1, 'seats', current_date, 80, now())",
+    "INSERT INTO billing_account (tenant, livemode, customer, email, access_since, created_at, updated_at)
+         VALUES ($1, false, 'cus_' || $1, 'canary@example.com', now(), now(), now())",
+    "INSERT INTO subscription (id, tenant, customer, plan, status, period_start, period_end, fetched_at)
+         VALUES ('sub_' || $1, $1, 'cus_' || $1, 'team', 'active', now(), now(), now())",
+    "INSERT INTO invoice (id, tenant, status, currency, total_minor, period_start, period_end, created_at, fetched_at)
+         VALUES ('in_' || $1, $1, 'paid', 'eur', 0, now(), now(), now(), now())",
+    "INSERT INTO billing_incident (id, kind, subject, tenant, opened_at) VALUES (gen_random_uuid(), 'x', $1::text, $1, now())",
+    "WITH r AS (INSERT INTO reconcile_run (id, livemode, why, tenant, from_at, to_at, state, started_at)
+                VALUES (gen_random_uuid(), false, 'on_demand', $1, now(), now(), 'red', now()) RETURNING id)
+     INSERT INTO reconcile_difference (run, level, tenant, subject, ours, theirs, class)
+     SELECT id, 'L1', $1, 'x', 1, 2, 'rounding' FROM r",
+    "INSERT INTO reconcile_summary (livemode, tenant, meter, day, value, asked_at)
+         VALUES (false, $1, 'seats', current_date, 1, now())",
 ];
 
 /// Every table with a column for a tenant: named so, or referring to one.
@@ -128,6 +165,13 @@ async fn nothing_else_is_left_of_a_purged_workspace() {
             "another workspace's rows went from {table:?}"
         );
     }
+    let written_to: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM billing_account WHERE tenant <> $1 AND email IS NOT NULL")
+            .bind(globex.tenant.id)
+            .fetch_one(world.db())
+            .await
+            .unwrap();
+    assert_eq!(written_to, 0, "who was written to is not kept");
     let canaries: i64 = sqlx::query_scalar("SELECT count(*) FROM invitation WHERE tenant <> $1")
         .bind(globex.tenant.id)
         .fetch_one(world.db())

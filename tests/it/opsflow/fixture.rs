@@ -125,6 +125,7 @@ fn state(world: &World) -> HttpState {
     HttpState {
         directory: Directory::new(world.db().clone(), clock.clone(), Capacity::default()),
         limiter: Limiter::new(None, 1),
+        calls: Default::default(),
         tokens: Tokens::new(Keyring::new(&world.hands.cp, &world.hands.master)),
         broker: Broker::new(BrokerConfig::default(), world.hands.master.clone()),
         clock,

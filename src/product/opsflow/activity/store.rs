@@ -13,9 +13,13 @@ use crate::kernel::page::{self, Page};
 
 /// Wraps a changing statement so that one round trip makes the change, records it and returns the row. Parameters 1 to
 /// 6 are the entry's (see [`Entry::bind`]): `$2` is the time and `$3` the actor, for the statement to use too. The ids
-/// are expressions over the columns that the statement returns.
+/// are expressions over the columns that the statement returns. `used` names the parameters that hold a [`Fact`]'s key and
+/// payload: the use is written with the change.
+///
+/// [`Fact`]: crate::data_plane::usage::Fact
 macro_rules! recorded {
-    ($statement:expr, project = $project:expr, task = $task:expr, comment = $comment:expr, returning $columns:expr) => {
+    ($statement:expr, project = $project:expr, task = $task:expr, comment = $comment:expr,
+     $(used $key:literal $payload:literal,)? returning $columns:expr) => {
         concat!(
             "WITH changed AS (",
             $statement,
@@ -27,7 +31,15 @@ macro_rules! recorded {
             $task,
             ", ",
             $comment,
-            " FROM changed) SELECT ",
+            " FROM changed)",
+            $(
+                ", used AS (INSERT INTO freehold.outbox (kind, key, payload) SELECT 'usage', ",
+                $key,
+                ", ",
+                $payload,
+                "::jsonb FROM changed)",
+            )?
+            " SELECT ",
             $columns,
             " FROM changed"
         )

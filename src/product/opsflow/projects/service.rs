@@ -11,7 +11,7 @@ use super::store;
 use crate::data_plane::TenantContext;
 use crate::data_plane::idempotency::Answer;
 use crate::kernel::page::{self, Page};
-use crate::kernel::{Error, Result, codes};
+use crate::kernel::{Error, QuotaState, Result, codes};
 
 /// # Errors
 /// `payment_required` when the plan's projects are all in use.
@@ -20,17 +20,25 @@ pub async fn create(ctx: &TenantContext, new: NewProject) -> Result<Answer> {
     let limit = ctx.limits.projects;
     ctx.write_once(async move |conn| {
         let project = store::project_insert(conn, &entry, ProjectId::new(), &new, limit).await?;
-        let project = project.ok_or_else(|| limit_reached(limit))?;
+        let Some(project) = project else {
+            return Err(limit_reached(limit, store::projects_in_use(conn).await?));
+        };
         Answer::created(format!("/api/v1/projects/{}", project.id), project.version, &project)
     })
     .await
 }
 
 /// The answer when a plan's projects are all in use.
-pub fn limit_reached(limit: u32) -> Error {
+pub fn limit_reached(limit: u32, used: i64) -> Error {
     Error::new(&codes::PAYMENT_REQUIRED)
         .detail(format!("the plan allows {limit} projects, and all are in use"))
-        .hint("delete a project, or move to a larger plan")
+        .hint("delete a project, or an owner can move to a larger plan, on the page /usage")
+        .quota(QuotaState {
+            name: "projects".to_owned(),
+            limit: limit.into(),
+            used: u64::try_from(used).unwrap_or(0),
+            resets_at: None,
+        })
 }
 
 pub async fn list(ctx: &TenantContext, query: ProjectQuery) -> Result<Page<Project>> {

@@ -44,6 +44,11 @@ pub async fn project_insert(
         .await
 }
 
+/// Live projects, as the limit counts them.
+pub async fn projects_in_use(conn: &mut PgConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar("SELECT value FROM counters WHERE name = 'projects'").fetch_one(conn).await
+}
+
 /// A live project.
 pub async fn project_by_id(conn: &mut PgConnection, id: ProjectId) -> sqlx::Result<Option<Project>> {
     const SQL: &str = concat!("SELECT ", columns!(), " FROM projects WHERE id = $1 AND deleted_at IS NULL");

@@ -10,18 +10,25 @@ use super::super::words::{ProjectId, TaskId};
 use super::model::{NewTask, Task, TaskPatch};
 use super::query::{TaskQuery, push_tasks_page};
 use super::store;
-use crate::data_plane::TenantContext;
+use crate::data_plane::{Aggregation, Meter, TenantContext};
 use crate::data_plane::idempotency::Answer;
 use crate::kernel::page::{self, Page};
 use crate::kernel::{Error, Result, Role, codes};
 
+/// Every task that is made counts, also when it is deleted again.
+pub const CREATED: Meter =
+    Meter { id: "tasks_created", name: "Tasks created", unit: "task", aggregation: Aggregation::Sum };
+
 /// # Errors
 /// `not_found` when there is no such project; `state_conflict` when it is archived.
 pub async fn create(ctx: &TenantContext, new: NewTask) -> Result<Answer> {
-    let entry = Entry::new(ctx, "task.created", new.changes());
-    ctx.write_once(async move |conn| match store::task_insert(conn, &entry, TaskId::new(), &new).await? {
-        Some(task) => Answer::created(format!("/api/v1/tasks/{}", task.id), task.version, &task),
-        None => Err(why_no_task(conn, new.project_id).await?),
+    let (id, entry) = (TaskId::new(), Entry::new(ctx, "task.created", new.changes()));
+    let used = ctx.usage().fact(&CREATED, 1, &id.to_string())?;
+    ctx.write_once(async move |conn| {
+        match store::task_insert(conn, &entry, id, &new, Some(&used)).await? {
+            Some(task) => Answer::created(format!("/api/v1/tasks/{}", task.id), task.version, &task),
+            None => Err(why_no_task(conn, new.project_id).await?),
+        }
     })
     .await
 }

@@ -6,6 +6,7 @@ use super::super::activity::model::Entry;
 use super::super::activity::store::recorded;
 use super::super::words::TaskId;
 use super::model::{NewTask, Task};
+use crate::data_plane::usage::Fact;
 
 macro_rules! columns {
     () => {
@@ -15,29 +16,44 @@ macro_rules! columns {
 }
 pub(super) use columns;
 
-/// A new task, if its project is live and active. The project's row is share-locked, so that a deletion of the project
-/// either sees this task or comes first.
-pub async fn task_insert(
-    conn: &mut PgConnection,
-    entry: &Entry,
-    id: TaskId,
-    new: &NewTask,
-) -> sqlx::Result<Option<Task>> {
-    const SQL: &str = recorded!(
+macro_rules! insert {
+    () => {
         concat!(
             "INSERT INTO tasks (id, project_id, title, description, status, priority, assignee, due_at, \
              created_by, created_at, updated_at) \
              SELECT $7, project.id, $9, $10, $11, $12, $13, $14, $3, $2, $2 FROM (SELECT id FROM projects \
              WHERE id = $8 AND status = 'active' AND deleted_at IS NULL FOR SHARE) AS project RETURNING ",
             columns!()
-        ),
+        )
+    };
+}
+
+/// A new task, if its project is live and active. The project's row is share-locked, so that a deletion of the project
+/// either sees this task or comes first. `used` is written with it.
+pub async fn task_insert(
+    conn: &mut PgConnection,
+    entry: &Entry,
+    id: TaskId,
+    new: &NewTask,
+    used: Option<&Fact>,
+) -> sqlx::Result<Option<Task>> {
+    const INSERT: &str = recorded!(
+        insert!(),
         project = "project_id",
         task = "id",
         comment = "NULL::uuid",
         returning columns!()
     );
-    entry
-        .bind(sqlx::query_as(SQL))
+    const METERED: &str = recorded!(
+        insert!(),
+        project = "project_id",
+        task = "id",
+        comment = "NULL::uuid",
+        used "$15" "$16",
+        returning columns!()
+    );
+    let insert = entry
+        .bind(sqlx::query_as(if used.is_some() { METERED } else { INSERT }))
         .bind(id)
         .bind(new.project_id)
         .bind(&new.title)
@@ -45,9 +61,11 @@ pub async fn task_insert(
         .bind(new.status.as_str())
         .bind(new.priority.as_str())
         .bind(new.assignee.as_deref())
-        .bind(new.due_at)
-        .fetch_optional(conn)
-        .await
+        .bind(new.due_at);
+    match used {
+        Some(fact) => insert.bind(&fact.key).bind(&fact.payload).fetch_optional(conn).await,
+        None => insert.fetch_optional(conn).await,
+    }
 }
 
 /// A live task.

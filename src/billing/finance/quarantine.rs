@@ -1,0 +1,223 @@
+//! Batches that wait for a person: Stripe refused them, or nobody knows whether it has them.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sqlx::PgConnection;
+
+use crate::billing::ledger::{Batch, batch_by_identifier};
+use crate::billing::reconcile::settle::{Fate, settle_one};
+use crate::billing::reconcile::usage::{Account, meters_at_stripe};
+use crate::billing::reconcile::{OLDEST_SENT, require_stripe};
+use crate::billing::sender::watch::kind;
+use crate::billing::{Billing, incidents};
+use crate::control_plane::audit::{Caller, audit_add};
+use crate::kernel::page::{self, Page};
+use crate::kernel::{Error, Result, codes};
+
+/// Which of them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct QuarantineFilter {
+    pub limit: Option<u32>,
+    pub cursor: Option<String>,
+}
+
+/// Batches that were refused or set aside, oldest first.
+///
+/// # Errors
+/// `invalid_fields`; `bad_cursor`.
+pub async fn quarantine_list(conn: &mut PgConnection, filter: &QuarantineFilter) -> Result<Page<Batch>> {
+    let limit = page::limit(filter.limit)?;
+    let after: Option<(DateTime<Utc>, String)> = filter.cursor.as_deref().map(page::decode).transpose()?;
+    let rows = sqlx::query_as(
+        "SELECT id, tenant, meter, window_start, seq, quantity, facts, identifier, event_at, state, delivered_via, livemode,
+                customer, attempts, carried_forward, error, sealed_at, settled_at FROM usage_batch
+          WHERE state IN ('rejected', 'quarantined') AND ($1::timestamptz IS NULL OR (sealed_at, identifier) > ($1, $2))
+          ORDER BY sealed_at, identifier LIMIT $3",
+    )
+    .bind(after.as_ref().map(|(at, _)| *at))
+    .bind(after.as_ref().map(|(_, id)| id.as_str()))
+    .bind(i64::from(limit) + 1)
+    .fetch_all(conn)
+    .await?;
+    Ok(Page::build(rows, limit, |batch: &Batch| (batch.sealed_at, batch.identifier.clone())))
+}
+
+/// What to do with a batch that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum SettleAs {
+    /// Ask what Stripe counted in its minute: delivered, sent again, or left as it is.
+    Check,
+    /// Send one again that Stripe refused: what was wrong is put right.
+    Resend,
+    /// Stripe has it: somebody saw it there.
+    Delivered,
+    /// It is never sent, and never billed.
+    Void,
+}
+
+impl SettleAs {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Resend => "resend",
+            Self::Delivered => "delivered",
+            Self::Void => "void",
+        }
+    }
+}
+
+/// How to settle a batch.
+#[derive(Clone, Debug, Serialize, Deserialize, garde::Validate, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = SettleBatch)]
+pub struct Settle {
+    #[garde(skip)]
+    pub r#as: SettleAs,
+    /// For the audit log.
+    #[garde(length(chars, min = 3, max = 500))]
+    #[schema(example = "the customer was restored at Stripe")]
+    pub reason: String,
+}
+
+/// A batch after it was settled, or not.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = SettledBatch)]
+pub struct Settled {
+    pub fate: Option<Fate>,
+    pub batch: Batch,
+}
+
+/// Settles a batch that waits, by its identifier.
+///
+/// # Errors
+/// `not_found`; `state_conflict` for one that does not wait, and for what its state does not allow; `payments_unavailable`.
+pub async fn quarantine_settle(
+    billing: &Billing,
+    caller: &Caller,
+    identifier: &str,
+    how: &Settle,
+) -> Result<Settled> {
+    let batch = batch_of(&mut *billing.cp.db.acquire().await?, identifier).await?;
+    let fate = match how.r#as {
+        SettleAs::Check => Some(check(billing, caller, &batch).await?),
+        _ => {
+            by_hand(billing, caller, &batch, how).await?;
+            None
+        }
+    };
+    let mut conn = billing.cp.db.acquire().await?;
+    if fate != Some(Fate::Unclear) {
+        let now = billing.cp.clock.now();
+        for kind in [kind::QUARANTINED, kind::REJECTED] {
+            for subject in [batch.id.to_string(), batch.id.0.to_string(), batch.identifier.clone()] {
+                incidents::settle(&mut conn, kind, &subject, &caller.actor, now).await?;
+            }
+        }
+    }
+    Ok(Settled { fate, batch: batch_of(&mut conn, identifier).await? })
+}
+
+async fn batch_of(conn: &mut PgConnection, identifier: &str) -> Result<Batch> {
+    batch_by_identifier(conn, identifier).await?.ok_or_else(|| {
+        Error::new(&codes::NOT_FOUND)
+            .detail(format!("there is no batch {identifier}"))
+            .hint("see them with: freehold billing quarantine list")
+    })
+}
+
+fn conflict(why: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(&codes::STATE_CONFLICT).detail(why)
+}
+
+async fn check(billing: &Billing, caller: &Caller, batch: &Batch) -> Result<Fate> {
+    require_stripe(billing)?;
+    if !matches!(batch.state.as_str(), "quarantined" | "unknown") {
+        return Err(conflict(format!("the batch is {}: there is nothing to find out", batch.state)));
+    }
+    let livemode = billing.settings.livemode();
+    let Some(customer) = batch.customer.clone().filter(|_| batch.livemode == Some(livemode)) else {
+        return Err(conflict("it was never sent in this mode: Stripe cannot have it")
+            .hint("settle it as resend or void"));
+    };
+    let meters = meters_at_stripe(&mut *billing.cp.db.acquire().await?, livemode).await?;
+    let Some(meter) = meters.iter().find(|meter| meter.meter == batch.meter) else {
+        return Err(conflict(format!("the meter {} is not at Stripe", batch.meter)));
+    };
+    let account = Account { tenant: batch.tenant, customer };
+    let minute: DateTime<Utc> = sqlx::query_scalar("SELECT date_trunc('minute', $1::timestamptz, 'UTC')")
+        .bind(batch.event_at)
+        .fetch_one(&billing.cp.db)
+        .await?;
+    settle_one(billing, caller, &account, meter, (batch.id, minute)).await
+}
+
+/// Which state a batch may be put into, and which states it may be in for that. Pure.
+fn allowed(how: SettleAs, sent: bool) -> (&'static str, &'static [&'static str]) {
+    match (how, sent) {
+        // What may have arrived is never sent again by hand: that is what `check` is for.
+        (SettleAs::Resend, true) => ("ready", &["rejected"]),
+        (SettleAs::Resend, false) => ("ready", &["rejected", "quarantined"]),
+        (SettleAs::Delivered, _) => ("delivered", &["rejected", "quarantined"]),
+        (SettleAs::Void | SettleAs::Check, _) => ("void", &["rejected", "quarantined"]),
+    }
+}
+
+async fn by_hand(billing: &Billing, caller: &Caller, batch: &Batch, how: &Settle) -> Result<()> {
+    let now = billing.cp.clock.now();
+    let (to, from) = allowed(how.r#as, batch.attempts > 0);
+    if !from.contains(&batch.state.as_str()) {
+        return Err(conflict(format!(
+            "the batch is {} and was sent {} times: it cannot be settled as {}",
+            batch.state,
+            batch.attempts,
+            how.r#as.as_str()
+        )));
+    }
+    if to == "ready" && batch.event_at <= now - OLDEST_SENT {
+        return Err(conflict("Stripe takes no usage that is older than 35 days")
+            .hint("ask for a correction with a later moment: freehold billing correct ask"));
+    }
+    let mut tx = billing.cp.db.begin().await?;
+    let done = sqlx::query(
+        "UPDATE usage_batch SET state = $2, delivered_via = CASE $2 WHEN 'delivered' THEN 'manual' END,
+                settled_at = CASE $2 WHEN 'ready' THEN NULL ELSE $3::timestamptz END, salt = salt + 1, not_before = $3,
+                leased_until = NULL, error = $4,
+                first_sent_at = CASE $2 WHEN 'ready' THEN NULL ELSE first_sent_at END
+          WHERE id = $1 AND state = $5",
+    )
+    .bind(batch.id)
+    .bind(to)
+    .bind(now)
+    .bind(format!("settled as {}: {}", how.r#as.as_str(), how.reason))
+    .bind(&batch.state)
+    .execute(&mut *tx)
+    .await?;
+    if done.rows_affected() == 0 {
+        return Err(conflict("the batch has changed meanwhile; look again"));
+    }
+    let detail =
+        json!({ "as": how.r#as, "was": batch.state, "reason": how.reason, "quantity": batch.quantity });
+    audit_add(&mut tx, caller, now, "billing.batch.settle", Some(batch.tenant), &batch.identifier, detail)
+        .await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_arrived_is_not_sent_again_by_hand() {
+        assert!(!allowed(SettleAs::Resend, true).1.contains(&"quarantined"));
+        assert!(allowed(SettleAs::Resend, false).1.contains(&"quarantined"));
+        assert!(allowed(SettleAs::Resend, true).1.contains(&"rejected"));
+        for how in [SettleAs::Delivered, SettleAs::Void, SettleAs::Resend] {
+            assert!(!allowed(how, false).1.contains(&"delivered"), "what is settled stays");
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! What a difference is called. Pure: all that is known goes in, a name comes out.
+
+use serde::{Deserialize, Serialize};
+
+use crate::billing::ledger::Aggregation;
+
+/// What is compared with what. Every level expects a difference of 0.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    sqlx::Type,
+    utoipa::ToSchema,
+)]
+#[sqlx(type_name = "text")]
+#[schema(as = ReconcileLevel)]
+pub enum Level {
+    /// The facts = what is sealed of them + what is still open.
+    L1,
+    /// What is sealed = what was delivered + what is on its way + what was refused.
+    L2,
+    /// What was delivered for a day = what Stripe counted for it.
+    L3,
+    /// What Stripe counted for a period = what the invoice's line says.
+    L4,
+    /// What invoices ask for = what was paid and credited.
+    L5,
+}
+
+impl Level {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::L1 => "L1",
+            Self::L2 => "L2",
+            Self::L3 => "L3",
+            Self::L4 => "L4",
+            Self::L5 => "L5",
+        }
+    }
+}
+
+/// Why two sides differ.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    sqlx::Type,
+    utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+#[schema(as = DifferenceClass)]
+pub enum Class {
+    /// On its way, and not for longer than two hours.
+    Pending,
+    /// We delivered it, or should have, and Stripe does not count it.
+    MissingAtStripe,
+    /// Stripe counts what we did not deliver.
+    ExtraAtStripe,
+    /// Stripe refused it, or nobody knows and it waits for a person.
+    Rejected,
+    /// It came late and is billed with a later period.
+    CarriedForward,
+    /// Somebody changed it at Stripe.
+    ManualStripeEdit,
+    /// A minor unit or two, from rounding line by line.
+    Rounding,
+    /// Our own books disagree with themselves.
+    LedgerMismatch,
+}
+
+impl Class {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::MissingAtStripe => "missing_at_stripe",
+            Self::ExtraAtStripe => "extra_at_stripe",
+            Self::Rejected => "rejected",
+            Self::CarriedForward => "carried_forward",
+            Self::ManualStripeEdit => "manual_stripe_edit",
+            Self::Rounding => "rounding",
+            Self::LedgerMismatch => "ledger_mismatch",
+        }
+    }
+
+    /// Whether it explains itself: a run with no other differences is green.
+    pub const fn is_benign(self) -> bool {
+        matches!(self, Self::Pending | Self::CarriedForward | Self::Rounding)
+    }
+}
+
+/// What we know of a meter on one day, of one tenant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DayAtHome {
+    /// Delivered: the sum, or the last.
+    pub delivered: Option<i64>,
+    /// Of it, what was delivered in the last two hours: Stripe counts with a delay.
+    pub fresh: i64,
+    /// Whether anything was delivered in the last two hours.
+    pub is_fresh: bool,
+    /// Sent, and nobody knows whether it arrived.
+    pub in_flight: i64,
+    pub is_in_flight: bool,
+}
+
+/// The name of a difference between deliveries of a day and what Stripe counted for it (L3).
+pub fn of_day(aggregation: Aggregation, home: &DayAtHome, theirs: Option<i64>) -> Option<Class> {
+    let (ours, counted) = (home.delivered.unwrap_or(0), theirs.unwrap_or(0));
+    let more = counted - ours;
+    match aggregation {
+        _ if more == 0 => None,
+        Aggregation::Sum if more < 0 => {
+            Some(if home.is_fresh && -more <= home.fresh { Class::Pending } else { Class::MissingAtStripe })
+        }
+        Aggregation::Sum => {
+            let explained = home.is_in_flight && more <= home.in_flight;
+            Some(if explained { Class::Pending } else { Class::ExtraAtStripe })
+        }
+        Aggregation::Last if home.is_fresh || home.is_in_flight => Some(Class::Pending),
+        Aggregation::Last if theirs.is_none() => Some(Class::MissingAtStripe),
+        Aggregation::Last if home.delivered.is_none() => Some(Class::ExtraAtStripe),
+        Aggregation::Last => Some(if more < 0 { Class::MissingAtStripe } else { Class::ExtraAtStripe }),
+    }
+}
+
+/// What we know of a meter in an invoice's period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeriodAtHome {
+    /// Sealed for windows of the period, without what was voided.
+    pub sealed: i64,
+    /// Of it, what came too late and was told for a later period.
+    pub carried_out: i64,
+    /// Of earlier periods, what was told for this one.
+    pub carried_in: i64,
+    /// Of what this invoice should hold: not delivered yet, and not for longer than two hours.
+    pub young: i64,
+    /// Refused, or waiting for a person.
+    pub refused: i64,
+}
+
+impl PeriodAtHome {
+    /// What the invoice should say. Stripe bills no negative use.
+    pub fn billable(&self) -> i64 {
+        (self.sealed - self.carried_out + self.carried_in).max(0)
+    }
+}
+
+/// What Stripe says of the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeriodAtStripe {
+    /// Its own count for the period.
+    pub counted: i64,
+    /// What the lines of the invoice say.
+    pub invoiced: i64,
+    /// A draft that is young is still brought up to date by Stripe.
+    pub settling: bool,
+}
+
+/// The name of a difference between what was used in a period and what its invoice says (L4).
+pub fn of_period(home: &PeriodAtHome, stripe: &PeriodAtStripe) -> Option<Class> {
+    let (billable, counted) = (home.billable(), stripe.counted.max(0));
+    if stripe.invoiced == billable {
+        let carried = home.carried_in != 0 || home.carried_out != 0;
+        return carried.then_some(Class::CarriedForward);
+    }
+    if stripe.invoiced != counted {
+        return Some(if stripe.settling { Class::Pending } else { Class::ManualStripeEdit });
+    }
+    Some(match billable - counted {
+        short if short > 0 && short <= home.young => Class::Pending,
+        short if short > 0 && short <= home.young + home.refused => Class::Rejected,
+        short if short > 0 => Class::MissingAtStripe,
+        _ => Class::ExtraAtStripe,
+    })
+}
+
+/// Minor units that rounding line by line may come to.
+const ROUNDING: i64 = 2;
+
+/// An invoice as we have it and as Stripe has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvoiceSides {
+    /// What we have written down: total and paid. None when we never heard of it.
+    pub ours: Option<(i64, i64)>,
+    /// Total, paid and credited at Stripe. None when it is not there.
+    pub theirs: Option<(i64, i64, i64)>,
+    /// Whether Stripe says that it is settled.
+    pub paid: bool,
+    /// Lines and tax together.
+    pub lines: i64,
+    /// Whether it changed within the last two hours: its webhook may be on the way.
+    pub fresh: bool,
+}
+
+/// The name of a difference between an invoice's two sides, or between what it asks and what was paid (L5).
+pub fn of_invoice(sides: &InvoiceSides) -> Option<Class> {
+    let unless_fresh = |class| Some(if sides.fresh { Class::Pending } else { class });
+    let (Some((total, paid)), Some((at_total, at_paid, credited))) = (sides.ours, sides.theirs) else {
+        return match (sides.ours, sides.theirs) {
+            (None, None) => None,
+            (None, Some(_)) => unless_fresh(Class::ExtraAtStripe),
+            (Some(_), _) => unless_fresh(Class::MissingAtStripe),
+        };
+    };
+    if (total, paid) != (at_total, at_paid) {
+        return unless_fresh(Class::ManualStripeEdit);
+    }
+    // A credit note lowers what is due before payment, and pays back after it: both are right.
+    let due = [at_total - credited, at_total];
+    let short = due.iter().map(|due| due - at_paid).min_by_key(|short| short.abs()).unwrap_or(0);
+    let wrong = if sides.paid { short } else { 0 };
+    // Discounts make the total less than its lines; nothing of ours makes it more.
+    let over = (at_total - sides.lines).max(0);
+    match wrong.abs().max(over) {
+        0 => None,
+        few if few <= ROUNDING => Some(Class::Rounding),
+        _ => Some(Class::ManualStripeEdit),
+    }
+}
+
+/// Which of some batches Stripe does not have, from what it counted for their minute. `sure` is what it must have, `open` are
+/// the batches in question. None when the numbers allow more than one answer, or none.
+pub fn absent(aggregation: Aggregation, sure: i64, open: &[i64], counted: Option<i64>) -> Option<Vec<usize>> {
+    /// More in one minute is not looked at: the number of answers doubles with each.
+    const MOST: usize = 8;
+    if open.is_empty() || open.len() > MOST {
+        return None;
+    }
+    if aggregation == Aggregation::Last {
+        // Only the newest shows; an answer of 0 may mean that there is nothing.
+        return match (open, counted) {
+            ([_], None) => Some(vec![0]),
+            ([value], Some(counted)) if *value == counted && counted != 0 => Some(Vec::new()),
+            ([value], Some(0)) if *value != 0 && sure == 0 => Some(vec![0]),
+            _ => None,
+        };
+    }
+    let counted = counted.unwrap_or(0);
+    let mut answers = (0u32..1 << open.len()).filter(|there| {
+        let sum: i64 = (0..open.len()).filter(|at| there >> at & 1 == 1).map(|at| open[at]).sum();
+        sure + sum == counted
+    });
+    match (answers.next(), answers.next()) {
+        (Some(there), None) => Some((0..open.len()).filter(|at| there >> at & 1 == 0).collect()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn day(delivered: i64) -> DayAtHome {
+        DayAtHome { delivered: Some(delivered), ..DayAtHome::default() }
+    }
+
+    #[test]
+    fn a_day_of_a_sum() {
+        let of = |home: &DayAtHome, theirs| of_day(Aggregation::Sum, home, theirs);
+        assert_eq!(of(&day(5), Some(5)), None);
+        assert_eq!(of(&DayAtHome::default(), None), None);
+        assert_eq!(of(&day(5), None), Some(Class::MissingAtStripe));
+        assert_eq!(of(&day(5), Some(7)), Some(Class::ExtraAtStripe));
+        let fresh = DayAtHome { fresh: 2, is_fresh: true, ..day(5) };
+        assert_eq!(of(&fresh, Some(3)), Some(Class::Pending));
+        assert_eq!(of(&fresh, Some(2)), Some(Class::MissingAtStripe), "more is missing than was sent lately");
+        let unknown = DayAtHome { in_flight: 2, is_in_flight: true, ..day(5) };
+        assert_eq!(of(&unknown, Some(7)), Some(Class::Pending));
+        assert_eq!(of(&unknown, Some(8)), Some(Class::ExtraAtStripe));
+    }
+
+    #[test]
+    fn a_day_of_a_last_value() {
+        let of = |home: &DayAtHome, theirs| of_day(Aggregation::Last, home, theirs);
+        assert_eq!(of(&day(5), Some(5)), None);
+        assert_eq!(of(&day(0), None), None, "nothing and zero are one");
+        assert_eq!(of(&day(5), None), Some(Class::MissingAtStripe));
+        assert_eq!(of(&day(5), Some(4)), Some(Class::MissingAtStripe));
+        assert_eq!(of(&day(5), Some(6)), Some(Class::ExtraAtStripe));
+        assert_eq!(of(&DayAtHome { is_fresh: true, ..day(5) }, Some(4)), Some(Class::Pending));
+    }
+
+    #[test]
+    fn a_period_and_its_invoice() {
+        let stripe = |counted, invoiced| PeriodAtStripe { counted, invoiced, settling: false };
+        let home = PeriodAtHome { sealed: 10, ..PeriodAtHome::default() };
+        assert_eq!(of_period(&home, &stripe(10, 10)), None);
+        assert_eq!(of_period(&home, &stripe(10, 12)), Some(Class::ManualStripeEdit));
+        assert_eq!(
+            of_period(&home, &PeriodAtStripe { settling: true, ..stripe(10, 8) }),
+            Some(Class::Pending)
+        );
+        assert_eq!(of_period(&home, &stripe(7, 7)), Some(Class::MissingAtStripe));
+        assert_eq!(of_period(&home, &stripe(12, 12)), Some(Class::ExtraAtStripe));
+        assert_eq!(of_period(&PeriodAtHome { young: 3, ..home }, &stripe(7, 7)), Some(Class::Pending));
+        assert_eq!(of_period(&PeriodAtHome { refused: 3, ..home }, &stripe(7, 7)), Some(Class::Rejected));
+        let late = PeriodAtHome { carried_out: 2, ..home };
+        assert_eq!(of_period(&late, &stripe(8, 8)), Some(Class::CarriedForward));
+        let next = PeriodAtHome { carried_in: 2, ..home };
+        assert_eq!(of_period(&next, &stripe(12, 12)), Some(Class::CarriedForward));
+        let negative = PeriodAtHome { sealed: -4, ..PeriodAtHome::default() };
+        assert_eq!(of_period(&negative, &stripe(-4, 0)), None, "no negative use is billed");
+    }
+
+    #[test]
+    fn an_invoice_and_its_payment() {
+        let fine = InvoiceSides {
+            ours: Some((100, 100)),
+            theirs: Some((100, 100, 0)),
+            paid: true,
+            lines: 100,
+            fresh: false,
+        };
+        assert_eq!(of_invoice(&fine), None);
+        let credited = InvoiceSides { ours: Some((100, 60)), theirs: Some((100, 60, 40)), ..fine };
+        assert_eq!(of_invoice(&credited), None, "credited before it was paid");
+        assert_eq!(of_invoice(&InvoiceSides { theirs: Some((100, 100, 40)), ..fine }), None, "paid back");
+        let cent = InvoiceSides { ours: Some((100, 99)), theirs: Some((100, 99, 0)), ..fine };
+        assert_eq!(of_invoice(&cent), Some(Class::Rounding));
+        assert_eq!(of_invoice(&InvoiceSides { lines: 98, ..fine }), Some(Class::Rounding));
+        assert_eq!(of_invoice(&InvoiceSides { lines: 50, ..fine }), Some(Class::ManualStripeEdit));
+        assert_eq!(of_invoice(&InvoiceSides { lines: 150, ..fine }), None, "a discount");
+        let other = InvoiceSides { ours: Some((90, 90)), ..fine };
+        assert_eq!(of_invoice(&other), Some(Class::ManualStripeEdit));
+        assert_eq!(of_invoice(&InvoiceSides { fresh: true, ..other }), Some(Class::Pending));
+        assert_eq!(of_invoice(&InvoiceSides { ours: None, ..fine }), Some(Class::ExtraAtStripe));
+        assert_eq!(of_invoice(&InvoiceSides { theirs: None, ..fine }), Some(Class::MissingAtStripe));
+        let open = InvoiceSides { ours: Some((100, 0)), theirs: Some((100, 0, 0)), paid: false, ..fine };
+        assert_eq!(of_invoice(&open), None, "not paid yet is no difference");
+    }
+
+    /// Absence is said only when the numbers leave no other answer. Shown to fail: with the first answer taken.
+    #[test]
+    fn absence_is_proven_or_not_said() {
+        let sum = |sure, open: &[i64], counted| absent(Aggregation::Sum, sure, open, counted);
+        assert_eq!(sum(0, &[5], None), Some(vec![0]));
+        assert_eq!(sum(0, &[5], Some(5)), Some(vec![]));
+        assert_eq!(sum(3, &[5], Some(3)), Some(vec![0]));
+        assert_eq!(sum(0, &[5, 7], Some(7)), Some(vec![0]));
+        assert_eq!(sum(0, &[5, 5], Some(5)), None, "which of the two?");
+        assert_eq!(sum(0, &[5], Some(4)), None, "neither there nor not");
+        assert_eq!(sum(0, &[3, 2, 5], Some(5)), None, "3 + 2, or 5?");
+        assert_eq!(sum(0, &[], Some(0)), None);
+        let last = |sure, open: &[i64], counted| absent(Aggregation::Last, sure, open, counted);
+        assert_eq!(last(0, &[5], None), Some(vec![0]));
+        assert_eq!(last(0, &[5], Some(5)), Some(vec![]));
+        assert_eq!(last(0, &[0], Some(0)), None);
+        assert_eq!(last(0, &[5], Some(4)), None);
+        assert_eq!(last(0, &[5, 6], Some(6)), None);
+    }
+}

@@ -1,0 +1,120 @@
+//! What a worker does of this now and then. Each is safe to do twice.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::PgConnection;
+
+use super::round::{Plan, begin, reconcile_go_on};
+use super::runs::{ReconcileId, Span, Why};
+use super::{midnight, usual_days};
+use crate::billing::Billing;
+use crate::kernel::Result;
+use crate::kernel::ids::TenantId;
+
+/// The nightly comparison begins after this, in UTC: the day before is sealed and counted by then.
+const AFTER_MIDNIGHT: TimeDelta = TimeDelta::hours(2);
+/// How long one round works at one run.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Runs are kept for as long as somebody may ask why an invoice was held.
+const KEPT: TimeDelta = TimeDelta::days(400);
+
+/// The moment since which there should be a nightly comparison.
+fn due_since(now: DateTime<Utc>) -> DateTime<Utc> {
+    let today = midnight(now.date_naive()) + AFTER_MIDNIGHT;
+    if now >= today { today } else { today - TimeDelta::days(1) }
+}
+
+/// Begins the nightly comparison when it is due, and goes on with any that was left half-way.
+///
+/// # Errors
+/// What the control database says.
+pub async fn nightly(billing: Billing) -> Result<()> {
+    let (now, livemode) = (billing.cp.clock.now(), billing.settings.livemode());
+    let since = due_since(now);
+    let mut tx = billing.cp.db.begin().await?;
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('freehold.reconcile', 0))")
+        .execute(&mut *tx)
+        .await?;
+    let due: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM billing_account WHERE livemode = $1 AND created_at < $2)
+            AND NOT EXISTS (SELECT FROM reconcile_run
+                             WHERE livemode = $1 AND why = 'nightly' AND started_at >= $2
+                               AND (state <> 'failed' OR started_at > $3))",
+    )
+    .bind(livemode)
+    .bind(since)
+    // One that failed is tried again within the hour.
+    .bind(now - TimeDelta::hours(1))
+    .fetch_one(&mut *tx)
+    .await?;
+    if due {
+        let (from, _) = usual_days(now);
+        // Today is still being counted.
+        let span = Span { from, to: midnight(now.date_naive()) };
+        let plan = Plan { why: Why::Nightly, tenant: None, invoice: None, span, look_only: false };
+        begin(&mut tx, &billing, &plan, now).await?;
+        sqlx::query("DELETE FROM reconcile_run WHERE started_at < $1")
+            .bind(now - KEPT)
+            .execute(&mut *tx)
+            .await?;
+    }
+    for tenant in red_since(&mut tx, livemode, now).await? {
+        let (from, to) = usual_days(now);
+        let span = Span { from, to };
+        let plan = Plan { why: Why::Nightly, tenant: Some(tenant), invoice: None, span, look_only: false };
+        begin(&mut tx, &billing, &plan, now).await?;
+    }
+    tx.commit().await?;
+    let open: Vec<ReconcileId> = sqlx::query_scalar(
+        "SELECT id FROM reconcile_run WHERE livemode = $1 AND state = 'running'
+            AND (leased_until IS NULL OR leased_until < clock_timestamp()) ORDER BY started_at LIMIT 6",
+    )
+    .bind(livemode)
+    .fetch_all(&billing.cp.db)
+    .await?;
+    for id in open {
+        reconcile_go_on(&billing, id, PATIENCE).await?;
+    }
+    Ok(())
+}
+
+/// Tenants that differed in the last comparison of all and were not found whole since: each is looked at again within the
+/// hour, so that what was put right is not held against them until the next night.
+async fn red_since(conn: &mut PgConnection, livemode: bool, now: DateTime<Utc>) -> Result<Vec<TenantId>> {
+    Ok(sqlx::query_scalar(
+        "WITH last AS (SELECT id, started_at FROM reconcile_run
+                        WHERE livemode = $1 AND tenant IS NULL AND state IN ('green', 'red') AND started_at < $2
+                        ORDER BY started_at DESC LIMIT 1)
+         SELECT DISTINCT d.tenant FROM reconcile_difference d JOIN last ON d.run = last.id
+          WHERE d.tenant IS NOT NULL AND d.class NOT IN ('pending', 'rounding', 'carried_forward')
+            AND NOT EXISTS (SELECT FROM reconcile_run r WHERE r.tenant = d.tenant
+                               AND (r.started_at > $2 OR r.started_at > last.started_at AND r.state = 'green'))
+          ORDER BY d.tenant LIMIT 5",
+    )
+    .bind(livemode)
+    .bind(now - TimeDelta::hours(1))
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Looks at drafts: see [`super::close`].
+///
+/// # Errors
+/// What the control database says.
+pub async fn close(billing: Billing) -> Result<()> {
+    super::close::close_due(&billing).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn once_a_night() {
+        let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        assert_eq!(due_since(at("2026-11-21T02:00:00Z")), at("2026-11-21T02:00:00Z"));
+        assert_eq!(due_since(at("2026-11-21T23:59:00Z")), at("2026-11-21T02:00:00Z"));
+        assert_eq!(due_since(at("2026-11-21T01:59:59Z")), at("2026-11-20T02:00:00Z"));
+    }
+}

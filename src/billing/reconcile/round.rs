@@ -1,0 +1,293 @@
+//! A run goes from tenant to tenant and says after each how far it is. Whoever is at it holds a lease; when they fall
+//! silent, a worker goes on from there.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use sqlx::PgConnection;
+
+use super::class::Class;
+use super::runs::{
+    Ask, Found, ReconcileId, Run, RunDetail, RunState, Span, Why, differences_add, run_by_id, run_columns,
+    run_show,
+};
+use super::usage::{Account, meters_at_stripe};
+use super::{books, invoices, prove, usage};
+use crate::billing::ledger::Aggregation;
+use crate::billing::sender::settle::settle_unknown;
+use crate::billing::{Billing, incidents};
+use crate::control_plane::audit::{Caller, audit_add};
+use crate::control_plane::tenants::{TenantRef, tenant_find};
+use crate::kernel::ids::TenantId;
+use crate::kernel::{Error, Result, codes};
+
+/// The kind of incident for a run that found something.
+pub const DIFFERS: &str = "reconcile_differs";
+/// What a run looks at.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub why: Why,
+    pub tenant: Option<TenantId>,
+    pub invoice: Option<String>,
+    pub span: Span,
+    pub look_only: bool,
+}
+
+/// Records a run that somebody asks for. [`reconcile_go_on`] does the work.
+///
+/// # Errors
+/// `tenant_not_found`; `invalid_fields` for days that cannot be compared.
+pub async fn reconcile_begin(billing: &Billing, caller: &Caller, wish: &Ask) -> Result<ReconcileId> {
+    let now = billing.cp.clock.now();
+    let span = wish.span(now)?;
+    let mut tx = billing.cp.db.begin().await?;
+    let tenant = match wish.tenant.as_deref() {
+        Some(name) => {
+            let tenant: TenantRef = name.parse().unwrap_or_else(|never| match never {});
+            Some(tenant_find(&mut tx, &tenant).await?.id)
+        }
+        None => None,
+    };
+    let plan = Plan { why: Why::OnDemand, tenant, invoice: None, span, look_only: wish.look_only };
+    let id = begin(&mut tx, billing, &plan, now).await?;
+    let detail = json!({ "from": span.from, "to": span.to, "look_only": wish.look_only });
+    audit_add(&mut tx, caller, now, "billing.reconcile", tenant, &id.to_string(), detail).await?;
+    tx.commit().await?;
+    Ok(id)
+}
+
+pub(super) async fn begin(
+    conn: &mut PgConnection,
+    billing: &Billing,
+    plan: &Plan,
+    now: DateTime<Utc>,
+) -> Result<ReconcileId> {
+    let id = ReconcileId::new();
+    sqlx::query(
+        "INSERT INTO reconcile_run (id, livemode, why, tenant, invoice, from_at, to_at, state, look_only, started_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, 'running', $8, $9)",
+    )
+    .bind(id)
+    .bind(billing.settings.livemode())
+    .bind(plan.why)
+    .bind(plan.tenant)
+    .bind(&plan.invoice)
+    .bind(plan.span.from)
+    .bind(plan.span.to)
+    .bind(plan.look_only)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(id)
+}
+
+/// A run from its beginning to its end, for whoever waits for it.
+///
+/// # Errors
+/// As [`reconcile_begin`]. That Stripe did not answer is in the run.
+pub async fn reconcile_run(billing: &Billing, caller: &Caller, wish: &Ask) -> Result<RunDetail> {
+    let id = reconcile_begin(billing, caller, wish).await?;
+    loop {
+        if reconcile_go_on(billing, id, Duration::from_secs(60)).await?.state != RunState::Running {
+            return run_show(&mut *billing.cp.db.acquire().await?, id).await;
+        }
+        // Somebody else is at it, or there is much to do.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Held {
+    #[sqlx(flatten)]
+    run: Run,
+    look_only: bool,
+    after_tenant: Option<TenantId>,
+}
+
+/// Works at a run for about this long, unless somebody else does, and gives it as it then is.
+///
+/// # Errors
+/// `not_found`; whatever the control database says. Stripe's trouble ends the run as failed instead.
+pub async fn reconcile_go_on(billing: &Billing, id: ReconcileId, patience: Duration) -> Result<Run> {
+    let held: Option<Held> = sqlx::query_as(run_columns!(
+        "UPDATE reconcile_run SET leased_until = clock_timestamp() + interval '3 minutes'
+          WHERE id = $1 AND state = 'running' AND (leased_until IS NULL OR leased_until < clock_timestamp())
+         RETURNING look_only, after_tenant,",
+        ""
+    ))
+    .bind(id)
+    .fetch_optional(&billing.cp.db)
+    .await?;
+    let Some(mut held) = held else { return run_by_id(&mut *billing.cp.db.acquire().await?, id).await };
+    let since = Instant::now();
+    if !held.look_only && held.after_tenant.is_none() {
+        // What nobody knew of first: then it is no difference any more. Stripe's trouble shows in the comparison too.
+        if let Err(error) = settle_unknown(billing).await {
+            tracing::warn!(?error, "batches that were set aside could not be settled");
+        }
+    }
+    while let Some((tenant, customer)) = next_tenant(billing, &held).await? {
+        match compare(billing, &held, tenant, customer).await {
+            Ok(fixed) => step(billing, id, tenant, fixed).await?,
+            Err(error) => return fail(billing, id, tenant, &error).await,
+        }
+        held.after_tenant = Some(tenant);
+        if since.elapsed() > patience {
+            sqlx::query("UPDATE reconcile_run SET leased_until = NULL WHERE id = $1 AND state = 'running'")
+                .bind(id)
+                .execute(&billing.cp.db)
+                .await?;
+            return run_by_id(&mut *billing.cp.db.acquire().await?, id).await;
+        }
+    }
+    finish(billing, id).await
+}
+
+/// The next tenant, with its customer when it has one in this mode.
+async fn next_tenant(billing: &Billing, held: &Held) -> Result<Option<(TenantId, Option<String>)>> {
+    Ok(sqlx::query_as(
+        "SELECT t.id, a.customer FROM tenant t LEFT JOIN billing_account a ON a.tenant = t.id AND a.livemode = $1
+          WHERE ($2::uuid IS NULL OR t.id > $2) AND ($3::uuid IS NULL OR t.id = $3)
+            AND (a.customer IS NOT NULL OR EXISTS (SELECT FROM usage_batch b WHERE b.tenant = t.id))
+          ORDER BY t.id LIMIT 1",
+    )
+    .bind(held.run.livemode)
+    .bind(held.after_tenant)
+    .bind(held.run.tenant)
+    .fetch_optional(&billing.cp.db)
+    .await?)
+}
+
+async fn step(billing: &Billing, id: ReconcileId, tenant: TenantId, fixed: i64) -> Result<()> {
+    sqlx::query(
+        "UPDATE reconcile_run SET checked = checked + 1, fixed = fixed + $3, after_tenant = $2,
+                leased_until = clock_timestamp() + interval '3 minutes'
+          WHERE id = $1 AND state = 'running'",
+    )
+    .bind(id)
+    .bind(tenant)
+    .bind(fixed)
+    .execute(&billing.cp.db)
+    .await?;
+    Ok(())
+}
+
+async fn fail(billing: &Billing, id: ReconcileId, tenant: TenantId, error: &Error) -> Result<Run> {
+    tracing::warn!(reconcile = %id, %tenant, ?error, "a reconciliation could not go on");
+    sqlx::query(
+        "UPDATE reconcile_run SET state = 'failed', error = $2, finished_at = $3, leased_until = NULL
+          WHERE id = $1 AND state = 'running'",
+    )
+    .bind(id)
+    .bind(format!("at tenant {tenant}: {error}"))
+    .bind(billing.cp.clock.now())
+    .execute(&billing.cp.db)
+    .await?;
+    run_by_id(&mut *billing.cp.db.acquire().await?, id).await
+}
+
+async fn finish(billing: &Billing, id: ReconcileId) -> Result<Run> {
+    let now = billing.cp.clock.now();
+    let mut tx = billing.cp.db.begin().await?;
+    let bad: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM reconcile_difference
+          WHERE run = $1 AND class NOT IN ('pending', 'rounding', 'carried_forward')",
+    )
+    .bind(id)
+    .fetch_one(&mut *tx)
+    .await?;
+    sqlx::query(
+        "UPDATE reconcile_run SET state = $2, finished_at = $3, leased_until = NULL WHERE id = $1 AND state = 'running'",
+    )
+    .bind(id)
+    .bind(if bad > 0 { RunState::Red } else { RunState::Green })
+    .bind(now)
+    .execute(&mut *tx)
+    .await?;
+    let run = run_by_id(&mut tx, id).await?;
+    // One about all tenants speaks for all; one about a tenant, for that one.
+    let about = run.tenant.map_or_else(|| "all".to_owned(), |tenant| tenant.to_string());
+    if bad > 0 {
+        let detail = json!({ "run": id, "differences": bad, "fixed": run.fixed });
+        incidents::open(&mut tx, DIFFERS, &about, run.tenant, detail, now).await?;
+    } else {
+        incidents::settle(&mut tx, DIFFERS, &about, "reconcile", now).await?;
+    }
+    tx.commit().await?;
+    Ok(run)
+}
+
+/// One tenant on all five levels. Says how many batches were put right.
+async fn compare(billing: &Billing, held: &Held, tenant: TenantId, customer: Option<String>) -> Result<i64> {
+    let (run, now) = (&held.run, billing.cp.clock.now());
+    let span = Span { from: run.from_at, to: run.to_at };
+    let asks = billing.settings.enabled();
+    let account = customer.filter(|_| asks).map(|customer| Account { tenant, customer });
+    let meters = meters_at_stripe(&mut *billing.cp.db.acquire().await?, run.livemode).await?;
+    let mut fixed = 0;
+    let mut conn = billing.cp.db.acquire().await?;
+    let mut found = books::facts_and_seals(&mut conn, tenant, span).await?;
+    if account.is_some() {
+        found.extend(books::seals_and_deliveries(&mut conn, tenant, span, now).await?);
+    }
+    drop(conn);
+    let mut all: Vec<(Found, bool)> = found.into_iter().map(|one| (one, false)).collect();
+    if let Some(account) = &account {
+        for day in usage::days(billing, account, &meters, span, now).await? {
+            let put_back = match day.found.class {
+                Class::MissingAtStripe if !held.look_only => put_back(billing, account, &day, now).await?,
+                _ => Vec::new(),
+            };
+            fixed += i64::try_from(put_back.len()).unwrap_or(0);
+            // Put right is what leaves nothing over.
+            let whole = !put_back.is_empty()
+                && (day.meter.aggregation == Aggregation::Last
+                    || put_back.iter().sum::<i64>() == day.found.ours - day.found.theirs);
+            all.push((day.found, whole));
+        }
+        let only = run.invoice.as_deref();
+        let of_invoices = invoices::invoices(billing, account, &meters, span, only, now).await?;
+        all.extend(of_invoices.into_iter().map(|one| (one, false)));
+    }
+    let mut tx = billing.cp.db.begin().await?;
+    differences_add(&mut tx, run.id, tenant, &all).await?;
+    tx.commit().await?;
+    for (one, _) in &all {
+        let (level, class) = (one.level.as_str(), one.class.as_str());
+        metrics::counter!("reconcile_differences_total", "level" => level, "class" => class).increment(1);
+    }
+    Ok(fixed)
+}
+
+/// Puts the batches of a day that are proven absent back into the queue. Gives their quantities.
+async fn put_back(
+    billing: &Billing,
+    account: &Account,
+    day: &usage::Day,
+    now: DateTime<Utc>,
+) -> Result<Vec<i64>> {
+    let absent = prove::absent_of_day(billing, account, &day.meter, day.day, now).await?;
+    let mut tx = billing.cp.db.begin().await?;
+    let mut back = Vec::new();
+    for batch in &absent {
+        if prove::requeue(&mut tx, account.tenant, batch, "delivered", now).await? {
+            back.push(batch.quantity);
+        }
+    }
+    tx.commit().await?;
+    Ok(back)
+}
+
+/// A run by somebody who has no Stripe to ask would find nothing and say so.
+///
+/// # Errors
+/// `state_conflict` without a key for Stripe.
+pub fn require_stripe(billing: &Billing) -> Result<()> {
+    if billing.settings.enabled() {
+        return Ok(());
+    }
+    Err(Error::new(&codes::STATE_CONFLICT)
+        .detail("no Stripe is set up here, so there is nothing to compare with")
+        .hint("name its settings file in FREEHOLD_STRIPE"))
+}

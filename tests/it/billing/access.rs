@@ -1,0 +1,203 @@
+//! Access follows money, day by day, and back.
+
+use chrono::TimeDelta;
+use freehold::billing::access::{self, Access, Override, override_clear, override_set};
+use freehold::billing::customers;
+use freehold::control_plane::access::{tenant_resume, tenant_suspend};
+use freehold::control_plane::tenants::{TenantRef, TenantState};
+use freehold::jobs::run::RunState;
+use freehold::kernel::codes;
+use freehold::kernel::ids::TenantId;
+use freehold::testkit::stripe::{AfterRetries, Fault};
+use freehold::testkit::tester;
+
+use super::shop::Shop;
+
+async fn state(shop: &Shop, tenant: TenantId) -> TenantState {
+    sqlx::query_scalar("SELECT state FROM tenant WHERE id = $1")
+        .bind(tenant)
+        .fetch_one(shop.db())
+        .await
+        .unwrap()
+}
+
+/// Carries out what is recorded for a tenant.
+async fn finish_runs(shop: &Shop) {
+    let open = sqlx::query_scalar("SELECT id FROM run WHERE state IN ('pending', 'running')");
+    for run in open.fetch_all(shop.db()).await.unwrap() {
+        assert_eq!(shop.world.finish(run).await.state, RunState::Done);
+    }
+}
+
+/// A day passes; what came is heard, and everybody is looked at.
+async fn day(shop: &Shop) {
+    shop.pass(TimeDelta::days(1));
+    shop.hear().await;
+    access::round(&shop.billing).await.unwrap();
+    finish_runs(shop).await;
+}
+
+/// The renewal fails: gives the tenant, its customer, and that it is owed from now on.
+async fn owing(shop: &Shop) -> (TenantId, String) {
+    shop.stripe.after_retries(AfterRetries::LeavePastDue);
+    let (tenant, customer, _) = shop.known("acme", "team").await;
+    shop.hear().await;
+    assert_eq!(shop.access(tenant).await, Access::Active);
+    shop.stripe.card(&customer, false);
+    for _ in 0..40 {
+        if shop.access(tenant).await == Access::Grace {
+            return (tenant, customer);
+        }
+        day(shop).await;
+    }
+    panic!("the renewal never failed: {:?}", shop.stripe.invoices(&customer));
+}
+
+fn pay(shop: &Shop, customer: &str) {
+    shop.stripe.card(customer, true);
+    for invoice in shop.stripe.invoices(customer) {
+        if invoice["status"] == "open" {
+            assert!(shop.stripe.invoice_pay(invoice["id"].as_str().unwrap()));
+        }
+    }
+}
+
+/// A failed payment walks the tenant to suspended, each step once, each with its letter; paying opens everything at once.
+///
+/// Shown to fail: the `effect` of a letter that always says yes.
+#[tokio::test]
+async fn a_failed_payment_walks_to_suspended_and_paying_opens_at_once() {
+    let shop = Shop::open().await;
+    let (tenant, customer) = owing(&shop).await;
+    let mut seen = vec![Access::Grace];
+    for _ in 0..25 {
+        day(&shop).await;
+        let now = shop.access(tenant).await;
+        if seen.last() != Some(&now) {
+            seen.push(now);
+        }
+    }
+    assert_eq!(seen, [Access::Grace, Access::PastDue, Access::Restricted, Access::Suspended]);
+    assert_eq!(state(&shop, tenant).await, TenantState::Suspended);
+    assert_eq!(shop.letters(tenant).await, ["owed", "past_due", "restricted", "suspended"]);
+    let reason: String = sqlx::query_scalar("SELECT state_reason FROM tenant WHERE id = $1")
+        .bind(tenant)
+        .fetch_one(shop.db())
+        .await
+        .unwrap();
+    assert_eq!(reason, access::UNPAID);
+
+    pay(&shop, &customer);
+    shop.hear().await;
+    assert_eq!(shop.access(tenant).await, Access::Active);
+    finish_runs(&shop).await;
+    assert_eq!(state(&shop, tenant).await, TenantState::Active);
+    assert_eq!(shop.letters(tenant).await.last().map(String::as_str), Some("paid"));
+    // Heard twice, looked at again: nothing more.
+    access::round(&shop.billing).await.unwrap();
+    assert_eq!(shop.letters(tenant).await.len(), 5);
+}
+
+/// Stripe away, the inbox behind, the reconciliation red: nobody loses anything. As soon as we see clearly, they do.
+///
+/// Shown to fail: each of the three taken out of `Sky::is_clear`.
+#[tokio::test]
+async fn nobody_is_suspended_while_we_do_not_see_clearly() {
+    let shop = Shop::open().await;
+    let (tenant, _) = owing(&shop).await;
+    shop.pass(TimeDelta::days(15));
+    // Stripe is away.
+    shop.stripe.faults().times(1_000, "", Fault::Html502 { done: false });
+    access::round(&shop.billing).await.unwrap();
+    assert_eq!(shop.access(tenant).await, Access::Grace);
+    shop.stripe.faults().clear();
+    // The reconciliation is red.
+    sqlx::query(
+        "INSERT INTO reconcile_run (id, livemode, why, from_at, to_at, state, started_at)
+         VALUES (gen_random_uuid(), false, 'nightly', $1, $1, 'red', $1)",
+    )
+    .bind(shop.now())
+    .execute(shop.db())
+    .await
+    .unwrap();
+    access::round(&shop.billing).await.unwrap();
+    assert_eq!(shop.access(tenant).await, Access::Grace);
+    sqlx::query("UPDATE reconcile_run SET state = 'green'").execute(shop.db()).await.unwrap();
+    // The inbox is behind: what it says may be that they have paid.
+    for held in shop.stripe.take_held() {
+        shop.deliver(&held).await.ok();
+    }
+    let waiting: i64 = sqlx::query_scalar(
+        "WITH late AS (UPDATE webhook_inbox SET state = 'ready', not_before = $1 + interval '1 day',
+                                               received_at = $1 - interval '16 minutes'
+                        WHERE event_id = (SELECT min(event_id) FROM webhook_inbox) RETURNING 1)
+         SELECT count(*) FROM late",
+    )
+    .bind(shop.now())
+    .fetch_one(shop.db())
+    .await
+    .unwrap();
+    assert_eq!(waiting, 1);
+    access::round(&shop.billing).await.unwrap();
+    assert_eq!(shop.access(tenant).await, Access::Grace);
+    sqlx::query("UPDATE webhook_inbox SET state = 'done'").execute(shop.db()).await.unwrap();
+    access::round(&shop.billing).await.unwrap();
+    assert_eq!(shop.access(tenant).await, Access::Restricted, "at once where they belong");
+}
+
+/// Finance's word holds, for a reason and for a time; an operator's own suspension is not ended by paying, and one whom an
+/// operator lets in stays in.
+#[tokio::test]
+async fn people_have_the_last_word() {
+    let shop = Shop::open().await;
+    let (tenant, customer) = owing(&shop).await;
+    let (billing, caller, which) = (&shop.billing, tester(), TenantRef::Id(tenant));
+    let word = |days: i64, reason: &str| Override {
+        access: Access::Active,
+        reason: reason.to_owned(),
+        until: shop.now() + TimeDelta::days(days),
+    };
+    for bad in [word(3, "x"), word(-1, "they pay by wire"), word(400, "they pay by wire")] {
+        assert!(override_set(billing, &caller, tenant, &bad).await.unwrap_err().is(&codes::INVALID_FIELDS));
+    }
+    override_set(billing, &caller, tenant, &word(30, "they pay by wire")).await.unwrap();
+    for _ in 0..25 {
+        day(&shop).await;
+    }
+    assert_eq!(shop.access(tenant).await, Access::Active);
+    override_clear(billing, &caller, tenant).await.unwrap();
+    day(&shop).await;
+    assert_eq!(state(&shop, tenant).await, TenantState::Suspended);
+
+    tenant_resume(&billing.cp, &caller, &which).await.unwrap();
+    finish_runs(&shop).await;
+    day(&shop).await;
+    assert_eq!(state(&shop, tenant).await, TenantState::Active, "an operator let them in");
+
+    tenant_suspend(&billing.cp, &caller, &which, "abuse").await.unwrap();
+    finish_runs(&shop).await;
+    pay(&shop, &customer);
+    day(&shop).await;
+    assert_eq!(shop.access(tenant).await, Access::Active);
+    assert_eq!(state(&shop, tenant).await, TenantState::Suspended, "that was not for money");
+}
+
+/// A workspace on a paid plan that nobody pays for is led there, from when there is somebody who could pay; one without
+/// people is finance's to look at.
+#[tokio::test]
+async fn a_paid_plan_that_nobody_pays_for_is_noticed() {
+    let shop = Shop::open().await;
+    let tenant = shop.tenant("acme", "team").await;
+    let alone = shop.world.tenant_with("alone", "enterprise").await.tenant.id;
+    let trial = shop.world.tenant_with("trial", "team").await.tenant.id;
+    assert_eq!(customers::ensure_missing(&shop.billing).await.unwrap(), 3);
+    access::round(&shop.billing).await.unwrap();
+    shop.pass(TimeDelta::minutes(1));
+    access::round(&shop.billing).await.unwrap();
+    assert_eq!(shop.access(tenant).await, Access::Grace);
+    assert_eq!(shop.access(alone).await, Access::Active);
+    assert_eq!(shop.access(trial).await, Access::Trialing, "made by an operator, on a plan with a trial");
+    assert!(shop.incidents().await.contains(&("unbilled_tenant".to_owned(), alone.to_string())));
+    assert_eq!(customers::ensure_missing(&shop.billing).await.unwrap(), 0, "a second look does nothing");
+    assert_eq!(shop.stripe.objects("customer").len(), 3);
+}
