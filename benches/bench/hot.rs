@@ -118,7 +118,7 @@ fn tenancy(times: usize) {
         let host = host::of_request(headers, &uri, "example.com").expect("a host");
         let named = decide::header_of(headers).expect("one header");
         decide::agree(tenant, &host, named).expect("they agree");
-        decide::served(tenant.state).expect("it is served");
+        decide::served(tenant).expect("it is served");
     }
 }
 

@@ -152,6 +152,7 @@ impl Crowd {
             drain_seconds: 5,
             grace_seconds: 0,
             identity: None,
+            stripe: None,
         };
         let hands = &self.app.world.hands;
         let replica =
