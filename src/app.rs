@@ -11,8 +11,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::{dns, mail, redis, stripe};
-use crate::billing::{Billing, access, customers, ledger, quotas};
 use crate::billing::settings::Settings as StripeSettings;
+use crate::billing::{Billing, access, customers, ledger, quotas};
 use crate::config::{ControlConfig, ServeConfig};
 use crate::control_plane::errands::Errands;
 use crate::control_plane::tenant_jobs::TenantJobs;
