@@ -80,12 +80,19 @@ async fn ledger(args: &Args, warm: &Warm, outcome: &mut Outcome) -> serde_json::
     let (relayed, inserted) = (&relayed[1..], &inserted[1..]);
     let ratio = Median::of(relayed.iter().zip(inserted).map(|(ours, bare)| ours / bare));
     let [relayed, inserted] = [relayed, inserted].map(|rates| Median::of(rates.iter().copied()));
-    outcome.lines.push(format!("{facts} facts a round, of {TENANTS} tenants, {BATCH} to a statement, fsync on"));
+    outcome
+        .lines
+        .push(format!("{facts} facts a round, of {TENANTS} tenants, {BATCH} to a statement, fsync on"));
     outcome.lines.push(format!("outbox → relay → dedupe → ledger → outbox emptied: {relayed} a second"));
     outcome.lines.push(format!("bare batched INSERT into a copy of the ledger's table: {inserted} a second"));
     outcome.goals.push(Goal::never("facts into the ledger: rounds that lost or doubled one", wrong));
     outcome.goals.push(Goal::at_least("facts into the ledger, a second", relayed.median, 10_000.0, "/s"));
-    outcome.goals.push(Goal::at_least("facts into the ledger / bare batched INSERT, rate", ratio.median, 0.5, "×"));
+    outcome.goals.push(Goal::at_least(
+        "facts into the ledger / bare batched INSERT, rate",
+        ratio.median,
+        0.5,
+        "×",
+    ));
     json!({ "relayed": relayed, "bare": inserted, "ratio": ratio })
 }
 
@@ -153,9 +160,11 @@ async fn writes(args: &Args, warm: &Warm, outcome: &mut Outcome) -> serde_json::
     stop.cancel();
     let [metered, plain] = &rounds;
     let pairs = || metered.iter().zip(plain);
-    let ratio = Median::of(pairs().map(|(metered, plain)| metered.report.per_second / plain.report.per_second));
+    let ratio =
+        Median::of(pairs().map(|(metered, plain)| metered.report.per_second / plain.report.per_second));
     let effort = Median::of(pairs().map(|(metered, plain)| metered.effort.served() / plain.effort.served()));
-    let p50 = Median::of(pairs().map(|(metered, plain)| metered.report.latency.p50 / plain.report.latency.p50));
+    let p50 =
+        Median::of(pairs().map(|(metered, plain)| metered.report.latency.p50 / plain.report.latency.p50));
     for (name, rounds) in [("routed write, metered", metered), ("routed write, not metered", plain)] {
         let all: Vec<_> = rounds.iter().flat_map(|round| round.report.latencies.iter().copied()).collect();
         outcome.series.push((name.to_owned(), Spread::of(&all)));
@@ -165,8 +174,18 @@ async fn writes(args: &Args, warm: &Warm, outcome: &mut Outcome) -> serde_json::
     ));
     let reports = || rounds.iter().flatten().map(|round| &round.report);
     outcome.goals.push(Goal::never("routed write: wrong answers", reports().map(Report::wrong).sum()));
-    outcome.goals.push(Goal::at_least("routed write, metered / not metered, throughput", ratio.median, 0.9, "×"));
-    outcome.goals.push(Goal::at_most("routed write, metered / not metered, median latency", p50.median, 1.1, "×"));
+    outcome.goals.push(Goal::at_least(
+        "routed write, metered / not metered, throughput",
+        ratio.median,
+        0.9,
+        "×",
+    ));
+    outcome.goals.push(Goal::at_most(
+        "routed write, metered / not metered, median latency",
+        p50.median,
+        1.1,
+        "×",
+    ));
     json!({ "throughput": ratio, "median_latency": p50, "cpu": effort })
 }
 

@@ -30,13 +30,13 @@ use stripe::Stripe;
 pub use regular::run;
 
 pub mod access;
+pub mod catalogue;
 pub mod customers;
 pub mod finance;
 pub mod inbox;
 pub mod incidents;
 pub mod ledger;
 pub mod quotas;
-pub mod catalogue;
 pub mod reconcile;
 pub mod regular;
 pub mod sender;

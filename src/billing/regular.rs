@@ -32,7 +32,9 @@ pub const ALL: &[Regular] = &[
         seconds: 1,
         asks_stripe: false,
         work: |billing| {
-            Box::pin(async move { relay::relay(&billing.cp, &billing.admins, relay::this_worker()).await.map(drop) })
+            Box::pin(async move {
+                relay::relay(&billing.cp, &billing.admins, relay::this_worker()).await.map(drop)
+            })
         },
     },
     Regular {

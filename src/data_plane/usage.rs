@@ -81,7 +81,13 @@ impl Usage<'_> {
     ///
     /// # Errors
     /// As [`Usage::fact`].
-    pub async fn record(&self, conn: &mut PgConnection, meter: &Meter, quantity: i64, key: &str) -> Result<()> {
+    pub async fn record(
+        &self,
+        conn: &mut PgConnection,
+        meter: &Meter,
+        quantity: i64,
+        key: &str,
+    ) -> Result<()> {
         let fact = self.fact(meter, quantity, key)?;
         sqlx::query("INSERT INTO freehold.outbox (kind, key, payload) VALUES ($1, $2, $3::jsonb)")
             .bind(Fact::KIND)
@@ -200,7 +206,10 @@ impl ApiCalls {
             if ending {
                 let lost: i64 = waiting.iter().map(|calls| calls.calls).sum();
                 if lost > 0 {
-                    tracing::error!(lost, "stopping with calls that could not be recorded; they are not billed");
+                    tracing::error!(
+                        lost,
+                        "stopping with calls that could not be recorded; they are not billed"
+                    );
                 }
                 return;
             }
@@ -224,8 +233,7 @@ mod tests {
 
     use super::*;
 
-    const TASKS: Meter =
-        Meter { id: "tasks", name: "Tasks", unit: "task", aggregation: Aggregation::Sum };
+    const TASKS: Meter = Meter { id: "tasks", name: "Tasks", unit: "task", aggregation: Aggregation::Sum };
 
     #[test]
     fn a_fact_is_refused_where_the_product_is_wrong() {
@@ -235,7 +243,9 @@ mod tests {
         assert_eq!(fact.key, "tasks:tsk_1");
         assert!(fact.payload.starts_with(r#"{"meter":"tasks","quantity":3,"at":"#), "{}", fact.payload);
         let long = "x".repeat(161);
-        for (quantity, key) in [(-1, "k"), (1_000_000_000_001, "k"), (i64::MAX, "k"), (1, ""), (1, long.as_str())] {
+        for (quantity, key) in
+            [(-1, "k"), (1_000_000_000_001, "k"), (i64::MAX, "k"), (1, ""), (1, long.as_str())]
+        {
             assert_eq!(usage.fact(&TASKS, quantity, key).unwrap_err().code().name, "internal");
         }
     }

@@ -125,8 +125,7 @@ impl TestApp {
             app::errands(&worker_hands, &identity).expect("what a worker does for identity");
         let stripe = options.stripe.map(StripeStandIn::settings).unwrap_or_default();
         let billing = app::billing_of_worker(&worker_hands, stripe.clone(), &identity).expect("billing");
-        worker_hands.errands =
-            app::errands_with_billing(std::mem::take(&mut worker_hands.errands), &billing);
+        worker_hands.errands = app::errands_with_billing(std::mem::take(&mut worker_hands.errands), &billing);
         if let Some(stand_in) = options.stripe {
             // Runs that a test carries out by hand have a billing step too.
             world.hands.errands = worker_hands.errands.clone();

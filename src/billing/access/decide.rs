@@ -50,7 +50,7 @@ pub struct Sky {
     pub stripe: bool,
     /// No webhook waits for longer than fifteen minutes.
     pub inbox: bool,
-    /// The last reconciliation found no difference.
+    /// The last reconciliation found nothing of this tenant that does not explain itself.
     pub reconcile: bool,
 }
 

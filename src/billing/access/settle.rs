@@ -11,7 +11,7 @@ use super::decide::{Decision, Facts, Sky, Subscription, decide};
 use super::letters::{self, Letter};
 use super::{Access, effect};
 use crate::billing::customers::{self, current};
-use crate::billing::{Billing, inbox};
+use crate::billing::{Billing, inbox, reconcile};
 use crate::control_plane::access::{tenant_resume, tenant_suspend};
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
@@ -73,7 +73,7 @@ async fn settle_under(billing: &Billing, tenant: TenantId, stripe: bool) -> Resu
     .await?;
     // Nobody's, or of the other mode: nothing of it is decided here.
     let Some(row) = row.filter(|row| row.livemode == billing.settings.livemode()) else { return Ok(None) };
-    let sky = Sky { stripe, ..sky(&mut tx, billing, now).await? };
+    let sky = Sky { stripe, ..sky(&mut tx, billing, tenant, now).await? };
     let facts = facts(&mut tx, tenant, &row).await?;
     let word = row.override_access.zip(row.override_until);
     let decision = decide(&facts, now, row.access, word, &billing.settings.access, sky);
@@ -85,21 +85,16 @@ async fn settle_under(billing: &Billing, tenant: TenantId, stripe: bool) -> Resu
     Ok(Some(decision))
 }
 
-/// What is seen of the inbox and of the reconciliation.
-async fn sky(conn: &mut PgConnection, billing: &Billing, now: DateTime<Utc>) -> Result<Sky> {
+/// What is seen of the inbox, and of this tenant by the reconciliation.
+async fn sky(
+    conn: &mut PgConnection,
+    billing: &Billing,
+    tenant: TenantId,
+    now: DateTime<Utc>,
+) -> Result<Sky> {
     let standing = inbox::watch::standing(&mut *conn).await?;
-    let last: Option<String> = sqlx::query_scalar(
-        "SELECT state FROM reconcile_run WHERE livemode = $1 AND state <> 'running'
-          ORDER BY started_at DESC, id DESC LIMIT 1",
-    )
-    .bind(billing.settings.livemode())
-    .fetch_optional(conn)
-    .await?;
-    Ok(Sky {
-        stripe: false,
-        inbox: !standing.is_late(now),
-        reconcile: last.is_none_or(|state| state == "green"),
-    })
+    let red = reconcile::is_red(conn, billing.settings.livemode(), tenant).await?;
+    Ok(Sky { stripe: false, inbox: !standing.is_late(now), reconcile: !red })
 }
 
 async fn facts(conn: &mut PgConnection, tenant: TenantId, row: &Row) -> Result<Facts> {

@@ -227,7 +227,11 @@ async fn note(
 }
 
 /// Corrections, newest first: those that wait for a decision, or all.
-pub async fn correction_list(conn: &mut PgConnection, decided_too: bool, limit: i64) -> Result<Vec<Correction>> {
+pub async fn correction_list(
+    conn: &mut PgConnection,
+    decided_too: bool,
+    limit: i64,
+) -> Result<Vec<Correction>> {
     Ok(sqlx::query_as(concat!(
         "SELECT ",
         columns!(),

@@ -75,7 +75,9 @@ mod tests {
     fn meter_and_quantity_make_the_hash() {
         let one = hash_of("tasks_created", 1);
         assert_eq!(one, hash_of("tasks_created", 1));
-        for other in [hash_of("tasks_created", 2), hash_of("tasks_create", 1), hash_of("seats", 1), hash_of("", 1)] {
+        for other in
+            [hash_of("tasks_created", 2), hash_of("tasks_create", 1), hash_of("seats", 1), hash_of("", 1)]
+        {
             assert_ne!(one, other);
         }
         assert_ne!(hash_of("a", -1), hash_of("a", 1));

@@ -204,7 +204,9 @@ async fn insert_unknown(conn: &mut PgConnection, columns: &Columns<'_>) -> Resul
     .await?;
     let known: HashMap<(Uuid, &str, &str), (&[u8], Uuid)> = known
         .iter()
-        .map(|(tenant, source, key, hash, event)| ((*tenant, source.as_str(), key.as_str()), (hash.as_slice(), *event)))
+        .map(|(tenant, source, key, hash, event)| {
+            ((*tenant, source.as_str(), key.as_str()), (hash.as_slice(), *event))
+        })
         .collect();
     let told = |place: usize| {
         let key = (columns.tenants[place], columns.sources[place], columns.keys[place]);

@@ -33,7 +33,9 @@ pub mod sealer;
 pub mod window;
 
 pub use books::{Batch, FactLine, Total, batch_by_id, batch_by_identifier, facts_of_batch, totals};
-pub use corrections::{Correction, CorrectionState, NewCorrection, correction_ask, correction_decide, correction_list};
+pub use corrections::{
+    Correction, CorrectionState, NewCorrection, correction_ask, correction_decide, correction_list,
+};
 pub use events::{Fact, Recorded, record, record_many};
 pub use late::{Quarantined, quarantine_list};
 pub use meters::{Aggregation, Meter, meter_list, meters_put};

@@ -76,7 +76,9 @@ pub fn fact_of(
         return Err(Why::BadQuantity);
     }
     let occurred_at = match said.at {
-        Some(micros) => DateTime::from_timestamp_micros(micros).filter(|at| in_reach(*at)).ok_or(Why::Unreadable)?,
+        Some(micros) => {
+            DateTime::from_timestamp_micros(micros).filter(|at| in_reach(*at)).ok_or(Why::Unreadable)?
+        }
         None => row.at,
     };
     Ok(Fact {

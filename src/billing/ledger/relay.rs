@@ -63,7 +63,11 @@ pub struct Carried {
 
 impl Carried {
     fn and(self, other: Self) -> Self {
-        Self { new: self.new + other.new, known: self.known + other.known, strays: self.strays + other.strays }
+        Self {
+            new: self.new + other.new,
+            known: self.known + other.known,
+            strays: self.strays + other.strays,
+        }
     }
 }
 
@@ -85,7 +89,11 @@ pub async fn relay(cp: &ControlPlane, admins: &ShardAdmins, worker: &str) -> Res
         match within(SHARD_LIMIT, relay_shard(cp, admins, worker, shard)).await {
             Ok(carried) => carried,
             Err(error) => {
-                tracing::warn!(shard = shard.name, ?error, "facts could not be carried over; they wait in the outbox");
+                tracing::warn!(
+                    shard = shard.name,
+                    ?error,
+                    "facts could not be carried over; they wait in the outbox"
+                );
                 Carried::default()
             }
         }

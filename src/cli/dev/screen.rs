@@ -89,7 +89,11 @@ fn text(
         row("mail", &format!("{base}{}", mailbox::PATH), "nothing is sent");
     }
     if let Some(addr) = ways_in.stripe {
-        row("Stripe", &format!("http://{addr}"), "a stand-in: nobody is charged; its clock moves the platform's");
+        row(
+            "Stripe",
+            &format!("http://{addr}"),
+            "a stand-in: nobody is charged; its clock moves the platform's",
+        );
     }
     row("server", &format!("http://{addr}"), "");
     row("API docs", &format!("{base}/docs"), "");

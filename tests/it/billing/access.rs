@@ -113,16 +113,20 @@ async fn nobody_is_suspended_while_we_do_not_see_clearly() {
     shop.stripe.faults().clear();
     // The reconciliation is red.
     sqlx::query(
-        "INSERT INTO reconcile_run (id, livemode, why, from_at, to_at, state, started_at)
-         VALUES (gen_random_uuid(), false, 'nightly', $1, $1, 'red', $1)",
+        "WITH run AS (
+           INSERT INTO reconcile_run (id, livemode, why, from_at, to_at, state, started_at)
+           VALUES (gen_random_uuid(), false, 'nightly', $1, $1, 'red', $1) RETURNING id)
+         INSERT INTO reconcile_difference (run, level, tenant, meter, subject, ours, theirs, class)
+         SELECT id, 'L3', $2, 'seats', 'a day', 2, 1, 'missing_at_stripe' FROM run",
     )
     .bind(shop.now())
+    .bind(tenant)
     .execute(shop.db())
     .await
     .unwrap();
     access::round(&shop.billing).await.unwrap();
     assert_eq!(shop.access(tenant).await, Access::Grace);
-    sqlx::query("UPDATE reconcile_run SET state = 'green'").execute(shop.db()).await.unwrap();
+    sqlx::query("DELETE FROM reconcile_difference").execute(shop.db()).await.unwrap();
     // The inbox is behind: what it says may be that they have paid.
     for held in shop.stripe.take_held() {
         shop.deliver(&held).await.ok();

@@ -10,7 +10,7 @@ use freehold::billing::finance::explain::{ExplainFilter, explain};
 use freehold::billing::finance::preview::preview;
 use freehold::billing::finance::quarantine::{Settle, SettleAs, quarantine_settle};
 use freehold::billing::finance::report::{COLUMNS, ReportFilter, ReportRow, report};
-use freehold::billing::finance::standing::standing;
+use freehold::billing::finance::standing::{standing, watch};
 use freehold::billing::finance::tenant::usage;
 use freehold::billing::ledger::{Fact, months, record_many, sealer};
 use freehold::billing::reconcile::{Ask, Class, Level, close, reconcile_run};
@@ -340,6 +340,39 @@ async fn a_batch_that_was_sent_is_not_sent_again_by_hand_but_asked_about() {
     assert!(settle("ub:none", SettleAs::Check).await.is_err());
     let now = standing(&mut *office.shop.db().acquire().await.unwrap(), false).await.unwrap();
     assert_eq!((now.undelivered, now.quarantined), (1, 0), "{now:?}");
+}
+
+/// Guards `standing::watch`: what finance should see by itself.
+#[tokio::test]
+async fn an_invoice_much_higher_than_those_before_it_and_missing_comparisons_are_incidents() {
+    let shop = Shop::open().await;
+    let tenant = shop.tenant("acme", "team").await;
+    let now = shop.now();
+    for (id, total, days) in [("in_a", 100, 70), ("in_b", 120, 40), ("in_c", 500, 1), ("in_d", 130, 0)] {
+        sqlx::query(
+            "INSERT INTO invoice (id, tenant, status, currency, total_minor, period_start, period_end, created_at, fetched_at)
+             VALUES ($1, $2, 'open', 'eur', $3, $4, $4, $4, $4)",
+        )
+        .bind(id)
+        .bind(tenant)
+        .bind(i64::from(total))
+        .bind(now - TimeDelta::days(days))
+        .execute(shop.db())
+        .await
+        .unwrap();
+    }
+    let watched = async || {
+        watch(shop.billing.clone()).await.unwrap();
+        shop.incidents().await
+    };
+    assert_eq!(watched().await, [("invoice_unusual".to_owned(), "in_c".to_owned())]);
+    assert_eq!(watched().await.len(), 1, "once");
+    // An account for two days, and nobody compared anything.
+    customers::customer_ensure(&shop.billing, tenant).await.unwrap();
+    shop.pass(TimeDelta::days(2));
+    assert!(watched().await.iter().any(|(kind, _)| kind == "reconcile_late"));
+    reconcile_run(&shop.billing, &tester(), &Ask::default()).await.unwrap();
+    assert!(!watched().await.iter().any(|(kind, _)| kind == "reconcile_late"));
 }
 
 /// The operators' API with a key of each role.

@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::identity::fixture::{person, sign_in};
 
-const WAIT: Duration = Duration::from_secs(30);
+const WAIT: Duration = Duration::from_secs(60);
 
 async fn start(stripe: &StripeStandIn, replicas: usize) -> TestApp {
     TestApp::start::<Current>(AppOptions { stripe: Some(stripe), replicas, ..AppOptions::of::<Current>() })

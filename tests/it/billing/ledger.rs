@@ -3,7 +3,8 @@
 use chrono::{DateTime, Datelike, Duration, DurationRound, Utc};
 use freehold::billing::ledger::{
     Batch, CorrectionState, Fact, NewCorrection, Recorded, Total, batch_by_identifier, books, correction_ask,
-    correction_decide, correction_list, facts_of_batch, months, quarantine_list, record, record_many, sampler, sealer, totals,
+    correction_decide, correction_list, facts_of_batch, months, quarantine_list, record, record_many,
+    sampler, sealer, totals,
 };
 use freehold::control_plane::audit::Caller;
 use freehold::control_plane::tenants::TenantDetail;
@@ -169,7 +170,9 @@ async fn many_at_once_are_judged_one_by_one() {
     let scene = Scene::new().await;
     let now = scene.now();
     let known = scene.say(&scene.fact("known", 1, now)).await.unwrap();
-    let (Recorded::New(known), mut conn) = (known, scene.world.db().acquire().await.unwrap()) else { panic!() };
+    let (Recorded::New(known), mut conn) = (known, scene.world.db().acquire().await.unwrap()) else {
+        panic!()
+    };
     let facts = [
         scene.fact("new", 1, now),
         scene.fact("known", 1, now),
@@ -199,7 +202,9 @@ async fn many_at_once_are_judged_one_by_one() {
 async fn a_window_is_sealed_once_and_late_facts_follow() {
     let scene = Scene::new().await;
     let (first, second) = (scene.window, scene.window + Duration::minutes(5));
-    for (key, quantity, at) in [("a", 3, first), ("b", 4, second - Duration::milliseconds(1)), ("c", 5, second)] {
+    for (key, quantity, at) in
+        [("a", 3, first), ("b", 4, second - Duration::milliseconds(1)), ("c", 5, second)]
+    {
         scene.say(&scene.fact(key, quantity, at)).await.unwrap();
     }
     scene.at(first + Duration::seconds(330));
@@ -211,7 +216,8 @@ async fn a_window_is_sealed_once_and_late_facts_follow() {
     assert_eq!(scene.seal().await, sealer::Sealed { batches: 1, facts: 1 });
 
     let batches = scene.batches().await;
-    let said: Vec<_> = batches.iter().map(|b| (b.seq, b.quantity, b.facts, b.event_at, b.state.as_str())).collect();
+    let said: Vec<_> =
+        batches.iter().map(|b| (b.seq, b.quantity, b.facts, b.event_at, b.state.as_str())).collect();
     assert_eq!(said, [(0, 7, 2, first, "ready"), (1, 10, 1, first, "ready")]);
     assert_eq!(batches[0].identifier, format!("ub:{}:tasks_created:{}:0", scene.tenant(), first.timestamp()));
     let mut conn = scene.world.db().acquire().await.unwrap();
@@ -238,7 +244,11 @@ async fn sealers_at_once_lose_nothing() {
             let facts: Vec<Fact> = (0..50)
                 .map(|n| {
                     let number = chunk * 50 + n;
-                    scene.fact(&format!("k{number}"), 1 + number % 7, from + Duration::seconds(number * 13 % 3_000))
+                    scene.fact(
+                        &format!("k{number}"),
+                        1 + number % 7,
+                        from + Duration::seconds(number * 13 % 3_000),
+                    )
                 })
                 .collect();
             record_many(&mut *scene.world.db().acquire().await.unwrap(), &facts).await.unwrap();
@@ -328,11 +338,16 @@ async fn what_is_late_for_a_final_invoice_is_carried_forward() {
     for (key, days) in [("final", 5), ("draft", 15)] {
         scene.say(&scene.fact(key, 1, end - Duration::days(days))).await.unwrap();
     }
-    scene.say(&Fact { meter: "seats".into(), ..scene.fact("reading", 9, end - Duration::days(5)) }).await.unwrap();
+    scene
+        .say(&Fact { meter: "seats".into(), ..scene.fact("reading", 9, end - Duration::days(5)) })
+        .await
+        .unwrap();
     assert_eq!(scene.seal().await.batches, 3);
     let batches = scene.batches().await;
-    let said: Vec<_> =
-        batches.iter().map(|b| (b.meter.as_str(), b.carried_forward, b.event_at >= end, b.state.as_str())).collect();
+    let said: Vec<_> = batches
+        .iter()
+        .map(|b| (b.meter.as_str(), b.carried_forward, b.event_at >= end, b.state.as_str()))
+        .collect();
     assert_eq!(
         said,
         [
@@ -421,8 +436,10 @@ async fn months_are_made_ahead() {
     assert!(months::months_make(cp).await.unwrap() > 0);
     assert_eq!(months::months_make(cp).await.unwrap(), 0);
     assert_eq!((scene.count(other).await, scene.count(EVENTS).await), (0, 1));
-    let partition: String =
-        sqlx::query_scalar("SELECT tableoid::regclass::text FROM usage_event").fetch_one(scene.world.db()).await.unwrap();
+    let partition: String = sqlx::query_scalar("SELECT tableoid::regclass::text FROM usage_event")
+        .fetch_one(scene.world.db())
+        .await
+        .unwrap();
     assert_eq!(partition, format!("usage_months.m{:04}_{:02}", far.year(), far.month()));
     // Two at once make each once.
     scene.at(far + Duration::days(100));
@@ -462,7 +479,10 @@ async fn a_correction_takes_two_people() {
     let own = correction_decide(cp, &by("operator:a"), asked.id, true).await.unwrap_err();
     assert_eq!(own.code().name, "forbidden");
     let decided = correction_decide(cp, &by("operator:b"), asked.id, true).await.unwrap();
-    assert_eq!((decided.state, decided.decided_by.as_deref()), (CorrectionState::Approved, Some("operator:b")));
+    assert_eq!(
+        (decided.state, decided.decided_by.as_deref()),
+        (CorrectionState::Approved, Some("operator:b"))
+    );
     let again = correction_decide(cp, &by("operator:c"), asked.id, false).await.unwrap_err();
     assert_eq!(again.code().name, "state_conflict");
 
@@ -473,7 +493,10 @@ async fn a_correction_takes_two_people() {
     let batch = &scene.batches().await[1];
     let fact = &facts_of_batch(&mut conn, batch.id, None, 10).await.unwrap()[0];
     assert_eq!((fact.corrects, fact.source.as_str()), (Some(wrong), "correction"));
-    assert_eq!((fact.actor.as_deref(), fact.approved_by.as_deref()), (Some("operator:a"), Some("operator:b")));
+    assert_eq!(
+        (fact.actor.as_deref(), fact.approved_by.as_deref()),
+        (Some("operator:a"), Some("operator:b"))
+    );
     let untouched = books::fact_by_id(&mut conn, wrong).await.unwrap().unwrap();
     assert_eq!((untouched.quantity, untouched.batch.is_some()), (10, true));
 
@@ -491,7 +514,9 @@ async fn a_correction_that_makes_no_sense_is_refused() {
     let scene = Scene::new().await;
     let good = correction(&scene, 1);
     let theirs = scene.world.tenant_with("globex", "team").await;
-    let Recorded::New(of_acme) = scene.say(&scene.fact("k", 10, scene.window)).await.unwrap() else { panic!() };
+    let Recorded::New(of_acme) = scene.say(&scene.fact("k", 10, scene.window)).await.unwrap() else {
+        panic!()
+    };
     for (bad, field) in [
         (NewCorrection { quantity: 0, ..good.clone() }, "quantity"),
         (NewCorrection { quantity: i64::MIN, ..good.clone() }, "quantity"),
@@ -517,7 +542,8 @@ async fn a_correction_that_makes_no_sense_is_refused() {
 async fn seats_are_sampled() {
     let scene = Scene::new().await;
     let cp = &scene.world.hands.cp;
-    let noon = (scene.now() + Duration::days(1)).duration_trunc(Duration::days(1)).unwrap() + Duration::hours(12);
+    let noon =
+        (scene.now() + Duration::days(1)).duration_trunc(Duration::days(1)).unwrap() + Duration::hours(12);
     scene.at(noon);
     seat(&scene.world, &scene.acme, person(&scene.world, "ada").await, Role::Owner).await;
     assert_eq!(sampler::sample(cp).await.unwrap(), 1);

@@ -2,6 +2,7 @@
 //! is the same.
 
 use chrono::TimeDelta;
+use freehold::billing::access;
 use freehold::billing::inbox::work_off;
 use freehold::kernel::ids::TenantId;
 use freehold::testkit::stripe::Held;
@@ -115,6 +116,8 @@ async fn life(shop: &Shop, slug: &str, rng: &mut TestRng) -> TenantId {
     tell(shop, &mut pending, rng, true).await;
     // Only what Stripe sends again is left; all of it is known.
     work_off(&shop.billing).await.unwrap();
+    // While events waited, nobody was brought nearer to suspension: the next round does that.
+    access::round(&shop.billing).await.unwrap();
     tenant
 }
 

@@ -61,7 +61,8 @@ async fn a_task_that_is_made_is_a_fact() {
     let acme = app.world.tenant("acme").await;
     let key = app.key("acme", Role::Owner).await;
     let new = json!({ "name": "One" });
-    let (status, project) = app.send(app.request(Method::POST, "acme", &key, "/api/v1/projects").json(&new)).await;
+    let (status, project) =
+        app.send(app.request(Method::POST, "acme", &key, "/api/v1/projects").json(&new)).await;
     assert_eq!(status, 201, "{project}");
     let post = |title: &str, project: &serde_json::Value, once: &str| {
         app.request(Method::POST, "acme", &key, "/api/v1/tasks")
@@ -110,7 +111,10 @@ async fn calls_of_the_api_are_counted() {
         assert_eq!(app.send(request).await.0, 200);
         // Refused at the door: no use.
         let stranger = format!("{}x", &key[..key.len() - 1]);
-        assert_eq!(app.send(app.on(replica, Method::GET, "acme", &stranger, "/api/v1/projects")).await.0, 401);
+        assert_eq!(
+            app.send(app.on(replica, Method::GET, "acme", &stranger, "/api/v1/projects")).await.0,
+            401
+        );
         // No such thing within: the tenant asked, and was answered.
         let missing = "/api/v1/projects/prj_06fqv3k1s9t4m7b2n8c5v0r6e4";
         assert_eq!(app.send(app.on(replica, Method::GET, "acme", &key, missing)).await.0, 404);
@@ -134,8 +138,10 @@ async fn calls_of_the_api_are_counted() {
 async fn a_lower_number_that_commits_later_is_not_lost() {
     let scene = Scene::new().await;
     let login = scene.world.tenant_login(&scene.acme);
-    let (mut slow, mut fast) =
-        (PgConnection::connect_with(&login).await.unwrap(), PgConnection::connect_with(&login).await.unwrap());
+    let (mut slow, mut fast) = (
+        PgConnection::connect_with(&login).await.unwrap(),
+        PgConnection::connect_with(&login).await.unwrap(),
+    );
     let mut tx = slow.begin().await.unwrap();
     sqlx::query(SAY).bind("slow").bind(payload(1)).execute(&mut *tx).await.unwrap();
     sqlx::query(SAY).bind("fast").bind(payload(10)).execute(&mut fast).await.unwrap();
@@ -219,13 +225,14 @@ async fn a_worker_that_dies_in_between_loses_and_doubles_nothing() {
     assert!(mark.exists());
     assert_eq!((sums(&scene.world).await, left(&scene.world).await), (vec![("acme".to_owned(), 100)], 50));
     // Until the dead worker's lease has run out, the others leave the shard to it.
-    let known = eventually(StdDuration::from_secs(40), "another worker takes over", async || {
-        match relay_of(&scene.world).await {
-            carried if carried == Carried::default() => Err("the lease is another's"),
-            carried => Ok(carried),
-        }
-    })
-    .await;
+    let known =
+        eventually(StdDuration::from_secs(40), "another worker takes over", async || {
+            match relay_of(&scene.world).await {
+                carried if carried == Carried::default() => Err("the lease is another's"),
+                carried => Ok(carried),
+            }
+        })
+        .await;
     assert_eq!(known, Carried { new: 0, known: 50, strays: 0 });
     assert_eq!((sums(&scene.world).await, left(&scene.world).await), (vec![("acme".to_owned(), 100)], 0));
 }
@@ -240,10 +247,12 @@ async fn a_tenant_cannot_use_in_another_s_name_nor_hold_up_the_rest() {
     let globex = scene.world.tenant_with("globex", "team").await;
     let mut attacker = PgConnection::connect_with(&scene.world.tenant_login(&globex)).await.unwrap();
     let victim = scene.acme.role.clone().unwrap();
-    let forged = sqlx::query("INSERT INTO freehold.outbox (role_name, kind, key, payload) VALUES ($1::name, 'usage', 'x', '{}')")
-        .bind(&victim)
-        .execute(&mut attacker)
-        .await;
+    let forged = sqlx::query(
+        "INSERT INTO freehold.outbox (role_name, kind, key, payload) VALUES ($1::name, 'usage', 'x', '{}')",
+    )
+    .bind(&victim)
+    .execute(&mut attacker)
+    .await;
     assert!(forged.is_err(), "a row in another's name");
     let strays = [
         ("1", r#"{"meter":"tasks_created","quantity":-5}"#),
@@ -258,7 +267,8 @@ async fn a_tenant_cannot_use_in_another_s_name_nor_hold_up_the_rest() {
         sqlx::query(SAY).bind(key).bind(payload).execute(&mut attacker).await.unwrap();
     }
     // Whatever else it says of itself, it is the login that counts.
-    let named = json!({ "meter": "tasks_created", "quantity": 7, "tenant": scene.tenant().to_string() }).to_string();
+    let named =
+        json!({ "meter": "tasks_created", "quantity": 7, "tenant": scene.tenant().to_string() }).to_string();
     sqlx::query(SAY).bind("named").bind(named).execute(&mut attacker).await.unwrap();
     let long = json!({ "meter": "tasks_created", "quantity": 1, "pad": "x".repeat(50_000) }).to_string();
     sqlx::query(SAY).bind("long").bind(long).execute(&mut attacker).await.unwrap();
@@ -290,24 +300,39 @@ async fn what_cannot_be_counted_is_kept_aside_and_told() {
     let mut own = PgConnection::connect_with(&scene.world.tenant_login(&scene.acme)).await.unwrap();
     let ahead = (scene.now() + Duration::minutes(6)).timestamp_micros();
     let skewed = json!({ "meter": "tasks_created", "quantity": 1, "at": ahead }).to_string();
-    for (key, payload) in [("same", payload(1)), ("same", payload(1)), ("same", payload(2)), ("skewed", skewed)] {
+    for (key, payload) in
+        [("same", payload(1)), ("same", payload(1)), ("same", payload(2)), ("skewed", skewed)]
+    {
         sqlx::query(SAY).bind(key).bind(payload).execute(&mut own).await.unwrap();
     }
     assert_eq!(relay_of(&scene.world).await, Carried { new: 2, known: 1, strays: 2 });
     assert_eq!(left(&scene.world).await, 0);
     let mut control = scene.world.db().acquire().await.unwrap();
-    let mut why: Vec<_> =
-        stray_list(&mut control, 10).await.unwrap().into_iter().map(|stray| (stray.role_name, stray.why)).collect();
+    let mut why: Vec<_> = stray_list(&mut control, 10)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|stray| (stray.role_name, stray.why))
+        .collect();
     why.sort();
     let role = scene.acme.role.clone().unwrap();
-    let mut expected = vec![(role, "other_body".to_owned()), ("t_gone".to_owned(), "unknown_role".to_owned())];
+    let mut expected =
+        vec![(role, "other_body".to_owned()), ("t_gone".to_owned(), "unknown_role".to_owned())];
     expected.sort();
     assert_eq!(why, expected);
-    let mut kinds: Vec<_> =
-        incidents::list(&mut control, false, 10).await.unwrap().into_iter().map(|incident| incident.kind).collect();
+    let mut kinds: Vec<_> = incidents::list(&mut control, false, 10)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|incident| incident.kind)
+        .collect();
     kinds.sort_unstable();
     assert_eq!(kinds, ["usage_other_body", "usage_quarantined", "usage_stray"]);
-    assert_eq!(sums(&scene.world).await, [("acme".to_owned(), 2)], "the one from the future is in the ledger, quarantined");
+    assert_eq!(
+        sums(&scene.world).await,
+        [("acme".to_owned(), 2)],
+        "the one from the future is in the ledger, quarantined"
+    );
     scene.at(scene.now() + Duration::hours(1));
     assert_eq!(scene.seal().await.facts, 1);
 }
@@ -320,7 +345,10 @@ async fn a_shard_that_is_away_does_not_hold_up_the_others() {
     let file = world.folder.path().join("shard-1");
     std::fs::write(&file, "postgres://nobody:x@127.0.0.1:1/none").unwrap();
     world.hands.admins.forget(world.shards[0].id);
-    sqlx::query("UPDATE shard SET state = 'offline' WHERE name = 'shard-1'").execute(world.db()).await.unwrap();
+    sqlx::query("UPDATE shard SET state = 'offline' WHERE name = 'shard-1'")
+        .execute(world.db())
+        .await
+        .unwrap();
     let acme = world.tenant("acme").await;
     assert_eq!(acme.tenant.shard.as_deref(), Some("shard-2"));
     let mut own = PgConnection::connect_with(&world.tenant_login(&acme)).await.unwrap();

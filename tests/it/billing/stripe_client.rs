@@ -170,7 +170,10 @@ async fn troubles_have_names_and_hold_no_secret() {
     let faults = till.stripe.faults();
     let kind = |answer: Result<Vec<(String, String)>, Trouble>| {
         let trouble = answer.unwrap_err();
-        assert!(!format!("{trouble} {trouble:?}").contains("127.0.0.1"), "an address may name a customer: {trouble}");
+        assert!(
+            !format!("{trouble} {trouble:?}").contains("127.0.0.1"),
+            "an address may name a customer: {trouble}"
+        );
         match trouble {
             Trouble::Refused { .. } => "refused",
             Trouble::Key { .. } => "key",

@@ -10,8 +10,8 @@ use super::super::words::{ProjectId, TaskId};
 use super::model::{NewTask, Task, TaskPatch};
 use super::query::{TaskQuery, push_tasks_page};
 use super::store;
-use crate::data_plane::{Aggregation, Meter, TenantContext};
 use crate::data_plane::idempotency::Answer;
+use crate::data_plane::{Aggregation, Meter, TenantContext};
 use crate::kernel::page::{self, Page};
 use crate::kernel::{Error, Result, Role, codes};
 
@@ -24,11 +24,9 @@ pub const CREATED: Meter =
 pub async fn create(ctx: &TenantContext, new: NewTask) -> Result<Answer> {
     let (id, entry) = (TaskId::new(), Entry::new(ctx, "task.created", new.changes()));
     let used = ctx.usage().fact(&CREATED, 1, &id.to_string())?;
-    ctx.write_once(async move |conn| {
-        match store::task_insert(conn, &entry, id, &new, Some(&used)).await? {
-            Some(task) => Answer::created(format!("/api/v1/tasks/{}", task.id), task.version, &task),
-            None => Err(why_no_task(conn, new.project_id).await?),
-        }
+    ctx.write_once(async move |conn| match store::task_insert(conn, &entry, id, &new, Some(&used)).await? {
+        Some(task) => Answer::created(format!("/api/v1/tasks/{}", task.id), task.version, &task),
+        None => Err(why_no_task(conn, new.project_id).await?),
     })
     .await
 }
