@@ -123,6 +123,11 @@ pub async fn apply(cp: &ControlPlane, caller: &Caller, plans: &[Plan], dry_run: 
         .await?;
     let known: BTreeMap<String, Plan> =
         plan_list(&mut tx).await?.into_iter().map(|plan| (plan.id.clone(), plan)).collect();
+    for plan in plans {
+        if let Some(old) = known.get(&plan.id).filter(|old| old.tier != plan.tier) {
+            nobody_has(&mut tx, old, plan.tier).await?;
+        }
+    }
     let mut changes = PlanChanges::default();
     for (position, plan) in (0i32..).zip(plans) {
         match known.get(&plan.id) {
@@ -162,6 +167,35 @@ pub async fn apply(cp: &ControlPlane, caller: &Caller, plans: &[Plan], dry_run: 
     changes::notify(&mut tx, Change::All).await?;
     tx.commit().await?;
     Ok(changes)
+}
+
+/// Refuses a change of tier under tenants that have the plan: none of them would move by it.
+async fn nobody_has(conn: &mut PgConnection, plan: &Plan, tier: Tier) -> Result<()> {
+    let tenants: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM tenant WHERE plan = $1 AND state <> 'deleted'")
+            .bind(&plan.id)
+            .fetch_one(conn)
+            .await?;
+    if tenants == 0 {
+        return Ok(());
+    }
+    same_tier(plan.tier, tier).map_err(|error| {
+        error.detail(format!("plan {} is {}, and {tenants} tenants have it", plan.id, plan.tier.as_str()))
+    })
+}
+
+/// Whether a tenant may change from a plan of this tier to one of that. Between tiers it would have to move to another
+/// server, and nothing moves tenants yet.
+///
+/// # Errors
+/// `tier_change_unavailable`.
+pub fn same_tier(from: Tier, to: Tier) -> Result<()> {
+    if from == to {
+        return Ok(());
+    }
+    Err(Error::new(&codes::TIER_CHANGE_UNAVAILABLE)
+        .detail(format!("from {} to {}", from.as_str(), to.as_str()))
+        .hint("make a new workspace on the other plan, and bring the data over by export and import"))
 }
 
 /// The plans on sale, in the file's order.

@@ -84,8 +84,8 @@ async fn each_step_of_each_run_may_be_done_twice() {
         sqlx::query_scalar("SELECT sum(tenants)::bigint FROM shard").fetch_one(world.db()).await.unwrap();
     assert_eq!(places, 0, "each place was given back once");
 
-    // The kinds above are all there are, but for the one that every World begins with and the one in `infra.rs`.
-    assert_eq!(runs::KINDS.len(), 8);
+    // The kinds above are all there are, but for the one that every World begins with and the two in `infra.rs`.
+    assert_eq!(runs::KINDS.len(), 9);
 }
 
 /// Fails at each step in turn and undoes three times over.

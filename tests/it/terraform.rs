@@ -84,6 +84,7 @@ impl Ground {
             workspace: self.tenant.clone(),
             inputs,
             secrets: vec![("tenant_secret".to_owned(), SecretString::from(SECRET))],
+            once: true,
         }
     }
 
