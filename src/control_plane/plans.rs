@@ -87,6 +87,25 @@ struct PlanFile {
     plan: Vec<Plan>,
 }
 
+/// The shipped plans and one of the dedicated tier, `dedicated`, for `freehold dev --with-cloud` and the tests: none is shipped, since its tenants cost a
+/// server each. What it grants is what the largest one does.
+///
+/// # Errors
+/// Those of [`parse`], of what is shipped.
+pub fn with_dedicated_example() -> Result<Vec<Plan>> {
+    let mut plans = parse(SHIPPED)?;
+    let example = plans.last().cloned().map(|largest| Plan {
+        id: "dedicated".to_owned(),
+        name: "Dedicated".to_owned(),
+        tier: Tier::Dedicated,
+        shard_pool: "dedicated".to_owned(),
+        resources: true,
+        ..largest
+    });
+    plans.extend(example);
+    Ok(plans)
+}
+
 /// What applying a file changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PlanChanges {

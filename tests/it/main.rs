@@ -5,6 +5,7 @@ mod audit;
 mod broker;
 mod browser;
 mod cli;
+mod dedicated;
 mod deployment;
 mod desk;
 mod docs;
