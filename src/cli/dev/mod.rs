@@ -19,12 +19,14 @@ use crate::local::{Stack, StackOptions, write_private};
 use crate::product::Current;
 use crate::telemetry::{logs::LogFormat, numbers};
 
+mod cloud;
 mod demo;
 mod fleet;
 mod mailbox;
 mod screen;
 mod sign_in;
 
+use cloud::DevCloud;
 use sign_in::People;
 
 /// Run everything on this machine: PostgreSQL, Redis, server, worker, a sign-in provider and two demo tenants
@@ -32,6 +34,7 @@ use sign_in::People;
 #[command(after_help = "EXAMPLES:
   freehold dev                                        # start, or go on with the data of last time
   freehold dev --reset                                # throw the data away and start over
+  freehold dev --with-cloud                           # Terraform too, against a stand-in for AWS
   FREEHOLD_HTTP_ADDR=127.0.0.1:9000 freehold dev      # another port
 
 While it runs, the other commands find it by themselves when started in the same folder: freehold tenant list.
@@ -40,6 +43,11 @@ pub struct DevArgs {
     /// Throw away the data of earlier runs first
     #[arg(long)]
     pub reset: bool,
+
+    /// Provision with the real Terraform, against a stand-in for AWS (moto). In a checkout of Freehold; needs Terraform and
+    /// Python 3
+    #[arg(long)]
+    pub with_cloud: bool,
 
     #[command(flatten)]
     pub serve: ServeConfig,
@@ -92,6 +100,12 @@ async fn on_stack(
     let ready = stop.run_until_cancelled(async { tokio::join!(prepared, people) }).await;
     let Some((tenants, people)) = ready else { return Ok(()) };
     let tenants = tenants?;
+    let mut cloud = None;
+    if args.with_cloud {
+        let providing = DevCloud::provide(&mut hands, &control.home, stack);
+        let Some(provided) = stop.run_until_cancelled(providing).await else { return Ok(()) };
+        cloud = Some(provided?);
+    }
     hands.errands = match people.carrier() {
         Some(carrier) => app::errands_by(&hands, &identity, Some(carrier))?,
         None => app::errands(&hands, &identity)?,
@@ -107,6 +121,9 @@ async fn on_stack(
     demo::data(&server.http, &tenants).await?;
     let working = tokio::spawn(worker::work_with(hands.clone(), chores::ALL, stop.clone()));
     screen::ready(addr, &control, &tenants, &ways_in, begun.elapsed());
+    if let Some(cloud) = &cloud {
+        cloud.note();
+    }
     server.run(listener, options(&config)).await;
     working.await.ok();
     hands.close().await;
