@@ -337,7 +337,9 @@ async fn calm(sky: &Sky, plan: &Plan, outcome: &mut Outcome) {
         Goal::never("in the cloud and in no state", lost.len() + still_there(&after)),
         Goal::never("resources left by purges", usize::from(!left.is_empty())),
     ]);
-    outcome.facts = json!({ "ready_seconds": took.iter().map(|(slug, took)| (slug.clone(), took.as_secs_f64())).collect::<BTreeMap<_, _>>() });
+    let seconds: BTreeMap<String, f64> =
+        took.iter().map(|(slug, took)| (slug.clone(), took.as_secs_f64())).collect();
+    outcome.facts = json!({ "ready_seconds": seconds });
 }
 
 /// Keys that wait for their end are still tagged, and no orphans.
