@@ -18,11 +18,6 @@ async fn cloud(args: &Args) -> Outcome {
         return Outcome { goals: vec![Goal::unchecked("tenants in a cloud", why)], ..Outcome::default() };
     }
     Cluster::durable().await;
-    let plan = Plan {
-        pooled: args.count(10),
-        dedicated: args.count(2),
-        at_once: 4,
-        kills: args.count(20),
-    };
+    let plan = Plan { pooled: args.count(10), dedicated: args.count(2), at_once: 4, kills: args.count(20) };
     run(env!("CARGO_BIN_EXE_freehold"), &plan).await
 }

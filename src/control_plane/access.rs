@@ -327,11 +327,12 @@ async fn forget_tenant(tx: &mut PgConnection, input: &Input, now: DateTime<Utc>)
         sqlx::query(statement).bind(input.tenant).execute(&mut *tx).await?;
     }
     sqlx::query("DELETE FROM slot WHERE schema_name = $1").bind(&input.schema).execute(&mut *tx).await?;
-    let server = sqlx::query_scalar::<_, Option<String>>("SELECT server FROM tenant_resources WHERE tenant = $1")
-        .bind(input.tenant)
-        .fetch_optional(&mut *tx)
-        .await?
-        .flatten();
+    let server =
+        sqlx::query_scalar::<_, Option<String>>("SELECT server FROM tenant_resources WHERE tenant = $1")
+            .bind(input.tenant)
+            .fetch_optional(&mut *tx)
+            .await?
+            .flatten();
     if let Some(server) = server {
         dedicated::forget_shard(&mut *tx, input.shard, &server).await?;
     }

@@ -119,7 +119,11 @@ mod tests {
         for near in ["postgres://u:p@127.0.0.1:5432/d", "postgres://u@localhost/d", "postgres://u@[::1]/d"] {
             server(&SecretString::from(near)).expect(near);
         }
-        for far in ["postgres://u:p@db.internal/d", "postgres://u@10.0.0.1/d", "postgres://u@127.0.0.1.example.com/d"] {
+        for far in [
+            "postgres://u:p@db.internal/d",
+            "postgres://u@10.0.0.1/d",
+            "postgres://u@127.0.0.1.example.com/d",
+        ] {
             let error = server(&SecretString::from(far)).expect_err(far);
             assert!(error.public_detail().expect("a detail").contains("on this machine"));
         }

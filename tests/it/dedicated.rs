@@ -87,7 +87,11 @@ async fn a_dedicated_tenant_gets_a_server_of_its_own() {
     let mine = shard(&world, &name).await;
     assert_eq!((mine.tenants, mine.tenant_cap, mine.slot_target), (1, 1, 0));
     let password = world.hands.master.server_password(&name, 1);
-    assert!(mine.admin_dsn_ref.starts_with(&format!("derived:{name}:1:postgres://")), "{}", mine.admin_dsn_ref);
+    assert!(
+        mine.admin_dsn_ref.starts_with(&format!("derived:{name}:1:postgres://")),
+        "{}",
+        mine.admin_dsn_ref
+    );
     assert!(!mine.admin_dsn_ref.contains(password.expose_secret()));
     sqlx::query("SELECT 1").execute(&mut log_in(&world, &tenant).await.unwrap()).await.unwrap();
     let report = doctor::examine(&world.hands, |_| {}).await.unwrap();
@@ -105,7 +109,10 @@ async fn a_dedicated_tenant_gets_a_server_of_its_own() {
     assert!(sky.servers.lock().is_empty() && sky.there.lock().is_empty());
     log_in_is_gone(&world, &mine).await;
     assert_eq!(count(&world, "SELECT count(*) FROM shard WHERE name LIKE 'd-%'").await, 0);
-    assert_eq!(count(&world, "SELECT (SELECT count(*) FROM tenant_resources) + (SELECT count(*) FROM slot)").await, 0);
+    assert_eq!(
+        count(&world, "SELECT (SELECT count(*) FROM tenant_resources) + (SELECT count(*) FROM slot)").await,
+        0
+    );
 }
 
 async fn log_in_is_gone(world: &World, shard: &Shard) {
@@ -159,11 +166,17 @@ async fn given_up_after_any_step_it_leaves_nothing() {
         for _ in 0..3 {
             for step in DEDICATED.steps.iter().rev() {
                 if let Some(undo) = step.undo {
-                    once(&world, &held, undo).await.unwrap_or_else(|error| panic!("{}: {error:?}", step.name));
+                    once(&world, &held, undo)
+                        .await
+                        .unwrap_or_else(|error| panic!("{}: {error:?}", step.name));
                 }
             }
         }
-        sqlx::query("UPDATE run SET state = 'undone' WHERE id = $1").bind(run).execute(world.db()).await.unwrap();
+        sqlx::query("UPDATE run SET state = 'undone' WHERE id = $1")
+            .bind(run)
+            .execute(world.db())
+            .await
+            .unwrap();
         assert!(sky.servers.lock().is_empty() && sky.there.lock().is_empty(), "after {reached} steps");
         let left = count(
             &world,
@@ -181,7 +194,10 @@ async fn a_run_can_be_turned_round() {
     let cp = &world.hands.cp;
     let run = create(&world, "acme").await;
     let held = hold(&world, run).await;
-    assert!(work::run_undo(cp, &tester(), run).await.unwrap_err().is(&codes::STATE_CONFLICT), "it is at work");
+    assert!(
+        work::run_undo(cp, &tester(), run).await.unwrap_err().is(&codes::STATE_CONFLICT),
+        "it is at work"
+    );
     once(&world, &held, DEDICATED.steps[1].run).await.unwrap();
     sky.away.store(true, Ordering::Relaxed);
     expire(&world, run).await;
@@ -191,7 +207,10 @@ async fn a_run_can_be_turned_round() {
     sky.away.store(false, Ordering::Relaxed);
     assert_eq!(world.finish(run).await.state, RunState::Undone);
     assert!(sky.servers.lock().is_empty());
-    assert!(work::run_undo(cp, &tester(), run).await.unwrap_err().is(&codes::STATE_CONFLICT), "it is finished");
+    assert!(
+        work::run_undo(cp, &tester(), run).await.unwrap_err().is(&codes::STATE_CONFLICT),
+        "it is finished"
+    );
     // What only goes forward is not turned round.
     let again = create(&world, "acme").await;
     world.finish(again).await;
@@ -215,8 +234,7 @@ async fn a_server_in_use_is_never_removed() {
     expire(&world, run).await;
     world.finish(run).await;
     // As if somebody had taken it out of the registry under its tenant.
-    for statement in
-        ["DELETE FROM placement", "DELETE FROM slot", "DELETE FROM shard WHERE name LIKE 'd-%'"]
+    for statement in ["DELETE FROM placement", "DELETE FROM slot", "DELETE FROM shard WHERE name LIKE 'd-%'"]
     {
         sqlx::query(statement).execute(world.db()).await.unwrap();
     }
@@ -229,7 +247,10 @@ async fn a_server_in_use_is_never_removed() {
 #[tokio::test]
 async fn nobody_is_promised_what_nobody_makes() {
     let (mut world, sky) = with_plan().await;
-    sqlx::query("UPDATE infra_worker SET seen_at = seen_at - interval '2 minutes'").execute(world.db()).await.unwrap();
+    sqlx::query("UPDATE infra_worker SET seen_at = seen_at - interval '2 minutes'")
+        .execute(world.db())
+        .await
+        .unwrap();
     assert!(refused(&world, "acme").await.is(&codes::NO_CAPACITY));
     sky.no_network.store(true, Ordering::Relaxed);
     dedicated::seen(&world.hands).await.unwrap();

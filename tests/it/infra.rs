@@ -76,7 +76,9 @@ impl Provision for InMemory {
                 let made = stand_in::make(&ground().await, name, &made_for.admin_password).await?;
                 self.0.servers.lock().insert(name.clone());
                 let stand_in::Made { host, port, database, admin } = made;
-                return Ok(json!({ "address": format!("postgres://{admin}@{host}:{port}/{database}?sslmode=disable") }));
+                return Ok(
+                    json!({ "address": format!("postgres://{admin}@{host}:{port}/{database}?sslmode=disable") }),
+                );
             }
             let whose = tenant_of(target);
             report(RunProgress { done: 1, planned: 2, working: vec!["a.b".to_owned()] });

@@ -49,7 +49,10 @@ async fn pass_on(moto: &str, used_up: &AtomicBool, client: &reqwest::Client, req
     let answer = asked.body(body).send().await.unwrap();
     let mut passed = Response::builder().status(answer.status());
     for (name, value) in answer.headers() {
-        if *name != header::TRANSFER_ENCODING && *name != header::CONTENT_LENGTH && *name != header::CONNECTION {
+        if *name != header::TRANSFER_ENCODING
+            && *name != header::CONTENT_LENGTH
+            && *name != header::CONNECTION
+        {
             passed = passed.header(name, value);
         }
     }

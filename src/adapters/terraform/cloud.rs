@@ -57,7 +57,10 @@ impl ByTerraform {
             (Some(host), Some(port), Some(database), Some(admin)) => {
                 Ok(format!("postgres://{admin}@{host}:{port}/{database}?sslmode=verify-full"))
             }
-            _ => Err(Error::new(&codes::INFRA_FAILED).detail("the server that was made does not say where it is")),
+            _ => {
+                Err(Error::new(&codes::INFRA_FAILED)
+                    .detail("the server that was made does not say where it is"))
+            }
         }
     }
 }
@@ -204,7 +207,13 @@ fn shard(settings: &InfraSettings, whose: &ShardCloud, protection: Protection) -
     inputs.insert("shard".to_owned(), shard);
     inputs.insert("environment".to_owned(), Value::from(settings.environment.as_str()));
     inputs.insert("network".to_owned(), given(&settings.network, "network")?);
-    Ok(Task { root: Root::Shard, workspace: name.to_owned(), inputs, secrets, once: whose.made_for.is_some() })
+    Ok(Task {
+        root: Root::Shard,
+        workspace: name.to_owned(),
+        inputs,
+        secrets,
+        once: whose.made_for.is_some(),
+    })
 }
 
 /// What the platform root has said, and the settings must repeat.

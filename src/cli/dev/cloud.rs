@@ -72,9 +72,9 @@ fn require_terraform() -> Result<()> {
     if std::env::split_paths(&paths).any(|folder| folder.join("terraform").is_file()) {
         return Ok(());
     }
-    Err(Error::new(&codes::INFRA_UNAVAILABLE)
-        .detail("--with-cloud needs Terraform 1.11 on the PATH")
-        .hint("https://developer.hashicorp.com/terraform/install; without --with-cloud nothing is provisioned"))
+    Err(Error::new(&codes::INFRA_UNAVAILABLE).detail("--with-cloud needs Terraform 1.11 on the PATH").hint(
+        "https://developer.hashicorp.com/terraform/install; without --with-cloud nothing is provisioned",
+    ))
 }
 
 /// The file that says where the cloud is. A text of JSON is one of TOML too, and so is a list of them.
@@ -103,8 +103,14 @@ fn settings(
     ));
     line(format_args!("[network]\nvpc_id = {}", network["vpc_id"]));
     line(format_args!("data_subnet_ids = {}", network["data_subnet_ids"]));
-    line(format_args!("client_security_group_ids = {{ app = {} }}", network["client_security_group_ids"]["app"]));
-    line(format_args!("[dedicated.inputs.shard]\nmulti_az = false\n[stand_in]\nserver = {}", file("servers.dsn")));
+    line(format_args!(
+        "client_security_group_ids = {{ app = {} }}",
+        network["client_security_group_ids"]["app"]
+    ));
+    line(format_args!(
+        "[dedicated.inputs.shard]\nmulti_az = false\n[stand_in]\nserver = {}",
+        file("servers.dsn")
+    ));
     Ok(text)
 }
 

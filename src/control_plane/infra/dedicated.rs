@@ -212,7 +212,9 @@ pub(in crate::control_plane) async fn remove_server(
     if registered || !matches!(state, TenantState::Provisioning | TenantState::Deleted) {
         return Err(Error::new(&codes::INFRA_REFUSED)
             .detail(format!("server {name} is in use: its tenant is {state}, registered: {registered}"))
-            .hint("a server goes with its tenant's purge, or with the undo of a tenant that never was active"));
+            .hint(
+                "a server goes with its tenant's purge, or with the undo of a tenant that never was active",
+            ));
     }
     let target = Target::Shard(server(hands, &name, tenant));
     told(hands, held, |cloud, report| async move { cloud.destroy(&target, report).await }).await
@@ -221,12 +223,11 @@ pub(in crate::control_plane) async fn remove_server(
 fn register<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let input: Input = held.input()?;
-        let address: Option<String> = sqlx::query_scalar(
-            "SELECT server_outputs->>'address' FROM tenant_resources WHERE tenant = $1",
-        )
-        .bind(input.tenant)
-        .fetch_one(&hands.cp.db)
-        .await?;
+        let address: Option<String> =
+            sqlx::query_scalar("SELECT server_outputs->>'address' FROM tenant_resources WHERE tenant = $1")
+                .bind(input.tenant)
+                .fetch_one(&hands.cp.db)
+                .await?;
         let address = address.ok_or_else(|| {
             Error::new(&codes::INFRA_FAILED).detail("the server that was made does not say where it is")
         })?;

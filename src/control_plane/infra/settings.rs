@@ -241,7 +241,8 @@ mod tests {
     #[test]
     fn a_stand_ins_databases_are_for_a_stand_in() {
         let settings = |env: &str| {
-            let text = "provisioner = \"terraform\"\nstate_url = \"env:S\"\n[stand_in]\nserver = \"env:P\"\n[env]\n";
+            let text =
+                "provisioner = \"terraform\"\nstate_url = \"env:S\"\n[stand_in]\nserver = \"env:P\"\n[env]\n";
             InfraSettings::parse(&format!("{text}{env}"))
         };
         for endpoint in ["http://127.0.0.1:5000", "http://localhost:5000", "http://[::1]:5000/"] {

@@ -32,10 +32,11 @@ pub async fn target(hands: &Hands, word: &str) -> Result<Target> {
 
 /// A server that was made for a tenant, or one that the settings describe.
 async fn shard(hands: &Hands, name: &str) -> Result<ShardCloud> {
-    let tenant: Option<TenantId> = sqlx::query_scalar("SELECT tenant FROM tenant_resources WHERE server = $1")
-        .bind(name)
-        .fetch_optional(&hands.cp.db)
-        .await?;
+    let tenant: Option<TenantId> =
+        sqlx::query_scalar("SELECT tenant FROM tenant_resources WHERE server = $1")
+            .bind(name)
+            .fetch_optional(&hands.cp.db)
+            .await?;
     Ok(match tenant {
         Some(tenant) => server(hands, name, tenant),
         None => ShardCloud { name: name.to_owned(), made_for: None },

@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use crate::app;
 use crate::control_plane::access::{tenant_delete, tenant_purge};
-use crate::control_plane::infra::settings::InfraSettings;
 use crate::control_plane::infra::Cloud;
 use crate::control_plane::infra::resources::ResourcesState;
+use crate::control_plane::infra::settings::InfraSettings;
 use crate::control_plane::provisioning::NewTenant;
 use crate::control_plane::tenants::{TenantRef, TenantState, tenant_show};
 use crate::product::{Current, Product};
@@ -47,8 +47,7 @@ struct Sky {
 
 impl Sky {
     async fn new(binary: &str, plan: &Plan) -> Self {
-        let options =
-            WorldOptions { shards: 2, tenant_cap: 1_000, slots: 2, tables: Current::migrations() };
+        let options = WorldOptions { shards: 2, tenant_cap: 1_000, slots: 2, tables: Current::migrations() };
         let mut world = World::with(options).await;
         let moto = Moto::shared().await;
         let cluster = Cluster::shared().await;
@@ -97,7 +96,8 @@ impl Sky {
     /// Whether the tenant is active and has all that it is to have.
     async fn is_ready(&self, slug: &str) -> Result<(), String> {
         let named = TenantRef::Slug(slug.to_owned());
-        let tenant = tenant_show(&self.world.hands.cp, &named).await.map_err(|error| format!("{slug}: {error}"))?;
+        let tenant =
+            tenant_show(&self.world.hands.cp, &named).await.map_err(|error| format!("{slug}: {error}"))?;
         if tenant.tenant.state == TenantState::Active && tenant.resources == Some(ResourcesState::Ready) {
             return Ok(());
         }
@@ -118,7 +118,7 @@ impl Sky {
             for slug in slugs {
                 self.is_ready(slug).await?;
             }
-            Ok(())
+            Ok::<_, String>(())
         })
         .await;
     }
@@ -141,11 +141,13 @@ impl Sky {
                     Err(error) => waiting.push(format!("{slug}: {error}")),
                 }
             }
-            let left: i64 = sqlx::query_scalar("SELECT count(*) FROM tenant WHERE slug = ANY ($1) AND state <> 'deleted'")
-                .bind(slugs)
-                .fetch_one(self.world.db())
-                .await
-                .expect("the control database answers");
+            let left: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM tenant WHERE slug = ANY ($1) AND state <> 'deleted'",
+            )
+            .bind(slugs)
+            .fetch_one(self.world.db())
+            .await
+            .expect("the control database answers");
             if left == 0 { Ok(()) } else { Err(format!("{left} left: {waiting:?}")) }
         })
         .await;
@@ -235,7 +237,8 @@ fn cloud(settings: &Path) -> Cloud {
 fn settings_text(folder: &Path, environment: &str, moto: &Moto, at_once: u16) -> String {
     let roots = Path::new(env!("CARGO_MANIFEST_DIR")).join("terraform");
     let env: Vec<String> = moto.env().iter().map(|(name, value)| format!("{name} = \"{value}\"")).collect();
-    let mirror = std::env::var("TF_PLUGIN_MIRROR").map_or(String::new(), |mirror| format!("mirror = \"{mirror}\""));
+    let mirror =
+        std::env::var("TF_PLUGIN_MIRROR").map_or(String::new(), |mirror| format!("mirror = \"{mirror}\""));
     let network: &Value = moto.network();
     format!(
         "provisioner = \"terraform\"\nenvironment = \"{environment}\"\nlock_timeout_seconds = 60\nat_once = {at_once}\n{mirror}
@@ -279,7 +282,7 @@ async fn calm(sky: &Sky, plan: &Plan, outcome: &mut Outcome) {
     let slugs = sky.create_all("a", plan).await;
     let mut took = BTreeMap::new();
     eventually(PATIENCE, "every tenant is ready", async || {
-            tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(LOOK).await;
         let mut waiting = Vec::new();
         for slug in &slugs {
             match sky.is_ready(slug).await {
@@ -365,7 +368,9 @@ async fn storm(sky: &Sky, plan: &Plan, outcome: &mut Outcome) {
             }
         }
         // There is always something to do, and an end to it.
-        if sky.terraforms().len() < usize::from(plan.at_once) && slugs.len() < plan.pooled + plan.dedicated + plan.kills {
+        if sky.terraforms().len() < usize::from(plan.at_once)
+            && slugs.len() < plan.pooled + plan.dedicated + plan.kills
+        {
             let slug = format!("bx{number}");
             sky.create(&slug, "business").await;
             slugs.push(slug);
@@ -379,7 +384,8 @@ async fn storm(sky: &Sky, plan: &Plan, outcome: &mut Outcome) {
     see(sky, &mut numbers).await;
     let (made, lost) = (sky.inventory().await, sky.orphans().await);
     let replaced = numbers.values().filter(|numbers| numbers.len() > 1).count();
-    let whole = (made.roles.len(), made.buckets.len(), made.servers.len()) == (slugs.len(), plan.dedicated, plan.dedicated);
+    let whole = (made.roles.len(), made.buckets.len(), made.servers.len())
+        == (slugs.len(), plan.dedicated, plan.dedicated);
     sky.purge_all(&slugs, PATIENCE).await;
     let left = sky.inventory().await;
     worker.kill().await;
