@@ -39,6 +39,8 @@ fn named(slug: &str) -> TenantRef {
 }
 
 async fn create(world: &World, slug: &str) -> RunId {
+    // A test that takes longer than a minute is no reason to forget who makes servers.
+    dedicated::seen(&world.hands).await.unwrap();
     world.create(&new(slug)).await.unwrap()
 }
 
