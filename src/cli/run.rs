@@ -22,6 +22,13 @@ pub enum Command {
     /// Put a stuck run back to work, let a waiting one go on now, and follow it
     #[command(after_long_help = "Examples:\n  freehold run resume run_06fqv3k1s9t4m7b2n8c5v0r6e4")]
     Resume(One),
+    /// Take back what a run that waits or is stuck has done so far, and follow that
+    #[command(after_long_help = "\
+Examples:
+  freehold run undo run_06fqv3k1s9t4m7b2n8c5v0r6e4
+
+For a tenant that is not to be made after all. The database server that was made for it goes with it.")]
+    Undo(One),
 }
 
 #[derive(Debug, Args)]
@@ -47,6 +54,7 @@ pub async fn run(globals: &Globals, command: Command) -> Result<()> {
     match command {
         Command::Show(args) => print(globals.output, &fleet.run_show(args.id).await?, one),
         Command::Resume(args) => print(globals.output, &fleet.run_resume(args.id).await?, one),
+        Command::Undo(args) => print(globals.output, &fleet.run_undo(args.id).await?, one),
         Command::List(args) => {
             let tenant = match &args.tenant {
                 Some(tenant) => Some(fleet.tenant_id(tenant).await?),

@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 
 use super::audit::{Caller, audit_add};
 use super::changes::{self, Change};
-use super::infra::resources;
+use super::infra::{dedicated, resources};
 use super::placement::give_place_back;
 use super::shards::shard_by_id;
 use super::tenants::{TenantRef, TenantRow, TenantState, tenant_lock};
@@ -204,6 +204,7 @@ pub static PURGE: Kind<Hands> = Kind {
         StepDef { name: "resources", run: remove_resources, undo: None },
         StepDef { name: "drop_schema", run: drop_schema, undo: None },
         StepDef { name: "forget", run: forget, undo: None },
+        StepDef { name: "server", run: remove_server, undo: None },
     ],
     on_failure: OnFailure::Retry,
     pace: Pace::Slow,
@@ -262,11 +263,29 @@ fn remove_resources<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Resul
     })
 }
 
+/// Last the server that was its own: it is in no registry any more, so nobody can be on it.
+fn remove_server<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
+    Box::pin(async move {
+        let input: Input = held.input()?;
+        dedicated::remove_server(hands, held, input.tenant).await?;
+        saga::write(move |tx| {
+            Box::pin(async move {
+                sqlx::query("DELETE FROM tenant_resources WHERE tenant = $1")
+                    .bind(input.tenant)
+                    .execute(tx)
+                    .await?;
+                Ok(())
+            })
+        })
+    })
+}
+
 /// What is left of a purged tenant is its row, its runs, its audit lines, and what finance has to keep (use, invoices): every
 /// other table with a tenant in it is listed here, and a test looks for one that is not.
 const FORGET: [&str; 21] = [
     "DELETE FROM placement WHERE tenant = $1",
-    "DELETE FROM tenant_resources WHERE tenant = $1",
+    // One that names a server goes after the server.
+    "DELETE FROM tenant_resources WHERE tenant = $1 AND server IS NULL",
     "DELETE FROM infra_look WHERE tenant = $1",
     "DELETE FROM tenant_domain WHERE tenant = $1",
     "DELETE FROM api_key WHERE tenant = $1",
@@ -313,6 +332,15 @@ async fn forget_tenant(tx: &mut PgConnection, input: &Input, now: DateTime<Utc>)
         sqlx::query(statement).bind(input.tenant).execute(&mut *tx).await?;
     }
     sqlx::query("DELETE FROM slot WHERE schema_name = $1").bind(&input.schema).execute(&mut *tx).await?;
+    let server =
+        sqlx::query_scalar::<_, Option<String>>("SELECT server FROM tenant_resources WHERE tenant = $1")
+            .bind(input.tenant)
+            .fetch_optional(&mut *tx)
+            .await?
+            .flatten();
+    if let Some(server) = server {
+        dedicated::forget_shard(&mut *tx, input.shard, &server).await?;
+    }
     Ok(changes::notify(tx, Change::Tenant(input.tenant)).await?)
 }
 

@@ -41,12 +41,14 @@ pub async fn candidates(conn: &mut PgConnection, pool: &str) -> Result<Vec<Candi
     .await?)
 }
 
-/// Takes one place on a shard, unless it has filled up, or stopped taking tenants, meanwhile.
-pub async fn take_place(conn: &mut PgConnection, shard: ShardId) -> Result<bool> {
+/// Takes one place on a shard, unless it has filled up, or stopped taking tenants, meanwhile. `most` is a cap of the
+/// caller's own.
+pub async fn take_place(conn: &mut PgConnection, shard: ShardId, most: i32) -> Result<bool> {
     let taken = sqlx::query(
-        "UPDATE shard SET tenants = tenants + 1 WHERE id = $1 AND tenants < tenant_cap AND state = 'active'",
+        "UPDATE shard SET tenants = tenants + 1 WHERE id = $1 AND tenants < least(tenant_cap, $2) AND state = 'active'",
     )
     .bind(shard)
+    .bind(most)
     .execute(conn)
     .await?;
     Ok(taken.rows_affected() == 1)

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 use super::audit::{Caller, audit_add};
 use super::changes::{self, Change};
-use super::plans::{Plan, plan_by_id, plan_on_sale};
+use super::plans::{Plan, plan_by_id, plan_on_sale, same_tier};
 use super::provisioning::align_later;
 use super::tenants::{TenantRef, TenantState, tenant_lock};
 use crate::kernel::ids::TenantId;
@@ -17,8 +17,8 @@ use crate::kernel::{Error, Result, codes};
 /// More may be in use than the new plan grants: what is there stays, and no more comes.
 ///
 /// # Errors
-/// `tenant_not_found`; `state_conflict` for one that is being deleted, and for a plan whose tenants live in another pool
-/// of shards; `invalid_fields` for a plan that is not sold.
+/// `tenant_not_found`; `tier_change_unavailable`; `state_conflict` for one that is being deleted, and for a plan whose
+/// tenants live in another pool of shards; `invalid_fields` for a plan that is not sold.
 pub async fn tenant_plan_set(
     conn: &mut PgConnection,
     caller: &Caller,
@@ -39,7 +39,10 @@ pub async fn tenant_plan_set(
     }
     let to = plan_on_sale(&mut *conn, plan).await?;
     let from = plan_by_id(&mut *conn, &row.plan).await?;
-    if from.is_some_and(|from| from.shard_pool != to.shard_pool || from.tier != to.tier) {
+    if let Some(from) = &from {
+        same_tier(from.tier, to.tier)?;
+    }
+    if from.is_some_and(|from| from.shard_pool != to.shard_pool) {
         return Err(Error::new(&codes::STATE_CONFLICT)
             .detail(format!("tenants of plan {plan} live in the shard pool {}", to.shard_pool))
             .hint("the tenant has to be moved there first"));

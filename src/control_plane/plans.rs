@@ -143,6 +143,25 @@ impl Plan {
     }
 }
 
+/// The shipped plans and one of the dedicated tier, `dedicated`, for `freehold dev --with-cloud` and the tests: none is shipped, since its tenants cost a
+/// server each. What it grants is what the largest one does.
+///
+/// # Errors
+/// Those of [`parse`], of what is shipped.
+pub fn with_dedicated_example() -> Result<Vec<Plan>> {
+    let mut plans = parse(SHIPPED)?;
+    let example = plans.last().cloned().map(|largest| Plan {
+        id: "dedicated".to_owned(),
+        name: "Dedicated".to_owned(),
+        tier: Tier::Dedicated,
+        shard_pool: "dedicated".to_owned(),
+        resources: true,
+        ..largest
+    });
+    plans.extend(example);
+    Ok(plans)
+}
+
 /// What applying a file changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PlanChanges {
@@ -174,6 +193,11 @@ pub async fn apply(cp: &ControlPlane, caller: &Caller, plans: &[Plan], dry_run: 
         .await?;
     let known = all_plans(&mut tx).await?;
     meters_exist(&mut tx, plans).await?;
+    for plan in plans {
+        if let Some((old, _)) = known.get(&plan.id).filter(|(old, _)| old.tier != plan.tier) {
+            nobody_has(&mut tx, old, plan.tier).await?;
+        }
+    }
     let mut changes = PlanChanges::default();
     for (position, plan) in (0i32..).zip(plans) {
         match known.get(&plan.id) {
@@ -277,6 +301,35 @@ async fn all_plans(conn: &mut PgConnection) -> Result<BTreeMap<String, (Plan, bo
     .fetch_all(conn)
     .await?;
     Ok(rows.into_iter().map(|row| (row.plan.id.clone(), (row.plan, row.retired))).collect())
+}
+
+/// Refuses a change of tier under tenants that have the plan: none of them would move by it.
+async fn nobody_has(conn: &mut PgConnection, plan: &Plan, tier: Tier) -> Result<()> {
+    let tenants: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM tenant WHERE plan = $1 AND state <> 'deleted'")
+            .bind(&plan.id)
+            .fetch_one(conn)
+            .await?;
+    if tenants == 0 {
+        return Ok(());
+    }
+    same_tier(plan.tier, tier).map_err(|error| {
+        error.detail(format!("plan {} is {}, and {tenants} tenants have it", plan.id, plan.tier.as_str()))
+    })
+}
+
+/// Whether a tenant may change from a plan of this tier to one of that. Between tiers it would have to move to another
+/// server, and nothing moves tenants yet.
+///
+/// # Errors
+/// `tier_change_unavailable`.
+pub fn same_tier(from: Tier, to: Tier) -> Result<()> {
+    if from == to {
+        return Ok(());
+    }
+    Err(Error::new(&codes::TIER_CHANGE_UNAVAILABLE)
+        .detail(format!("from {} to {}", from.as_str(), to.as_str()))
+        .hint("make a new workspace on the other plan, and bring the data over by export and import"))
 }
 
 /// The plans on sale, in the file's order.

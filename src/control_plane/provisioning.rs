@@ -14,8 +14,9 @@ use sqlx::PgConnection;
 
 use super::audit::{Caller, audit_add};
 use super::changes::{self, Change};
+use super::infra::dedicated;
 use super::placement::{self, Candidate};
-use super::plans::{Plan, plan_on_sale};
+use super::plans::{Plan, Tier, plan_on_sale};
 use super::shards::{shard_by_id, shard_set_endpoint};
 use super::slots::{new_schema_name, slot_claim, slot_record};
 use super::tenants::{Tenant, TenantState, slug_rule};
@@ -100,7 +101,29 @@ pub async fn tenant_create(
     .await
     .map_err(on_constraint("tenant_slug_live", &codes::SLUG_TAKEN))?;
 
-    let (shard, slot) = choose(cp, tx, &plan).await?;
+    let Some((shard, slot)) = choose(cp, tx, &plan).await? else {
+        let run = match plan.tier {
+            Tier::Dedicated => dedicated::begin(cp, &mut *tx, id, &plan, now).await?,
+            Tier::Pooled => return Err(no_capacity(&plan)),
+        };
+        let detail = json!({ "slug": new.slug, "plan": plan.id, "shard": dedicated::server_name(id) });
+        audit_add(&mut *tx, caller, now, "tenant.create", Some(id), &id.to_string(), detail).await?;
+        changes::notify(&mut *tx, Change::Tenant(id)).await?;
+        let tenant = Tenant {
+            url: cp.addresses.tenant_url(&new.slug),
+            id,
+            slug: new.slug.clone(),
+            name: name.to_owned(),
+            state: TenantState::Provisioning,
+            tier: plan.tier,
+            plan: plan.id,
+            shard: None,
+            run: Some(run),
+            created_at: now,
+            purge_after: None,
+        };
+        return Ok((tenant, run));
+    };
     let ready = slot.is_some();
     let schema = match slot {
         Some(schema) => schema,
@@ -168,24 +191,30 @@ pub fn ready_at_once(begun: Instant) {
     metrics::histogram!("tenant_from_slot_seconds").record(begun.elapsed());
 }
 
-/// The best shard that still has a place and answers, with a slot if one is spare there.
+/// The best shard that still has a place and answers, with a slot if one is spare there. A dedicated tenant is never the
+/// second on one.
 async fn choose(
     cp: &ControlPlane,
     tx: &mut PgConnection,
     plan: &Plan,
-) -> Result<(Candidate, Option<String>)> {
+) -> Result<Option<(Candidate, Option<String>)>> {
+    let most = if plan.tier == Tier::Dedicated { 1 } else { i32::MAX };
     let ranked = placement::rank(placement::candidates(&mut *tx, &plan.shard_pool).await?);
-    for shard in ranked {
-        if !answers(&shard).await || !placement::take_place(&mut *tx, shard.id).await? {
+    for shard in ranked.into_iter().filter(|shard| shard.tenants < most) {
+        if !answers(&shard).await || !placement::take_place(&mut *tx, shard.id, most).await? {
             continue;
         }
         let slot = slot_claim(&mut *tx, shard.id, cp.schema_version()).await?;
-        return Ok((shard, slot));
+        return Ok(Some((shard, slot)));
     }
-    Err(Error::new(&codes::NO_CAPACITY)
+    Ok(None)
+}
+
+fn no_capacity(plan: &Plan) -> Error {
+    Error::new(&codes::NO_CAPACITY)
         .detail(format!("no shard of pool {} has room and answers", plan.shard_pool))
         .hint("see them with: freehold shard list; add one with: freehold shard add")
-        .retry_after(Duration::from_secs(5)))
+        .retry_after(Duration::from_secs(5))
 }
 
 /// Whether something listens where the shard is. The probe's last look may be seconds old; this one costs a handshake.
@@ -220,12 +249,12 @@ pub static PROVISION: Kind<Hands> = Kind {
     pace: Pace::Quick,
 };
 
-fn nothing<'a>(_: &'a Hands, _: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
+pub(super) fn nothing<'a>(_: &'a Hands, _: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     // Done by the transaction that recorded the run.
     Box::pin(async { Ok(None) })
 }
 
-fn make_schema<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
+pub(super) fn make_schema<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let input: Input = held.input()?;
         let shard = shard_by_id(&mut *hands.cp.db.acquire().await?, input.shard).await?;
@@ -313,7 +342,7 @@ fn take_account_back<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Resu
     })
 }
 
-fn activate<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
+pub(super) fn activate<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let input: Input = held.input()?;
         let now = hands.cp.clock.now();
@@ -371,11 +400,11 @@ struct ShardInput {
     shard: ShardId,
 }
 
-fn shard_prepare<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
+pub(super) fn shard_prepare<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let input: ShardInput = held.input()?;
         let shard = shard_by_id(&mut *hands.cp.db.acquire().await?, input.shard).await?;
-        let options = admin::options(&shard.dsn_ref()?.read()?)?;
+        let options = admin::options(&shard.admin_dsn()?.read(&hands.master)?)?;
         let prepared = prepare::prepare(&options).await?;
         if !prepared.open.is_empty() {
             tracing::warn!(
@@ -388,7 +417,7 @@ fn shard_prepare<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<O
     })
 }
 
-fn shard_open<'a>(_: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
+pub(super) fn shard_open<'a>(_: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let input: ShardInput = held.input()?;
         saga::write(move |tx| {

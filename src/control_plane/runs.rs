@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::access::{DELETE, PURGE, RESUME, SUSPEND, UNDELETE};
-use super::infra::resources::RESOURCES;
+use super::infra::dedicated::DEDICATED;
+use super::infra::resources::{RESOURCES, is_for_another};
 use super::provisioning::{PROVISION, SHARD_PREPARE};
 use super::{ControlPlane, Hands};
 use crate::jobs::feed::RunFeed;
@@ -18,12 +19,19 @@ use crate::kernel::{Error, Result, codes};
 const HEARING_PAUSE: Duration = Duration::from_millis(500);
 
 /// Every kind of run. A new kind is added here and nowhere else.
-pub static KINDS: [&Kind<Hands>; 8] =
-    [&PROVISION, &SHARD_PREPARE, &SUSPEND, &RESUME, &DELETE, &UNDELETE, &PURGE, &RESOURCES];
+pub static KINDS: [&Kind<Hands>; 9] =
+    [&PROVISION, &SHARD_PREPARE, &SUSPEND, &RESUME, &DELETE, &UNDELETE, &PURGE, &RESOURCES, &DEDICATED];
 
-/// The names of the kinds of this pace.
-pub fn names_of(pace: Pace) -> Vec<&'static str> {
-    KINDS.iter().filter(|kind| kind.pace == pace).map(|kind| kind.name).collect()
+/// The names of the kinds of this pace that a process can carry out.
+pub fn names_of(pace: Pace, cloud: bool) -> Vec<&'static str> {
+    let needs_cloud = |kind: &Kind<Hands>| [RESOURCES.name, DEDICATED.name].contains(&kind.name);
+    let mine = KINDS.iter().filter(|kind| kind.pace == pace && (cloud || !needs_cloud(kind)));
+    mine.map(|kind| kind.name).collect()
+}
+
+/// Whether there is something to take back in a run of this kind.
+pub fn can_be_undone(kind: &str) -> bool {
+    KINDS.iter().any(|known| known.name == kind && known.steps.iter().any(|step| step.undo.is_some()))
 }
 
 /// Works on a run that this process holds.
@@ -43,8 +51,10 @@ pub async fn carry_out(
     mut moved: impl FnMut(&Run),
 ) -> Result<Run> {
     let deadline = Instant::now() + within;
+    let another = is_for_another(hands, id).await?;
     loop {
-        if let Some(held) = saga::lease(&hands.cp.db, &hands.worker, Some(id)).await?
+        if !another
+            && let Some(held) = saga::lease(&hands.cp.db, &hands.worker, Some(id)).await?
             && let Err(error) = drive(hands, &held).await
         {
             tracing::debug!(run = %id, ?error, "this attempt ended early");

@@ -11,6 +11,7 @@ use super::audit::{Caller, audit_add};
 use super::changes::{self, Change};
 use super::plans::Tier;
 use super::provisioning::SHARD_PREPARE;
+use crate::db::admin_dsn::AdminDsn;
 use crate::db::on_constraint;
 use crate::jobs::run::{NewRun, run_record};
 use crate::jobs::wake;
@@ -77,7 +78,7 @@ pub struct Shard {
     pub host: Option<String>,
     pub port: Option<i32>,
     pub database: Option<String>,
-    /// Where the admin DSN is kept; never the DSN.
+    /// Where the admin DSN is kept, or how it is derived; never the DSN.
     pub admin_dsn_ref: String,
     /// Size of the database at the last look.
     pub bytes: i64,
@@ -88,7 +89,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    pub fn dsn_ref(&self) -> Result<SecretRef> {
+    pub fn admin_dsn(&self) -> Result<AdminDsn> {
         self.admin_dsn_ref.parse().map_err(|why: String| Error::internal(why))
     }
 

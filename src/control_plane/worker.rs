@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::infra::{lookout, resources};
+use super::infra::{dedicated, lookout, resources};
 use super::slots::Fill;
 use super::{Hands, idempotency, probe, reconcile, runs, slots, tenant_jobs};
 use crate::jobs::faults::{self, Moment};
@@ -124,6 +124,7 @@ pub async fn work_seen(hands: Hands, chores: &'static [Chore], stop: Cancellatio
     every("purge_due", 60, |hands| Box::pin(async move { reconcile::purge_due(&hands.cp).await.map(drop) }));
     every("regular_jobs", 60, |hands| Box::pin(async move { tenant_jobs::add_due(&hands).await.map(drop) }));
     every("resources_due", 2, |hands| Box::pin(async move { resources::begin_due(&hands).await.map(drop) }));
+    every("infra_seen", 10, |hands| Box::pin(async move { dedicated::seen(&hands).await }));
     every("infra_lookout", 60, |hands| Box::pin(async move { lookout::look(&hands).await.map(drop) }));
     every("sweep", 600, |hands| {
         Box::pin(async move {
@@ -210,7 +211,7 @@ async fn take_runs(
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let kinds = runs::names_of(pace);
+    let kinds = runs::names_of(pace, hands.cloud.is_there());
     let places = Arc::new(Semaphore::new(RUNS_AT_ONCE));
     while !stop.is_cancelled() {
         let Ok(place) = places.clone().acquire_owned().await else { return };

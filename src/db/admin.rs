@@ -9,9 +9,10 @@ use secrecy::SecretString;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, PgConnection, PgPool};
 
+use crate::db::admin_dsn::AdminDsn;
 use crate::db::control;
 use crate::kernel::ids::ShardId;
-use crate::kernel::{Error, Result, SecretRef, codes};
+use crate::kernel::{Error, MasterKey, Result, codes};
 
 /// How long an admin waits for a shard before saying that it is down.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -26,7 +27,7 @@ pub struct ShardAdmins(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    pools: Mutex<HashMap<ShardId, (SecretRef, PgPool)>>,
+    pools: Mutex<HashMap<ShardId, (AdminDsn, PgPool)>>,
     away: Mutex<HashMap<ShardId, Instant>>,
 }
 
@@ -56,7 +57,7 @@ impl ShardAdmins {
     }
 
     /// The shard's admin pool. A changed secret reference opens a new one.
-    pub fn pool(&self, shard: ShardId, dsn: &SecretRef) -> Result<PgPool> {
+    pub fn pool(&self, shard: ShardId, dsn: &AdminDsn, master: &MasterKey) -> Result<PgPool> {
         let mut pools = self.0.pools.lock();
         if let Some((known, pool)) = pools.get(&shard)
             && known == dsn
@@ -66,7 +67,7 @@ impl ShardAdmins {
         let pool = PgPoolOptions::new()
             .max_connections(4)
             .acquire_timeout(PATIENCE)
-            .connect_lazy_with(options(&dsn.read()?)?);
+            .connect_lazy_with(options(&dsn.read(master)?)?);
         pools.insert(shard, (dsn.clone(), pool.clone()));
         Ok(pool)
     }

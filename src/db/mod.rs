@@ -1,6 +1,7 @@
 //! PostgreSQL: errors, identifiers, migrations, control transactions, shard admin sessions.
 
 pub mod admin;
+pub mod admin_dsn;
 pub mod control;
 pub mod error;
 pub mod hardening;
@@ -8,6 +9,7 @@ pub mod ident;
 pub mod migrations;
 pub mod prepare;
 pub mod schema;
+pub mod stand_in;
 pub mod states;
 
 pub use error::{on_constraint, violated};

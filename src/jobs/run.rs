@@ -222,6 +222,29 @@ pub async fn run_list(conn: &mut PgConnection, filter: &RunFilter) -> Result<Pag
     Ok(Page::build(rows, limit, |run: &Run| run.id))
 }
 
+/// Turns a run round that waits or is stuck: from here it is only undone.
+///
+/// # Errors
+/// `state_conflict` when it is finished, or somebody is at work on it.
+pub async fn run_turn(conn: &mut PgConnection, id: RunId) -> Result<()> {
+    let turned = sqlx::query(
+        "UPDATE run SET state = 'undoing', undo = true, attempts = 0, not_before = clock_timestamp(), leased_until = NULL
+          WHERE id = $1 AND state IN ('pending', 'running', 'undoing', 'stuck')
+            AND (leased_until IS NULL OR leased_until < clock_timestamp())",
+    )
+    .bind(id)
+    .execute(&mut *conn)
+    .await?;
+    if turned.rows_affected() == 1 {
+        return wake::workers(conn).await;
+    }
+    let run = run_by_id(conn, id).await?;
+    let why = if run.state.is_open() { "is being carried out at this moment" } else { "is finished" };
+    Err(Error::new(&codes::STATE_CONFLICT)
+        .detail(format!("run {id} {why}"))
+        .hint("see how far it is with: freehold run show"))
+}
+
 /// Puts a stuck run back to work.
 pub async fn run_retry(conn: &mut PgConnection, id: RunId) -> Result<()> {
     let run = run_by_id(conn, id).await?;

@@ -42,6 +42,7 @@ codes! {
     NAME_TAKEN 409 "name_taken" "This name is taken.";
     IDEMPOTENCY_CONFLICT 409 "idempotency_conflict" "This Idempotency-Key was used for another request.";
     TENANT_NOT_READY 409 "tenant_not_ready" "The workspace is still being made; try again in a moment.";
+    TIER_CHANGE_UNAVAILABLE 409 "tier_change_unavailable" "A workspace cannot change between a shared database server and one of its own yet.";
     INFRA_REFUSED 409 "infra_refused" "The plan would remove what must stay; nothing was changed.";
     PRECONDITION_FAILED 412 "precondition_failed" "The precondition does not hold.";
     BODY_TOO_LARGE 413 "body_too_large" "The body is too large.";

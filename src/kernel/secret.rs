@@ -122,6 +122,16 @@ impl MasterKey {
         )
     }
 
+    /// The password of the admin of a database server that was made here. Raising `version` changes it.
+    pub fn server_password(&self, server: &str, version: i32) -> SecretString {
+        let version = version.to_string();
+        SecretString::from(BASE64URL_NOPAD.encode(&self.derive(&[
+            b"freehold/server",
+            server.as_bytes(),
+            version.as_bytes(),
+        ])))
+    }
+
     /// The secret part of a link that is mailed (an invitation, a proof of address): derived, so that no table holds it
     /// and sending again sends the same. `version` is raised to kill links that are out.
     pub fn link_secret(&self, kind: &str, id: &str, version: i32) -> String {

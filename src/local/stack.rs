@@ -13,6 +13,8 @@ use super::user::ServerUser;
 use super::{folder, leftover};
 
 const CONTROL: &str = "control";
+/// What Terraform keeps its states in.
+const STATES: &str = "terraform_states";
 
 /// The shard databases, each with the server it lives on: two on the first, beside the control database, and one on
 /// the second.
@@ -84,6 +86,11 @@ impl Stack {
         self.servers[0].url(CONTROL)
     }
 
+    /// The superuser's DSN of the database for Terraform's states.
+    pub fn states_url(&self) -> String {
+        self.servers[0].url(STATES)
+    }
+
     /// The superuser's DSN of a shard database, by its place in [`SHARDS`].
     ///
     /// # Panics
@@ -132,7 +139,8 @@ impl Stack {
     async fn make_databases(&self) -> Result<()> {
         let wanted = |server: usize| {
             let shards = SHARDS.iter().filter(move |(at, _)| *at == server).map(|(_, name)| *name);
-            (server == 0).then_some(CONTROL).into_iter().chain(shards).collect::<Vec<_>>()
+            let own: &[&str] = if server == 0 { &[CONTROL, STATES] } else { &[] };
+            own.iter().copied().chain(shards).collect::<Vec<_>>()
         };
         tokio::try_join!(
             make_databases(&self.servers[0], wanted(0)),

@@ -59,6 +59,9 @@ fn describe() {
     );
     describe_counter!("worker_jobs_total", "Jobs carried out, by kind and outcome.");
     describe_counter!("worker_rounds_total", "Periodic repairs, by name and outcome.");
+    describe_gauge!("infra_drifted", "States in the cloud that somebody else has changed, by kind.");
+    describe_gauge!("infra_orphans", "What is in the cloud and in no state.");
+    describe_gauge!("infra_looks_failed", "What could not be looked at the last time, by kind.");
 }
 
 fn describe_broker() {

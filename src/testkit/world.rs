@@ -13,7 +13,7 @@ use super::Cluster;
 use crate::app;
 use crate::control_plane::audit::Caller;
 use crate::control_plane::errands::Errands;
-use crate::control_plane::infra::Cloud;
+use crate::control_plane::infra::{Cloud, dedicated};
 use crate::control_plane::plans::{self, Tier};
 use crate::control_plane::provisioning::{NewTenant, tenant_create};
 use crate::control_plane::shards::{NewPool, NewShard, Shard, pool_add, shard_add, shard_by_id};
@@ -167,6 +167,19 @@ impl World {
         let ended = self.finish(run).await;
         assert_eq!(ended.state, RunState::Done, "{:?}", ended.error);
         self.show(slug).await
+    }
+
+    /// Puts a plan `dedicated` on sale, whose tenants get servers of their own by this world's cloud.
+    ///
+    /// # Panics
+    /// When it is on sale already.
+    pub async fn sell_dedicated(&self) {
+        let cp = &self.hands.cp;
+        let pool = NewPool { name: "dedicated".into(), region: "local".into(), tier: Tier::Dedicated };
+        pool_add(cp, &tester(), &pool).await.expect("the pool");
+        let plans = plans::with_dedicated_example().expect("the shipped plans");
+        plans::apply(cp, &tester(), &plans, false).await.expect("the plans");
+        dedicated::seen(&self.hands).await.expect("it is said");
     }
 
     /// Records a new tenant without carrying its run out.

@@ -11,30 +11,35 @@ use freehold::control_plane::infra::lookout::{self, Look, LookFilter};
 use freehold::control_plane::infra::resources::{RESOURCES, ResourcesState, begin_due};
 use freehold::control_plane::infra::targets::{may_destroy, target};
 use freehold::control_plane::infra::{
-    Changed, Cloud, Planned, Provision, Report, Shown, Target, TenantCloud,
+    Changed, Cloud, Planned, Provision, Report, ShardCloud, Shown, Target, TenantCloud,
 };
 use freehold::control_plane::tenants::{TenantDetail, TenantRef, TenantState};
+use freehold::db::stand_in;
 use freehold::jobs::run::{Run, RunFilter, RunProgress, RunState, run_list};
 use freehold::kernel::ids::{RunId, TenantId};
 use freehold::kernel::{Error, Result, codes};
-use freehold::testkit::{World, tester};
+use freehold::testkit::{Cluster, World, tester};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use secrecy::SecretString;
 use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
 
 use crate::provisioning::TABLES;
 
 /// A cloud in memory.
 #[derive(Default)]
 pub struct Sky {
-    there: Mutex<BTreeSet<TenantId>>,
+    pub there: Mutex<BTreeSet<TenantId>>,
+    pub servers: Mutex<BTreeSet<String>>,
+    pub no_network: AtomicBool,
     secrets: Mutex<BTreeSet<String>>,
     /// Where somebody has changed something by hand.
     changed: Mutex<BTreeSet<TenantId>>,
     /// What belongs to nobody.
     lost: Mutex<Vec<String>>,
     /// Answers to nobody for a while.
-    away: AtomicBool,
+    pub away: AtomicBool,
 }
 
 pub struct InMemory(pub Arc<Sky>);
@@ -44,6 +49,12 @@ fn tenant_of(target: &Target) -> &TenantCloud {
         Target::Tenant(whose) => whose,
         other => panic!("nobody asked for {other:?}"),
     }
+}
+
+/// Where the databases of its servers are, as beside a stand-in for AWS.
+async fn ground() -> PgConnectOptions {
+    let url = Cluster::shared().await.server(1).admin_url("postgres");
+    stand_in::server(&SecretString::from(url)).expect("a server of this machine")
 }
 
 impl Provision for InMemory {
@@ -60,8 +71,16 @@ impl Provision for InMemory {
 
     fn apply<'a>(&'a self, target: &'a Target, report: Report) -> BoxFuture<'a, Result<Value>> {
         Box::pin(async move {
-            let whose = tenant_of(target);
             self.0.answer()?;
+            if let Target::Shard(ShardCloud { name, made_for: Some(made_for) }) = target {
+                let made = stand_in::make(&ground().await, name, &made_for.admin_password).await?;
+                self.0.servers.lock().insert(name.clone());
+                let stand_in::Made { host, port, database, admin } = made;
+                return Ok(
+                    json!({ "address": format!("postgres://{admin}@{host}:{port}/{database}?sslmode=disable") }),
+                );
+            }
+            let whose = tenant_of(target);
             report(RunProgress { done: 1, planned: 2, working: vec!["a.b".to_owned()] });
             self.0.note(whose);
             self.0.changed.lock().remove(&whose.tenant);
@@ -72,6 +91,11 @@ impl Provision for InMemory {
     fn destroy<'a>(&'a self, target: &'a Target, _: Report) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             self.0.answer()?;
+            if let Target::Shard(ShardCloud { name, .. }) = target {
+                stand_in::remove(&ground().await, name).await?;
+                self.0.servers.lock().remove(name);
+                return Ok(());
+            }
             self.0.there.lock().remove(&tenant_of(target).tenant);
             Ok(())
         })
@@ -79,6 +103,10 @@ impl Provision for InMemory {
 
     fn show<'a>(&'a self, _: &'a Target) -> BoxFuture<'a, Result<Shown>> {
         Box::pin(async { Ok(Shown::default()) })
+    }
+
+    fn makes_servers(&self) -> bool {
+        !self.0.no_network.load(Ordering::Relaxed)
     }
 
     fn standing(&self) -> Vec<Target> {
@@ -94,7 +122,7 @@ impl Provision for InMemory {
 }
 
 impl Sky {
-    fn cloud(self: &Arc<Self>) -> Cloud {
+    pub fn cloud(self: &Arc<Self>) -> Cloud {
         Cloud::new(InMemory(self.clone()))
     }
 
@@ -113,7 +141,7 @@ impl Sky {
     }
 }
 
-async fn world() -> (World, Arc<Sky>) {
+pub async fn world() -> (World, Arc<Sky>) {
     let mut world = World::new(&TABLES).await;
     let sky = Arc::new(Sky::default());
     world.hands.cloud = sky.cloud();

@@ -19,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::provisioning::TABLES;
 
+/// What no command carries out but a worker with a cloud.
+const CLOUD: [&str; 2] = ["resources", "provision_dedicated"];
+
 /// One death: which command dies, at which step and moment.
 struct Scenario {
     kind: &'static str,
@@ -32,7 +35,7 @@ struct Scenario {
 /// what no command carries out but a worker with a cloud.
 fn scenarios() -> Vec<Scenario> {
     let mut all = Vec::new();
-    for kind in KINDS.iter().filter(|kind| kind.name != "resources") {
+    for kind in KINDS.iter().filter(|kind| !CLOUD.contains(&kind.name)) {
         for step in kind.steps.iter().filter(|step| step.name != "reserve") {
             for moment in Moment::ALL {
                 let name = format!("k{}", all.len());

@@ -6,6 +6,7 @@ mod billing;
 mod broker;
 mod browser;
 mod cli;
+mod dedicated;
 mod deployment;
 mod desk;
 mod docs;

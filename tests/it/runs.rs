@@ -21,12 +21,12 @@ async fn record(world: &World, slug: &str) -> RunId {
     world.create(&NewTenant { slug: slug.to_owned(), name: None, plan: None }).await.unwrap()
 }
 
-async fn hold(world: &World, run: RunId) -> Held {
+pub async fn hold(world: &World, run: RunId) -> Held {
     saga::lease(world.db(), "test", Some(run)).await.unwrap().expect("the run is free")
 }
 
 /// Lets another worker take the run, as if this one had been silent too long.
-async fn expire(world: &World, run: RunId) {
+pub async fn expire(world: &World, run: RunId) {
     sqlx::query("UPDATE run SET leased_until = clock_timestamp() - interval '1 second', not_before = clock_timestamp() WHERE id = $1")
         .bind(run)
         .execute(world.db())
@@ -35,7 +35,7 @@ async fn expire(world: &World, run: RunId) {
 }
 
 /// One step's effect and what it changes in the control database, without the record.
-async fn once(world: &World, held: &Held, effect: Effect<Hands>) -> Result<()> {
+pub async fn once(world: &World, held: &Held, effect: Effect<Hands>) -> Result<()> {
     let Some(writes) = effect(&world.hands, held).await? else { return Ok(()) };
     let mut tx = world.db().begin().await?;
     held.confirm(&mut tx).await?;
@@ -43,7 +43,7 @@ async fn once(world: &World, held: &Held, effect: Effect<Hands>) -> Result<()> {
     Ok(tx.commit().await?)
 }
 
-async fn every_step_twice(world: &World, kind: &Kind<Hands>, run: RunId) {
+pub async fn every_step_twice(world: &World, kind: &Kind<Hands>, run: RunId) {
     let held = hold(world, run).await;
     for step in kind.steps {
         for time in ["first", "second"] {
@@ -84,8 +84,8 @@ async fn each_step_of_each_run_may_be_done_twice() {
         sqlx::query_scalar("SELECT sum(tenants)::bigint FROM shard").fetch_one(world.db()).await.unwrap();
     assert_eq!(places, 0, "each place was given back once");
 
-    // The kinds above are all there are, but for the one that every World begins with and the one in `infra.rs`.
-    assert_eq!(runs::KINDS.len(), 8);
+    // The kinds above are all there are, but for the one that every World begins with and the two in `infra.rs`.
+    assert_eq!(runs::KINDS.len(), 9);
 }
 
 /// Fails at each step in turn and undoes three times over.

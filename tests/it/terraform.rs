@@ -33,16 +33,16 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// An environment in the cloud, a tenant's id, a database for states. The cloud is everybody's, and so is the folder for
 /// runs: the provider is unpacked there, once.
-struct Ground {
-    moto: Moto,
-    states: States,
-    settings: InfraSettings,
-    tenant: String,
+pub struct Ground {
+    pub moto: Moto,
+    pub states: States,
+    pub settings: InfraSettings,
+    pub tenant: String,
     folder: tempfile::TempDir,
 }
 
 impl Ground {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let server = Cluster::shared().await.server(0);
         let database = server.create_database("states", None).await;
         Self::with_states(server.admin_url(&database)).await
@@ -72,7 +72,7 @@ impl Ground {
         Self { moto, states, settings, tenant, folder }
     }
 
-    fn task(&self, tier: &str) -> Task {
+    pub fn task(&self, tier: &str) -> Task {
         let inputs = json!({
             "environment": self.settings.environment,
             "tenant": { "id": self.tenant, "slug": "acme", "tier": tier },
@@ -84,6 +84,7 @@ impl Ground {
             workspace: self.tenant.clone(),
             inputs,
             secrets: vec![("tenant_secret".to_owned(), SecretString::from(SECRET))],
+            once: true,
         }
     }
 
@@ -109,16 +110,16 @@ impl Ground {
         states::journal(&mut self.conn().await, "tenant", &self.tenant).await.expect("asked")
     }
 
-    fn terraform(&self) -> Terraform {
+    pub fn terraform(&self) -> Terraform {
         Terraform::new(self.settings.clone()).expect("settings")
     }
 
-    async fn conn(&self) -> PgConnection {
+    pub async fn conn(&self) -> PgConnection {
         self.states.connect().await.expect("the state database")
     }
 
     /// What the cloud has of all that a tenant's root makes.
-    async fn inventory(&self) -> [usize; 5] {
+    pub async fn inventory(&self) -> [usize; 5] {
         let Inventory { roles, secrets, log_groups, keys, buckets, .. } =
             self.moto.inventory(&self.settings.environment).await;
         [roles.len(), secrets.len(), log_groups.len(), keys.len(), buckets.len()]
@@ -135,7 +136,7 @@ fn platform() -> Value {
     })
 }
 
-fn quiet(_: &Progress) {}
+pub fn quiet(_: &Progress) {}
 
 /// Kills the Terraform of the newest run, as nothing but `kill -9` does. False when it has ended by itself.
 fn kill_the_one_in(runs: &Path) -> bool {

@@ -2,6 +2,7 @@
 
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
+use sqlx::postgres::PgConnectOptions;
 
 use super::allow::Allowed;
 use super::events::Action;
@@ -9,8 +10,9 @@ use super::progress::Progress;
 use super::{Root, Task, Terraform};
 use crate::control_plane::infra::settings::{InfraSettings, Provisioner, RootSettings};
 use crate::control_plane::infra::{
-    Changed, Cloud, Planned, Provision, Report, ShardCloud, Shown, Target, TenantCloud,
+    Changed, Cloud, MadeFor, Planned, Provision, Report, ShardCloud, Shown, Target, TenantCloud,
 };
+use crate::db::stand_in;
 use crate::jobs::run::RunProgress;
 use crate::kernel::{Error, Result, codes};
 
@@ -25,7 +27,12 @@ pub fn cloud(settings: InfraSettings) -> Result<Cloud> {
     match settings.provisioner {
         Provisioner::None => Ok(Cloud::default()),
         Provisioner::Terraform => {
-            Ok(Cloud::new(ByTerraform { terraform: Terraform::new(settings.clone())?, settings }))
+            let stand_in = match &settings.stand_in {
+                Some(given) => Some(stand_in::server(&given.server.read()?)?),
+                None => None,
+            };
+            let terraform = Terraform::new(settings.clone())?;
+            Ok(Cloud::new(ByTerraform { terraform, settings, stand_in }))
         }
     }
 }
@@ -33,6 +40,29 @@ pub fn cloud(settings: InfraSettings) -> Result<Cloud> {
 struct ByTerraform {
     terraform: Terraform,
     settings: InfraSettings,
+    /// Where the databases of a stand-in's servers are.
+    stand_in: Option<PgConnectOptions>,
+}
+
+impl ByTerraform {
+    /// How the admin reaches a server that was made for a tenant, without the password.
+    async fn address(&self, shard: &ShardCloud, made_for: &MadeFor, output: &Value) -> Result<String> {
+        if let Some(server) = &self.stand_in {
+            let made = stand_in::make(server, &shard.name, &made_for.admin_password).await?;
+            let stand_in::Made { host, port, database, admin } = made;
+            return Ok(format!("postgres://{admin}@{host}:{port}/{database}?sslmode=disable"));
+        }
+        let (host, database, admin) = (&output["host"], &output["database"], &output["admin_username"]);
+        match (host.as_str(), output["port"].as_u64(), database.as_str(), admin.as_str()) {
+            (Some(host), Some(port), Some(database), Some(admin)) => {
+                Ok(format!("postgres://{admin}@{host}:{port}/{database}?sslmode=verify-full"))
+            }
+            _ => {
+                Err(Error::new(&codes::INFRA_FAILED)
+                    .detail("the server that was made does not say where it is"))
+            }
+        }
+    }
 }
 
 impl Provision for ByTerraform {
@@ -47,7 +77,11 @@ impl Provision for ByTerraform {
     fn apply<'a>(&'a self, target: &'a Target, report: Report) -> BoxFuture<'a, Result<Value>> {
         Box::pin(async move {
             let task = task(&self.settings, target, Protection::On)?;
-            self.terraform.apply(&task, &mut |progress| report(told(progress))).await
+            let mut output = self.terraform.apply(&task, &mut |progress| report(told(progress))).await?;
+            if let Target::Shard(shard @ ShardCloud { made_for: Some(made_for), .. }) = target {
+                output["address"] = Value::from(self.address(shard, made_for, &output).await?);
+            }
+            Ok(output)
         })
     }
 
@@ -62,7 +96,13 @@ impl Provision for ByTerraform {
                 }
             };
             let task = task(&self.settings, target, Protection::Off)?;
-            self.terraform.destroy(&task, allowed, &mut |progress| report(told(progress))).await
+            self.terraform.destroy(&task, allowed, &mut |progress| report(told(progress))).await?;
+            match (target, &self.stand_in) {
+                (Target::Shard(ShardCloud { name, made_for: Some(_) }), Some(server)) => {
+                    stand_in::remove(server, name).await
+                }
+                _ => Ok(()),
+            }
         })
     }
 
@@ -75,9 +115,13 @@ impl Provision for ByTerraform {
         })
     }
 
+    fn makes_servers(&self) -> bool {
+        self.settings.network.is_object()
+    }
+
     fn standing(&self) -> Vec<Target> {
         let shards = self.settings.shard.keys();
-        let shards = shards.map(|name| Target::Shard(ShardCloud { name: name.clone() }));
+        let shards = shards.map(|name| Target::Shard(ShardCloud { name: name.clone(), made_for: None }));
         // Who writes nothing about the platform has another make it.
         let platform = (!self.settings.platform_root.inputs.is_empty()).then_some(Target::Platform);
         platform.into_iter().chain(shards).collect()
@@ -98,7 +142,7 @@ enum Protection {
 fn task(settings: &InfraSettings, target: &Target, protection: Protection) -> Result<Task> {
     match target {
         Target::Tenant(whose) => tenant(settings, whose, protection),
-        Target::Shard(whose) => shard(settings, &whose.name, protection),
+        Target::Shard(whose) => shard(settings, whose, protection),
         Target::Platform => {
             let root = &settings.platform_root;
             let mut inputs = root.inputs.clone();
@@ -108,6 +152,7 @@ fn task(settings: &InfraSettings, target: &Target, protection: Protection) -> Re
                 workspace: settings.environment.clone(),
                 inputs,
                 secrets: secrets(root)?,
+                once: false,
             })
         }
     }
@@ -126,29 +171,49 @@ fn tenant(settings: &InfraSettings, whose: &TenantCloud, protection: Protection)
     inputs.insert("tenant".to_owned(), tenant);
     inputs.insert("platform".to_owned(), given(&settings.platform, "platform")?);
     let secrets = vec![("tenant_secret".to_owned(), whose.secret.clone())];
-    Ok(Task { root: Root::Tenant, workspace: id, inputs, secrets })
+    Ok(Task { root: Root::Tenant, workspace: id, inputs, secrets, once: true })
 }
 
-fn shard(settings: &InfraSettings, name: &str, protection: Protection) -> Result<Task> {
-    let root = settings.shard.get(name).ok_or_else(|| {
-        Error::new(&codes::NOT_FOUND)
-            .detail(format!("the infrastructure settings know no shard {name:?}"))
-            .hint("add [shard.<name>.inputs] and [shard.<name>.secrets] to them")
-    })?;
-    let mut inputs = root.inputs.clone();
+fn shard(settings: &InfraSettings, whose: &ShardCloud, protection: Protection) -> Result<Task> {
+    let name = whose.name.as_str();
+    let (mut inputs, secrets) = match &whose.made_for {
+        Some(made_for) => {
+            let mut inputs = settings.dedicated.inputs.clone();
+            inputs.insert("tenant_id".to_owned(), Value::from(made_for.tenant.to_string()));
+            (inputs, vec![("admin_password".to_owned(), made_for.admin_password.clone())])
+        }
+        None => {
+            let root = settings.shard.get(name).ok_or_else(|| {
+                Error::new(&codes::NOT_FOUND)
+                    .detail(format!("the infrastructure settings know no shard {name:?}"))
+                    .hint("add [shard.<name>.inputs] and [shard.<name>.secrets] to them")
+            })?;
+            (root.inputs.clone(), secrets(root)?)
+        }
+    };
     let mut shard = inputs.remove("shard").unwrap_or_else(|| json!({}));
     let fields =
         shard.as_object_mut().ok_or_else(|| wrong(format!("shard.{name}.inputs.shard is no table")))?;
     fields.insert("name".to_owned(), Value::from(name));
     if protection == Protection::Off {
-        // The last snapshot stays: it is the only copy there will be.
+        // The last snapshot of a shared one stays: it is the only copy there will be.
         fields.insert("deletion_protection".to_owned(), json!(false));
         fields.insert("secret_recovery_days".to_owned(), json!(0));
+        if whose.made_for.is_some() {
+            // Its tenant was purged, or never was: nothing of it is kept.
+            fields.insert("final_snapshot".to_owned(), json!(false));
+        }
     }
     inputs.insert("shard".to_owned(), shard);
     inputs.insert("environment".to_owned(), Value::from(settings.environment.as_str()));
     inputs.insert("network".to_owned(), given(&settings.network, "network")?);
-    Ok(Task { root: Root::Shard, workspace: name.to_owned(), inputs, secrets: secrets(root)? })
+    Ok(Task {
+        root: Root::Shard,
+        workspace: name.to_owned(),
+        inputs,
+        secrets,
+        once: whose.made_for.is_some(),
+    })
 }
 
 /// What the platform root has said, and the settings must repeat.
@@ -221,12 +286,35 @@ mod tests {
         }
     }
 
+    fn named(name: &str) -> ShardCloud {
+        ShardCloud { name: name.to_owned(), made_for: None }
+    }
+
+    /// What is removed with a tenant leaves no snapshot of it; what is shared does.
+    #[test]
+    fn a_server_of_a_tenants_own_needs_no_settings_of_its_own() {
+        let tenant = TenantId::new();
+        let made_for = Some(MadeFor { tenant, admin_password: "canary".to_owned().into() });
+        let whose = ShardCloud { name: "d-1".to_owned(), made_for };
+        let on = shard(&settings(), &whose, Protection::On).expect("a task");
+        assert_eq!(on.inputs["tenant_id"], tenant.to_string());
+        assert_eq!(on.inputs["shard"], json!({ "name": "d-1" }));
+        assert_eq!((on.workspace.as_str(), on.once), ("d-1", true));
+        let off = shard(&settings(), &whose, Protection::Off).expect("a task");
+        assert_eq!(off.inputs["shard"]["final_snapshot"], false);
+        assert_eq!(off.inputs["shard"]["deletion_protection"], false);
+        for task in [on, off] {
+            assert!(!serde_json::to_string(&task.inputs).expect("JSON").contains("canary"));
+            assert_eq!(task.secrets[0].0, "admin_password");
+        }
+    }
+
     #[test]
     fn what_the_settings_lack_is_named() {
-        let error = shard(&settings(), "us-1", Protection::On).expect_err("an unknown shard");
+        let error = shard(&settings(), &named("us-1"), Protection::On).expect_err("an unknown shard");
         assert!(error.is(&codes::NOT_FOUND));
         // Its password's file is not there.
-        let error = shard(&settings(), "eu-1", Protection::On).expect_err("no password");
+        let error = shard(&settings(), &named("eu-1"), Protection::On).expect_err("no password");
         assert!(error.public_detail().expect("a detail").contains("file:/nowhere"));
         let bare = InfraSettings::default();
         let error = given(&bare.platform, "platform").expect_err("no platform");

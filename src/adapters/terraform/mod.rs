@@ -83,6 +83,9 @@ pub struct Task {
     pub inputs: Map<String, Value>,
     /// The root's ephemeral variables.
     pub secrets: Vec<(String, SecretString)>,
+    /// Named after a tenant, whose id is never given again: once it was removed, no state of this name may ever be. A worker
+    /// that slept through a purge must not make anew what that has removed.
+    pub once: bool,
 }
 
 impl Task {
@@ -152,6 +155,7 @@ mod tests {
             workspace: workspace.to_owned(),
             inputs: Map::new(),
             secrets: Vec::new(),
+            once: true,
         };
         for good in ["prod", "eu-1", "ten_0123456789abcdefghijklmnop"] {
             task(good).check().expect(good);

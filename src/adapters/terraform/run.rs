@@ -134,9 +134,7 @@ impl Terraform {
         session.close(done).await?;
         // The connection may have been idle for an hour.
         let mut conn = self.0.states.connect().await?;
-        // A tenant's id is never given again; a shard's name may be.
-        let forever = task.root == Root::Tenant;
-        states::row_delete(&mut conn, task.root.as_str(), &task.workspace, forever).await
+        states::row_delete(&mut conn, task.root.as_str(), &task.workspace, task.once).await
     }
 }
 

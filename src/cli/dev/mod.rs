@@ -21,6 +21,7 @@ use crate::local::{Stack, StackOptions, write_private};
 use crate::product::Current;
 use crate::telemetry::{logs::LogFormat, numbers};
 
+mod cloud;
 mod demo;
 mod fleet;
 mod mailbox;
@@ -28,6 +29,7 @@ mod money;
 mod screen;
 mod sign_in;
 
+use cloud::DevCloud;
 use money::Money;
 use sign_in::People;
 
@@ -36,6 +38,7 @@ use sign_in::People;
 #[command(after_help = "EXAMPLES:
   freehold dev                                        # start, or go on with the data of last time
   freehold dev --reset                                # throw the data away and start over
+  freehold dev --with-cloud                           # Terraform too, against a stand-in for AWS
   FREEHOLD_HTTP_ADDR=127.0.0.1:9000 freehold dev      # another port
 
 While it runs, the other commands find it by themselves when started in the same folder: freehold tenant list.
@@ -44,6 +47,11 @@ pub struct DevArgs {
     /// Throw away the data of earlier runs first
     #[arg(long)]
     pub reset: bool,
+
+    /// Provision with the real Terraform, against a stand-in for AWS (moto). In a checkout of Freehold; needs Terraform and
+    /// Python 3
+    #[arg(long)]
+    pub with_cloud: bool,
 
     #[command(flatten)]
     pub serve: ServeConfig,
@@ -106,6 +114,12 @@ async fn on_stack(
     let ready = stop.run_until_cancelled(async { tokio::join!(prepared, people) }).await;
     let Some((tenants, mut people)) = ready else { return Ok(()) };
     let tenants = tenants?;
+    let mut cloud = None;
+    if args.with_cloud {
+        let providing = DevCloud::provide(&mut hands, &control.home, stack);
+        let Some(provided) = stop.run_until_cancelled(providing).await else { return Ok(()) };
+        cloud = Some(provided?);
+    }
     let errands = match people.carrier() {
         Some(carrier) => app::errands_by(&hands, &identity, Some(carrier))?,
         None => app::errands(&hands, &identity)?,
@@ -134,6 +148,9 @@ async fn on_stack(
     let billed = tokio::spawn(billing::run(bills, stop.clone()));
     money.deliver_to(addr);
     screen::ready(addr, &control, &tenants, &ways_in, begun.elapsed());
+    if let Some(cloud) = &cloud {
+        cloud.note();
+    }
     tokio::select! {
         () = server.run(listener, options(&config)) => {}
         () = people.keep_time(&hands.cp.clock) => {}

@@ -12,7 +12,7 @@ use crate::control_plane::audit::{AuditFilter, AuditLine, audit_list};
 use crate::control_plane::work;
 use crate::http::operator::KeptHeads;
 use crate::jobs::queue::{Job, JobFilter, job_list};
-use crate::jobs::run::{Run, RunFilter, run_by_id, run_list};
+use crate::jobs::run::{Run, RunFilter, RunState, run_by_id, run_list};
 use crate::kernel::Result;
 use crate::kernel::ids::{JobId, RunId, TenantId};
 use crate::kernel::page::Page;
@@ -51,6 +51,22 @@ impl Fleet {
             }
         }
         self.run_follow(id).await
+    }
+
+    /// Turns a run round. That it is undone then is no failure.
+    pub async fn run_undo(&self, id: RunId) -> Result<Run> {
+        match self {
+            Self::Direct(direct) => {
+                direct.hands()?;
+                work::run_undo(&direct.cp, &direct.caller, id).await?;
+            }
+            Self::Remote(client) => {
+                client.post::<Run>(&["runs", &id.to_string(), "undo"], &()).await?;
+            }
+        }
+        let followed = self.run_follow(id).await;
+        let run = self.run_show(id).await?;
+        if run.state == RunState::Undone { Ok(run) } else { followed }
     }
 
     pub async fn job_list(&self, filter: &JobFilter) -> Result<Page<Job>> {

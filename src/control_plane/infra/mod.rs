@@ -2,7 +2,7 @@
 //!
 //! Who makes it is settled in [`settings`]. How is an adapter's business: it implements [`Provision`], and `app` puts it
 //! into a [`Cloud`], which the worker and the CLI may have and no server has. What is made for whom, and when it goes, is in
-//! [`resources`]; what has changed behind our back, in [`lookout`].
+//! [`resources`]; a server of a tenant's own, in [`dedicated`]; what has changed behind our back, in [`lookout`].
 
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use crate::jobs::run::RunProgress;
 use crate::kernel::ids::TenantId;
 use crate::kernel::{Error, Result, codes};
 
+pub mod dedicated;
 pub mod lookout;
 pub mod resources;
 pub mod settings;
@@ -36,6 +37,16 @@ pub enum Target {
 pub struct ShardCloud {
     /// The shard's name in the registry.
     pub name: String,
+    /// Given for a server that is made for one tenant. Any other is described in the settings.
+    pub made_for: Option<MadeFor>,
+}
+
+/// For whom a server is made.
+#[derive(Clone, Debug)]
+pub struct MadeFor {
+    pub tenant: TenantId,
+    /// The same at each attempt.
+    pub admin_password: SecretString,
 }
 
 /// Whose resources.
@@ -81,12 +92,15 @@ pub type Report = Arc<dyn Fn(RunProgress) + Send + Sync>;
 pub trait Provision: Send + Sync + 'static {
     /// What an apply would change.
     fn plan<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Planned>>;
-    /// Makes it what it should be, and gives what the root says of itself.
+    /// Makes it what it should be, and gives what the root says of itself. Of a server that is made for a tenant also
+    /// `address`: the admin's DSN without its password.
     fn apply<'a>(&'a self, target: &'a Target, report: Report) -> BoxFuture<'a, Result<Value>>;
     /// Removes it whole.
     fn destroy<'a>(&'a self, target: &'a Target, report: Report) -> BoxFuture<'a, Result<()>>;
     /// What is there, by what was recorded; the cloud is not asked.
     fn show<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Shown>>;
+    /// Whether it can make servers for dedicated tenants.
+    fn makes_servers(&self) -> bool;
     /// What there is to be beside tenants' own: the platform, the servers that the settings name.
     fn standing(&self) -> Vec<Target>;
     /// What is in the cloud under this environment's name, and in no state.

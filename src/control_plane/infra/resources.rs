@@ -12,12 +12,13 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use tokio::sync::watch;
 
+use super::dedicated::DEDICATED;
 use super::{Provision, Report, Target, TenantCloud};
 use crate::control_plane::Hands;
 use crate::control_plane::tenants::{TenantRef, TenantRow, TenantState, tenant_find};
 use crate::jobs::run::{NewRun, RunProgress, run_progress, run_record};
 use crate::jobs::saga::{self, Held, Kind, OnFailure, Pace, StepDef, Writes};
-use crate::kernel::ids::TenantId;
+use crate::kernel::ids::{RunId, TenantId};
 use crate::kernel::{Error, Result, codes};
 
 /// Tenants that are begun in one round, so that the first of a new provisioner does not record all at once.
@@ -60,6 +61,22 @@ struct Input {
 /// A run of its own, beside the tenant's: a suspension does not wait for a cloud.
 fn subject(tenant: TenantId) -> String {
     format!("resources:{tenant}")
+}
+
+/// Whether only a process with a cloud can carry this run out, and this is none: it would only be in the way of one that can.
+pub(in crate::control_plane) async fn is_for_another(hands: &Hands, run: RunId) -> Result<bool> {
+    if hands.cloud.is_there() {
+        return Ok(false);
+    }
+    let needs: Option<bool> = sqlx::query_scalar(
+        "SELECT kind = ANY ($2) OR (kind = 'purge' AND EXISTS (SELECT FROM tenant_resources r WHERE r.tenant = run.tenant))
+           FROM run WHERE id = $1",
+    )
+    .bind(run)
+    .bind(vec![RESOURCES.name, DEDICATED.name])
+    .fetch_optional(&hands.cp.db)
+    .await?;
+    Ok(needs.unwrap_or(false))
 }
 
 /// Records a run for each tenant whose plan asks for resources and that has none, and for each whose run was ended by a
@@ -117,22 +134,27 @@ fn make<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Wri
             // On its way out: whoever purges it removes what is there. If it is brought back, another run begins.
             return Ok(None);
         }
-        let target = Target::Tenant(whose(hands, &row));
-        let outputs =
-            told(hands, held, |cloud, report| async move { cloud.apply(&target, report).await }).await?;
-        let now = hands.cp.clock.now();
-        saga::write(move |tx| {
-            Box::pin(async move {
-                sqlx::query(
-                    "UPDATE tenant_resources SET state = 'ready', outputs = $2, updated_at = $3 WHERE tenant = $1",
-                )
-                .bind(tenant)
-                .bind(outputs)
-                .bind(now)
-                .execute(tx)
-                .await?;
-                Ok(())
-            })
+        make_ready(hands, held, &row).await
+    })
+}
+
+/// Makes what a tenant has in the cloud beside its schema and its server, and notes that it is there.
+pub(super) async fn make_ready(hands: &Hands, held: &Held, row: &TenantRow) -> Result<Option<Writes>> {
+    let (tenant, target) = (row.id, Target::Tenant(whose(hands, row)));
+    let outputs =
+        told(hands, held, |cloud, report| async move { cloud.apply(&target, report).await }).await?;
+    let now = hands.cp.clock.now();
+    saga::write(move |tx| {
+        Box::pin(async move {
+            sqlx::query(
+                "UPDATE tenant_resources SET state = 'ready', outputs = $2, updated_at = $3 WHERE tenant = $1",
+            )
+            .bind(tenant)
+            .bind(outputs)
+            .bind(now)
+            .execute(tx)
+            .await?;
+            Ok(())
         })
     })
 }
@@ -177,7 +199,7 @@ pub(super) fn whose(hands: &Hands, row: &TenantRow) -> TenantCloud {
 }
 
 /// Carries something out in the cloud, and tells followers of the run how far it is meanwhile.
-async fn told<T, W>(
+pub(super) async fn told<T, W>(
     hands: &Hands,
     held: &Held,
     work: impl FnOnce(Arc<dyn Provision>, Report) -> W,

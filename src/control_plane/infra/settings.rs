@@ -55,6 +55,27 @@ pub struct InfraSettings {
     pub platform_root: RootSettings,
     /// `[shard.<name>]`: the servers that there are to be.
     pub shard: BTreeMap<String, RootSettings>,
+    /// `[dedicated]`: the server that each dedicated tenant gets.
+    pub dedicated: DedicatedSettings,
+    /// `[stand_in]`: beside a stand-in for AWS on this machine, whose servers have nothing behind them.
+    pub stand_in: Option<StandInSettings>,
+}
+
+/// What the root `shard` takes for a server of a tenant's own. Its password is no matter of settings: it follows from the
+/// master key.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DedicatedSettings {
+    /// Variables, as the root names them.
+    pub inputs: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Where the databases of a stand-in's servers really are. It is refused unless the cloud is on this machine.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StandInSettings {
+    /// The superuser's address of a PostgreSQL server on this machine: `env:NAME` or `file:/path`.
+    pub server: SecretRef,
 }
 
 /// What a root takes that an operator applies.
@@ -87,6 +108,8 @@ impl Default for InfraSettings {
             network: serde_json::Value::Null,
             platform_root: RootSettings::default(),
             shard: BTreeMap::new(),
+            dedicated: DedicatedSettings::default(),
+            stand_in: None,
         }
     }
 }
@@ -141,6 +164,25 @@ impl InfraSettings {
         {
             return Err(wrong(format!("env: {name} is set by Freehold itself")));
         }
+        if self.stand_in.is_some() {
+            self.check_stand_in()?;
+        }
+        Ok(())
+    }
+
+    /// A stand-in's databases are for a stand-in: with the real cloud, a tenant that pays for a server would silently get a
+    /// database on the worker's machine.
+    fn check_stand_in(&self) -> Result<()> {
+        let endpoint = self.env.get("AWS_ENDPOINT_URL").map_or("", String::as_str);
+        if !is_here(endpoint) {
+            return Err(wrong(format!(
+                "stand_in: it needs AWS_ENDPOINT_URL = \"http://127.0.0.1:<port>\" in [env], and that is {endpoint:?}"
+            )));
+        }
+        let other = |name: &&String| name.starts_with("AWS_") && !OF_A_STAND_IN.contains(&name.as_str());
+        if let Some(name) = self.env.keys().find(other) {
+            return Err(wrong(format!("stand_in: {name} could lead elsewhere")));
+        }
         Ok(())
     }
 
@@ -151,6 +193,24 @@ impl InfraSettings {
     pub fn limit(&self) -> Duration {
         Duration::from_secs(u64::from(self.limit_minutes) * 60)
     }
+}
+
+/// What a stand-in is told. Anything else of the kind could name another cloud.
+const OF_A_STAND_IN: &[&str] = &[
+    "AWS_ENDPOINT_URL",
+    "AWS_REGION",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_EC2_METADATA_DISABLED",
+    "AWS_MAX_ATTEMPTS",
+];
+
+/// Whether an endpoint is a port of this machine, without TLS. No cloud is.
+fn is_here(endpoint: &str) -> bool {
+    let authority = endpoint.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    authority.and_then(|authority| authority.rsplit_once(':')).is_some_and(|(host, port)| {
+        port.parse::<u16>().is_ok() && matches!(host, "127.0.0.1" | "[::1]" | "localhost")
+    })
 }
 
 fn wrong(why: String) -> Error {
@@ -177,6 +237,35 @@ mod tests {
         assert_eq!(settings.lock_timeout(), Duration::from_secs(300));
     }
 
+    /// Guard, not yet seen to fail: without the call of `check_stand_in`, or with `contains("127.0.0.1")` in `is_here`.
+    #[test]
+    fn a_stand_ins_databases_are_for_a_stand_in() {
+        let settings = |env: &str| {
+            let text =
+                "provisioner = \"terraform\"\nstate_url = \"env:S\"\n[stand_in]\nserver = \"env:P\"\n[env]\n";
+            InfraSettings::parse(&format!("{text}{env}"))
+        };
+        for endpoint in ["http://127.0.0.1:5000", "http://localhost:5000", "http://[::1]:5000/"] {
+            settings(&format!("AWS_ENDPOINT_URL = \"{endpoint}\"")).expect(endpoint);
+        }
+        for endpoint in [
+            "",
+            "https://127.0.0.1:5000",
+            "http://127.0.0.1",
+            "http://127.0.0.1:80@rds.amazonaws.com:80",
+            "http://127.0.0.1.example.com:80",
+            "http://rds.eu-central-1.amazonaws.com:80/127.0.0.1:80",
+            "http://10.0.0.1:5000",
+        ] {
+            let error = settings(&format!("AWS_ENDPOINT_URL = \"{endpoint}\"")).expect_err(endpoint);
+            assert!(error.public_detail().expect("a detail").contains("stand_in"), "{endpoint}");
+        }
+        settings("").expect_err("no endpoint is AWS itself");
+        for more in ["AWS_ENDPOINT_URL_RDS = \"https://rds.example.com\"", "AWS_PROFILE = \"prod\""] {
+            settings(&format!("AWS_ENDPOINT_URL = \"http://127.0.0.1:1\"\n{more}")).expect_err(more);
+        }
+    }
+
     #[test]
     fn what_is_wrong_is_named() {
         for (text, what) in [
@@ -187,6 +276,7 @@ mod tests {
             ("parallelism = 0", "parallelism"),
             ("parallel = 3", "parallel"),
             ("[env]\nTF_VAR_secret = \"x\"", "TF_VAR_secret"),
+            ("[dedicated]\nsecrets = 1", "secrets"),
         ] {
             let error = InfraSettings::parse(text).expect_err(text);
             let detail = error.public_detail().expect("a detail");

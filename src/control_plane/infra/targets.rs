@@ -2,11 +2,13 @@
 
 use serde_json::json;
 
+use super::dedicated::server;
 use super::resources::whose;
 use super::{ShardCloud, Target};
 use crate::control_plane::Hands;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::tenants::{TenantRef, tenant_find};
+use crate::kernel::ids::TenantId;
 use crate::kernel::{Error, Result, codes};
 
 /// What a word means.
@@ -16,7 +18,7 @@ use crate::kernel::{Error, Result, codes};
 pub async fn target(hands: &Hands, word: &str) -> Result<Target> {
     match word.split_once('/') {
         None if word == "platform" => Ok(Target::Platform),
-        Some(("shard", name)) if !name.is_empty() => Ok(Target::Shard(ShardCloud { name: name.to_owned() })),
+        Some(("shard", name)) if !name.is_empty() => shard(hands, name).await.map(Target::Shard),
         Some(("tenant", name)) if !name.is_empty() => {
             let Ok(named) = name.parse::<TenantRef>();
             let row = tenant_find(&mut *hands.cp.db.acquire().await?, &named).await?;
@@ -28,11 +30,26 @@ pub async fn target(hands: &Hands, word: &str) -> Result<Target> {
     }
 }
 
+/// A server that was made for a tenant, or one that the settings describe.
+async fn shard(hands: &Hands, name: &str) -> Result<ShardCloud> {
+    let tenant: Option<TenantId> =
+        sqlx::query_scalar("SELECT tenant FROM tenant_resources WHERE server = $1")
+            .bind(name)
+            .fetch_optional(&hands.cp.db)
+            .await?;
+    Ok(match tenant {
+        Some(tenant) => server(hands, name, tenant),
+        None => ShardCloud { name: name.to_owned(), made_for: None },
+    })
+}
+
 /// Writes down that an operator is about to change it.
 pub async fn audited(hands: &Hands, caller: &Caller, action: &str, target: &Target) -> Result<()> {
     let (tenant, subject) = match target {
         Target::Platform => (None, "platform".to_owned()),
-        Target::Shard(shard) => (None, format!("shard/{}", shard.name)),
+        Target::Shard(shard) => {
+            (shard.made_for.as_ref().map(|whose| whose.tenant), format!("shard/{}", shard.name))
+        }
         Target::Tenant(whose) => (Some(whose.tenant), whose.tenant.to_string()),
     };
     let mut tx = hands.cp.db.begin().await?;
@@ -57,7 +74,11 @@ pub async fn may_destroy(hands: &Hands, target: &Target) -> Result<()> {
             format!("what tenant {} has in the cloud goes when it is purged", whose.slug),
             "freehold tenant delete, then freehold tenant purge",
         ),
-        Target::Shard(ShardCloud { name }) => {
+        Target::Shard(ShardCloud { name, made_for: Some(_) }) => refused(
+            format!("server {name} was made for one tenant, and goes when that is purged"),
+            "freehold tenant delete, then freehold tenant purge",
+        ),
+        Target::Shard(ShardCloud { name, made_for: None }) => {
             let registered: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM shard WHERE name = $1)")
                 .bind(name)
                 .fetch_one(&hands.cp.db)

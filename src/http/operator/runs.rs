@@ -20,6 +20,7 @@ pub(super) fn routes() -> OpenApiRouter<Inside> {
         .routes(routes!(show))
         .routes(routes!(events))
         .routes(routes!(resume))
+        .routes(routes!(undo))
 }
 
 /// Runs, newest first, without their steps
@@ -52,5 +53,13 @@ async fn events(operator: Operator, Path(id): Path<RunId>) -> Result<impl IntoRe
     params(("id" = RunId, Path)), responses((status = 202, body = Run)))]
 async fn resume(operator: Operator, Path(id): Path<RunId>) -> Result<impl IntoResponse> {
     let run = work::run_resume(&operator.cp, &operator.caller, id).await?;
+    Ok((http::StatusCode::ACCEPTED, Json(run)))
+}
+
+/// Take back what a run that waits or is stuck has done so far
+#[utoipa::path(post, path = "/operator/v1/runs/{id}/undo", operation_id = "operator_run_undo", tag = "Operator: work",
+    params(("id" = RunId, Path)), responses((status = 202, body = Run)))]
+async fn undo(operator: Operator, Path(id): Path<RunId>) -> Result<impl IntoResponse> {
+    let run = work::run_undo(&operator.cp, &operator.caller, id).await?;
     Ok((http::StatusCode::ACCEPTED, Json(run)))
 }

@@ -6,6 +6,7 @@ output "shard" {
     host              = aws_db_instance.this.address
     port              = 5432
     database          = var.shard.admin_database
+    admin_username    = var.shard.admin_username
     admin_secret_arn  = aws_secretsmanager_secret.admin.arn
     security_group_id = aws_security_group.this.id
     kms_key_arn       = aws_kms_key.this.arn

@@ -82,6 +82,22 @@ run "the_parts_know_each_other" {
   }
 }
 
+run "a_shard_is_named_to_the_workers_and_its_key_to_who_starts_them" {
+  command = apply
+  variables {
+    shards = {
+      "eu-1" = {
+        admin_secret_arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:test/shard/eu-1/admin-AbCdEf"
+        kms_key_arn      = "arn:aws:kms:eu-central-1:123456789012:key/11111111-2222-3333-4444-555555555556"
+      }
+    }
+  }
+  assert {
+    condition     = output.app.worker_secret_names == tolist(["FREEHOLD_CONTROL_URL", "FREEHOLD_MASTER_KEY", "FREEHOLD_REDIS_URL", "FREEHOLD_SHARD_EU_1"])
+    error_message = "the admin's DSN, by the name that `freehold shard add --dsn env:FREEHOLD_SHARD_EU_1` is told"
+  }
+}
+
 run "a_master_key_is_long" {
   command = plan
   variables {
