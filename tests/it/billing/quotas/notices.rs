@@ -122,6 +122,8 @@ async fn what_has_no_period_is_told_again_after_it_was_well_below() {
     assert_eq!(office.told().await, [], "it was never clearly below");
     store(699).await;
     assert_eq!(office.told().await, []);
+    store(800).await;
+    assert_eq!(office.told().await, [(Quota::StoredBytes, 80, 2)]);
     store(1_000).await;
     assert_eq!(office.told().await, [(Quota::StoredBytes, 100, 2)]);
     // Seats: three of five are taken on the free plan, and then four. Its other limits are larger.
