@@ -80,8 +80,7 @@ impl Office {
     }
 }
 
-/// Shown to fail: the `NOT EXISTS` of `tell_some` together with `ON CONFLICT DO NOTHING` (a key violation); the owners'
-/// condition; the month in `period`.
+/// Shown to fail: what was told forgotten before each round; the owners' condition; another month in `tell_some`.
 #[tokio::test]
 async fn each_owner_is_told_of_eighty_and_of_a_hundred_once_a_month() {
     let office = office().await;
