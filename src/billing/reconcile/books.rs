@@ -71,6 +71,9 @@ pub async fn facts_and_seals(conn: &mut PgConnection, tenant: TenantId, span: Sp
     Ok(found)
 }
 
+/// Meter, identifier, quantity, state, since when it waits, why.
+type Undelivered = (String, String, i64, String, DateTime<Utc>, Option<String>);
+
 /// L2: what is sealed was delivered. Each batch that was not is named; so are facts that nobody seals.
 pub async fn seals_and_deliveries(
     conn: &mut PgConnection,
@@ -78,7 +81,7 @@ pub async fn seals_and_deliveries(
     span: Span,
     now: DateTime<Utc>,
 ) -> Result<Vec<Found>> {
-    let rows: Vec<(String, String, i64, String, DateTime<Utc>, Option<String>)> = sqlx::query_as(
+    let rows: Vec<Undelivered> = sqlx::query_as(
         "SELECT meter, identifier, quantity, state, greatest(sealed_at, requeued_at), error FROM usage_batch
           WHERE tenant = $1 AND window_start >= $2 AND window_start < $3 AND state NOT IN ('delivered', 'void')
           ORDER BY sealed_at LIMIT $4",

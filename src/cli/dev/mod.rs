@@ -68,8 +68,10 @@ pub async fn run(control: &ControlConfig, args: &DevArgs) -> Result<()> {
     if args.reset {
         screen::say("throwing away the data of earlier runs");
         Stack::reset(&control.home).await?;
-        // What the stand-in for Stripe remembers is about tenants that are gone.
-        std::fs::remove_file(control.home.join("stripe.json")).ok();
+        // What the stand-in for Stripe remembers, and the demo's keys, are about tenants that are gone.
+        for file in ["stripe.json", "demo-keys.json"] {
+            std::fs::remove_file(control.home.join(file)).ok();
+        }
     }
     screen::say("starting PostgreSQL (two servers) and Redis");
     let started = stop.run_until_cancelled(Stack::start(&control.home, &StackOptions::default())).await;

@@ -299,14 +299,16 @@ pub fn address_in(file: &Path) -> Option<std::net::SocketAddr> {
 
 /// Writes the state whenever it has changed, at most once a second, and once more at the end.
 pub async fn keep(inside: Arc<Inside>, file: PathBuf, stop: CancellationToken) {
-    let mut written = 0;
+    let mut written = (0, 0);
     loop {
         let on = stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await.is_some();
         let changed = {
             let state = inside.state.lock();
             let ahead = inside.clock.lock().now() - Clock::System.now();
-            let differs = state.changes != written;
-            written = state.changes;
+            // The clock alone is worth writing down, too; in seconds, for it is never quite the same.
+            let present = (state.changes, ahead.num_seconds());
+            let differs = present != written;
+            written = present;
             differs.then(|| File {
                 ahead_ms: ahead.num_milliseconds(),
                 base_url: state.base_url.clone(),

@@ -63,8 +63,6 @@ fn pay(shop: &Shop, customer: &str) {
 }
 
 /// A failed payment walks the tenant to suspended, each step once, each with its letter; paying opens everything at once.
-///
-/// Shown to fail: the `effect` of a letter that always says yes.
 #[tokio::test]
 async fn a_failed_payment_walks_to_suspended_and_paying_opens_at_once() {
     let shop = Shop::open().await;

@@ -132,8 +132,7 @@ fn resign(shop: &Shop, pending: &mut [Held]) {
     }
 }
 
-/// Shown to fail: `refresh_subscription` that keeps what the event says in place of what Stripe answers; and, of the
-/// letters, `effect` that always says yes.
+/// Shown to fail: a subscription's status taken from the event in place of Stripe's answer.
 #[tokio::test]
 async fn events_in_any_order_and_twice_end_in_the_same_state() {
     let shop = Shop::open().await;

@@ -215,7 +215,7 @@ async fn without_redis_a_restart_forgets_nothing() {
     assert_eq!(written(&world, tenant).await, 150);
 }
 
-/// Shown to fail: the month left out of the counter's key and of `Count::turn`.
+/// Shown to fail: the month left out of the counter's key.
 #[tokio::test]
 async fn a_new_month_begins_at_nothing_and_the_old_one_stays_known() {
     let world = world().await;

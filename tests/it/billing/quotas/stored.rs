@@ -92,7 +92,7 @@ async fn a_full_tenant_reads_and_deletes_and_writes_again_on_a_larger_plan() {
 
 /// Room that comes back is seen as fast as room that goes.
 ///
-/// Shown to fail: the first comparison of `write_down` with `<` for `<>`.
+/// Shown to fail: servers told only of a tenant that comes to store more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_smaller_sample_opens_it_again() {
     let options = AppOptions { replicas: 2, worker: false, ..AppOptions::of::<Current>() };
