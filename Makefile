@@ -19,17 +19,16 @@ dev: deps ## Build and run Freehold with servers of its own (ARGS="--reset" star
 	@cargo build $(DEBUG_FLAGS)
 	@exec target/debug/freehold dev $(ARGS)
 
-# Terraform is in few systems' package sources. Without it its checks are left out, and the last line says so.
-TERRAFORM := $(shell command -v terraform)
-NO_TERRAFORM := $(if $(TERRAFORM),,FREEHOLD_TEST_TERRAFORM=none)
-
+# Terraform is in few systems' package sources, and its provider in none. Without them its checks are left out, and the last
+# line says so.
 test: ## Check the format, lint, and run every test on real servers
 	@scripts/install-deps.sh --test
 	cargo fmt --all -- --check
 	cargo clippy --all-targets $(DEBUG_FLAGS) -- -D warnings
-	$(NO_TERRAFORM) cargo test $(DEBUG_FLAGS)
+	[ -z "$$(scripts/terraform-there.sh)" ] || export FREEHOLD_TEST_TERRAFORM=none; cargo test $(DEBUG_FLAGS)
 	@scripts/check-prometheus.sh
-	@$(if $(TERRAFORM),scripts/check-terraform.sh,echo "NOT CHECKED: terraform/ and its driver (there is no terraform on the PATH)" >&2)
+	@why="$$(scripts/terraform-there.sh)"; if [ -z "$$why" ]; then scripts/check-terraform.sh; \
+	  else echo "NOT CHECKED: terraform/ and its driver ($$why)" >&2; fi
 
 lint: deps ## Check the format and lint, without tests; the deployment files as well
 	cargo fmt --all -- --check

@@ -63,7 +63,8 @@ pub fn control_plane<P: Product>(config: &ControlConfig, application: &str) -> R
 pub fn hands(config: &ControlConfig, application: &str) -> Result<Hands> {
     let cp = control_plane::<Current>(config, application)?;
     let worker = format!("{application}:{}:{}", std::process::id(), cp.entropy.base32::<5>());
-    let (admins, master) = (ShardAdmins::default(), config.master_key()?);
+    let master = config.master_key()?;
+    let admins = ShardAdmins::with(master.clone());
     let (errands, tenant_jobs) = (Errands::default(), TenantJobs::default());
     Ok(Hands { cp, admins, master, worker, errands, tenant_jobs, cloud: Cloud::default() })
 }

@@ -26,7 +26,7 @@ pub async fn migrate_shards(hands: &Hands, mut done: impl FnMut(&Outcome)) -> Re
     let mut outcomes = Vec::new();
     for shard in shard_list(&mut *hands.cp.db.acquire().await?).await? {
         let prepared = async {
-            let options = admin::options(&shard.admin_dsn()?.read(&hands.master)?)?;
+            let options = admin::options(&shard.admin_dsn()?.read(Some(&hands.master))?)?;
             prepare::prepare(&options).await
         };
         let outcome = match prepared.await {

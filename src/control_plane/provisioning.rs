@@ -404,7 +404,7 @@ pub(super) fn shard_prepare<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'
     Box::pin(async move {
         let input: ShardInput = held.input()?;
         let shard = shard_by_id(&mut *hands.cp.db.acquire().await?, input.shard).await?;
-        let options = admin::options(&shard.admin_dsn()?.read(&hands.master)?)?;
+        let options = admin::options(&shard.admin_dsn()?.read(Some(&hands.master))?)?;
         let prepared = prepare::prepare(&options).await?;
         if !prepared.open.is_empty() {
             tracing::warn!(

@@ -290,7 +290,7 @@ impl Hands {
 
     /// An admin session on a shard, whatever the last look found.
     pub async fn try_admin(&self, shard: &Shard) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>> {
-        let conn = self.admins.pool(shard.id, &shard.admin_dsn()?, &self.master)?.acquire().await;
+        let conn = self.admins.pool(shard.id, &shard.admin_dsn()?)?.acquire().await;
         conn.inspect_err(|error| {
             // A refused login may mean that the secret was changed: the next attempt reads it again.
             if error.as_database_error().is_some() {

@@ -27,11 +27,18 @@ pub struct ShardAdmins(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
+    /// What the passwords of servers of our own making follow from. None where no shard is to be reached.
+    master: Option<MasterKey>,
     pools: Mutex<HashMap<ShardId, (AdminDsn, PgPool)>>,
     away: Mutex<HashMap<ShardId, Instant>>,
 }
 
 impl ShardAdmins {
+    /// By default there is no key, and no server whose password follows from it can be reached.
+    pub fn with(master: MasterKey) -> Self {
+        Self(Arc::new(Inner { master: Some(master), ..Inner::default() }))
+    }
+
     /// Takes note of a look at a shard: whether it answered.
     pub fn seen(&self, shard: ShardId, answers: bool) {
         let mut away = self.0.away.lock();
@@ -57,7 +64,7 @@ impl ShardAdmins {
     }
 
     /// The shard's admin pool. A changed secret reference opens a new one.
-    pub fn pool(&self, shard: ShardId, dsn: &AdminDsn, master: &MasterKey) -> Result<PgPool> {
+    pub fn pool(&self, shard: ShardId, dsn: &AdminDsn) -> Result<PgPool> {
         let mut pools = self.0.pools.lock();
         if let Some((known, pool)) = pools.get(&shard)
             && known == dsn
@@ -67,7 +74,7 @@ impl ShardAdmins {
         let pool = PgPoolOptions::new()
             .max_connections(4)
             .acquire_timeout(PATIENCE)
-            .connect_lazy_with(options(&dsn.read(master)?)?);
+            .connect_lazy_with(options(&dsn.read(self.0.master.as_ref())?)?);
         pools.insert(shard, (dsn.clone(), pool.clone()));
         Ok(pool)
     }

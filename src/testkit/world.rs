@@ -92,7 +92,7 @@ impl World {
         };
         let hands = Hands {
             cp,
-            admins: ShardAdmins::default(),
+            admins: ShardAdmins::with(MasterKey::from_bytes(master)),
             master: MasterKey::from_bytes(master),
             worker: "test".to_owned(),
             errands: Errands::default(),

@@ -118,7 +118,7 @@ async fn a_dedicated_tenant_gets_a_server_of_its_own() {
 }
 
 async fn log_in_is_gone(world: &World, shard: &Shard) {
-    let dsn = shard.admin_dsn().unwrap().read(&world.hands.master).unwrap();
+    let dsn = shard.admin_dsn().unwrap().read(Some(&world.hands.master)).unwrap();
     assert!(PgConnection::connect(dsn.expose_secret()).await.is_err(), "its database is still there");
 }
 

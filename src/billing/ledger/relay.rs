@@ -149,7 +149,7 @@ pub async fn relay_shard(
 }
 
 async fn session(admins: &ShardAdmins, shard: &Shard) -> Result<PoolConnection<Postgres>> {
-    let conn = admins.pool(shard.id, &shard.dsn_ref()?)?.acquire().await;
+    let conn = admins.pool(shard.id, &shard.admin_dsn()?)?.acquire().await;
     conn.inspect_err(|error| {
         // As for every admin session: the secret may have been changed.
         if error.as_database_error().is_some() {

@@ -52,7 +52,7 @@ pub async fn sample_shard(billing: &Billing, shard: &Shard) -> Result<Vec<(Tenan
         return Ok(Vec::new());
     }
     billing.admins.expect_answer(shard.id)?;
-    let pool = billing.admins.pool(shard.id, &shard.dsn_ref()?)?;
+    let pool = billing.admins.pool(shard.id, &shard.admin_dsn()?)?;
     let ask = async {
         let mut conn = pool.acquire().await.map_err(admin::shard_error)?;
         bytes_of_schemas(&mut conn, placed.keys()).await

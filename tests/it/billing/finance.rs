@@ -115,7 +115,7 @@ impl Office {
             received_at: at + TimeDelta::seconds(n % 60),
         };
         let facts: Vec<Fact> = (0..count).map(fact).collect();
-        record_many(&mut *self.shop.db().acquire().await.unwrap(), &facts).await.unwrap();
+        record_many(&mut self.shop.db().acquire().await.unwrap(), &facts).await.unwrap();
     }
 
     async fn deliver(&self) {
@@ -338,7 +338,7 @@ async fn a_batch_that_was_sent_is_not_sent_again_by_hand_but_asked_about() {
     let absent = settle(&of(6), SettleAs::Check).await.unwrap();
     assert_eq!(absent.batch.state, "ready");
     assert!(settle("ub:none", SettleAs::Check).await.is_err());
-    let now = standing(&mut *office.shop.db().acquire().await.unwrap(), false).await.unwrap();
+    let now = standing(&mut office.shop.db().acquire().await.unwrap(), false).await.unwrap();
     assert_eq!((now.undelivered, now.quarantined), (1, 0), "{now:?}");
 }
 

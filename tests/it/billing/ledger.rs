@@ -58,7 +58,7 @@ impl Scene {
     }
 
     async fn say(&self, fact: &Fact) -> freehold::kernel::Result<Recorded> {
-        record(&mut *self.world.db().acquire().await.unwrap(), fact).await
+        record(&mut self.world.db().acquire().await.unwrap(), fact).await
     }
 
     pub async fn seal(&self) -> sealer::Sealed {
@@ -84,7 +84,7 @@ impl Scene {
 
     pub async fn totals(&self) -> Vec<Total> {
         let (from, to) = (self.window - Duration::days(60), self.window + Duration::days(60));
-        totals(&mut *self.world.db().acquire().await.unwrap(), from, to).await.unwrap()
+        totals(&mut self.world.db().acquire().await.unwrap(), from, to).await.unwrap()
     }
 
     pub async fn count(&self, what: &'static str) -> i64 {
@@ -251,7 +251,7 @@ async fn sealers_at_once_lose_nothing() {
                     )
                 })
                 .collect();
-            record_many(&mut *scene.world.db().acquire().await.unwrap(), &facts).await.unwrap();
+            record_many(&mut scene.world.db().acquire().await.unwrap(), &facts).await.unwrap();
         }
     };
     let seal = || async {

@@ -34,7 +34,7 @@ impl Books {
             occurred_at: at,
             received_at: at,
         };
-        record_many(&mut *self.till.db().acquire().await.unwrap(), &[fact]).await.unwrap();
+        record_many(&mut self.till.db().acquire().await.unwrap(), &[fact]).await.unwrap();
     }
 
     /// Everything is sealed and delivered, three hours ago.
@@ -109,7 +109,7 @@ async fn what_is_proven_absent_goes_back_once_and_a_second_run_changes_nothing()
         .fetch_all(books.till.db())
         .await
         .unwrap();
-    assert_eq!(waiting, [lost.clone()]);
+    assert_eq!(waiting, std::slice::from_ref(&lost));
 
     // Before it is sent again, and after.
     let before = books.all().await;
@@ -148,7 +148,7 @@ async fn nothing_is_reduced_and_nothing_is_sent_on_a_guess() {
         occurred_at: books.base + TimeDelta::minutes(2),
         received_at: books.till.now(),
     };
-    record_many(&mut *books.till.db().acquire().await.unwrap(), &[late]).await.unwrap();
+    record_many(&mut books.till.db().acquire().await.unwrap(), &[late]).await.unwrap();
     books.deliver().await;
     let both: Vec<String> = sqlx::query_scalar("SELECT identifier FROM usage_batch ORDER BY seq")
         .fetch_all(books.till.db())

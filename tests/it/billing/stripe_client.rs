@@ -45,7 +45,8 @@ async fn customers_subscriptions_and_invoices() {
     assert_eq!(changed.plan.as_deref(), Some("business"));
     let mut prices = changed.prices.clone();
     let mut wanted: Vec<_> = business.iter().map(|item| item.price.clone()).collect();
-    (prices.sort(), wanted.sort());
+    prices.sort();
+    wanted.sort();
     assert_eq!(prices, wanted);
     let again =
         stripe.subscription_change(&made.id, &business, "business", true, "two".to_owned()).await.unwrap();

@@ -100,7 +100,7 @@ async fn a_workspace_sees_its_own_use() {
     };
     let globex = app.world.tenant("globex").await;
     let facts = [fact(acme.tenant.id, 1234, "a"), fact(globex.tenant.id, 98_765, "b")];
-    record_many(&mut *app.world.db().acquire().await.unwrap(), &facts).await.unwrap();
+    record_many(&mut app.world.db().acquire().await.unwrap(), &facts).await.unwrap();
     let owner = signed_in(&app, &rogue, "rogue", "owner").await;
     seat_for(&app, &rogue, "owner", &acme, Role::Admin).await;
     let page = owner.open("http://acme.localhost/usage").await;

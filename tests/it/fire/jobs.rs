@@ -88,7 +88,7 @@ const DOOMED: &str = "doomed";
 fn worker_of(world: &World) -> Runtime {
     let runtime = Runtime::new().unwrap();
     let inside = runtime.enter();
-    let mut hands = Hands { admins: ShardAdmins::default(), ..world.hands.clone() };
+    let mut hands = Hands { admins: ShardAdmins::with(world.hands.master.clone()), ..world.hands.clone() };
     hands.cp.db = control::pool(&SecretString::from(world.control_url.clone()), DOOMED).unwrap();
     hands.tenant_jobs = app::tenant_jobs::<Stamping>(&hands);
     tokio::spawn(worker::work(hands, CancellationToken::new()));

@@ -14,7 +14,7 @@ async fn world() -> World {
 }
 
 async fn on_sale(world: &World) -> Vec<Plan> {
-    plan_list(&mut *world.db().acquire().await.unwrap()).await.unwrap()
+    plan_list(&mut world.db().acquire().await.unwrap()).await.unwrap()
 }
 
 /// Shown to fail: `dry_run` in the condition; the meters' check; the currency's.
