@@ -62,6 +62,51 @@ fn describe() {
     describe_gauge!("infra_drifted", "States in the cloud that somebody else has changed, by kind.");
     describe_gauge!("infra_orphans", "What is in the cloud and in no state.");
     describe_gauge!("infra_looks_failed", "What could not be looked at the last time, by kind.");
+    describe_counter!(
+        "quota_refused_total",
+        "Requests refused because a month's requests, or the stored bytes, of a plan are used up."
+    );
+    describe_counter!("quota_notices_total", "Limits of which owners were told.");
+    describe_gauge!("usage_outbox_oldest_seconds", "The oldest fact that waits in the shard's outbox.");
+    describe_counter!("usage_rows_relayed_total", "Outbox rows carried into the ledger.");
+    describe_counter!("usage_facts_sealed_total", "Facts put into batches.");
+    describe_counter!("usage_batches_sealed_total", "Batches made.");
+    describe_counter!(
+        "api_calls_lost_total",
+        "Calls that were counted and not recorded: they are not billed."
+    );
+    describe_counter!("billing_meter_events_total", "Meter events sent to Stripe, by what became of them.");
+    describe_gauge!(
+        "billing_oldest_undelivered_seconds",
+        "How long the oldest batch waits; 900 wants a look, 7200 a person."
+    );
+    describe_gauge!("billing_clock_skew_seconds", "How far Stripe's clock is ahead of ours.");
+    describe_gauge!(
+        "billing_waiting",
+        "Batches that are undelivered, unknown, rejected or quarantined; quarantined_facts; drafts_held; corrections_asked; differences of the last comparison. Rejected, quarantined, drafts_held and differences should be 0."
+    );
+    describe_gauge!("billing_reconciled_seconds_ago", "The last whole comparison of all tenants.");
+    describe_counter!("reconcile_differences_total", "Differences found: see BILLING.md.");
+    describe_gauge!("billing_incidents_open", "What somebody has to look at. Should be 0.");
+    describe_counter!("billing_incidents_total", "Incidents opened or seen again.");
+    describe_counter!(
+        "billing_rounds_total",
+        "Billing's periodic work; failed that grows wants a look at the log."
+    );
+    describe_counter!("webhooks_total", "Stripe's webhooks that were taken.");
+    describe_counter!("webhook_refused_total", "Webhooks that were not: a wrong signature, the other mode.");
+    describe_counter!(
+        "webhook_previous_secret_total",
+        "Webhooks signed with the previous secret: it must stay until this is quiet."
+    );
+    describe_counter!("webhooks_worked_total", "Webhooks that were worked off.");
+    describe_counter!("webhooks_dead_total", "Webhooks that were given up.");
+    describe_counter!("webhook_gaps_total", "Events that never came and were found in Stripe's list.");
+    describe_gauge!("webhook_inbox_ready", "Events that wait.");
+    describe_gauge!("webhook_inbox_dead", "Events that were given up and not looked at. Should be 0.");
+    describe_gauge!("webhook_inbox_lag_seconds", "How long the oldest event waits.");
+    describe_counter!("meter_errors_total", "Events that Stripe could not use after it had taken them.");
+    describe_counter!("access_changes_total", "Tenants whose access changed with what they owe.");
 }
 
 fn describe_broker() {

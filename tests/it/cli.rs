@@ -215,7 +215,7 @@ async fn keys_shards_plans_and_work_have_the_same_shapes_either_way() {
         assert_eq!(cli.json(&["plan", "list"]).await["items"][0]["id"], "free");
         let runs = cli.json(&["run", "list", "--tenant", tenant]).await;
         let run = cli.json(&["run", "show", runs["items"][0]["id"].as_str().unwrap()]).await;
-        assert_eq!((&run["state"], run["steps"].as_array().unwrap().len()), (&"done".into(), 3), "{run}");
+        assert_eq!((&run["state"], run["steps"].as_array().unwrap().len()), (&"done".into(), 4), "{run}");
         cli.run(&["run", "resume", run["id"].as_str().unwrap()]).await.failed(4, "is finished");
         assert!(cli.json(&["job", "list"]).await["items"].is_array());
         cli.run(&["job", "retry", "job_06fqv3k1s9t4m7b2n8c5v0r6e4"]).await.failed(3, "there is no dead job");

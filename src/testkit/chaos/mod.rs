@@ -8,10 +8,8 @@
 //! | `shards` | one shard behind a bad network |
 //! | `control` | the control database away |
 //! | `redis` | Redis away, slow, emptied, set back |
-//! | `cloud` | Terraform against a stand-in for AWS, worker and Terraform killed |
 //! | `processes` | whole processes: stopped, killed, with a wrong clock, without room |
 
-pub mod cloud;
 pub mod control;
 pub mod processes;
 pub mod redis;

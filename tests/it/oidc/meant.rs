@@ -202,6 +202,7 @@ fn forms() -> Vec<String> {
                     if handler.contains("post(") {
                         let part = |part: &str| match part {
                             "{id}" => "inv_06fqv3k1s9t4m7b2n8c5v0r6e4".to_owned(),
+                            "{tenant}" => "ten_06fqv3k1s9t4m7b2n8c5v0r6e4".to_owned(),
                             part if part.starts_with('{') => "x".to_owned(),
                             part => part.to_owned(),
                         };
