@@ -82,8 +82,12 @@ pub async fn remove(server: &PgConnectOptions, name: &str) -> Result<()> {
     let mut roles: Vec<String> = Vec::new();
     if there(&mut conn, &made.database).await? {
         roles = sqlx::query_scalar(
-            "SELECT rolname::text FROM pg_roles
-              WHERE rolname ~ '^t_[0-9a-v]{26}$' AND has_database_privilege(oid, $1, 'CONNECT')",
+            // Those with a grant on it or in it. Not those that may connect: before it is prepared, everybody may.
+            "SELECT DISTINCT r.rolname::text
+               FROM pg_database d
+               JOIN pg_shdepend s ON s.dbid = d.oid OR (s.classid = 'pg_database'::regclass AND s.objid = d.oid)
+               JOIN pg_roles r ON s.refclassid = 'pg_authid'::regclass AND r.oid = s.refobjid
+              WHERE d.datname = $1 AND r.rolname ~ '^t_[0-9a-v]{26}$'",
         )
         .bind(&made.database)
         .fetch_all(&mut conn)
