@@ -33,7 +33,7 @@ pub async fn run(args: &Args) -> Outcome {
         http_clients: 8,
         reads: args.count(READS),
         lasting: args.time(Duration::from_secs(60)),
-        at_most: Duration::from_secs(240),
+        at_most: Duration::from_secs(300),
     };
     let report = crowd::run(&app, &tenants, &residents, plan).await;
     let (broker, http) = (&report.broker, &report.http);
