@@ -8,6 +8,7 @@
 //! | `gcra` | the algorithm: one number per bucket. Pure |
 //! | `bucket`, `buckets` | what this process knows of a bucket, and when that is enough (pure); of all of them |
 //! | `shared` | the buckets in Redis, by a script that mirrors `gcra` |
+//! | `script` | several visits of a script in one round trip |
 //! | `local`, `breaker` | without Redis: own buckets; when to ask it again |
 //! | `headers` | what the client is told |
 //! | `monthly` | the other limit: requests in a month, exact, and written down |
@@ -19,6 +20,7 @@ pub mod gcra;
 pub mod headers;
 mod local;
 pub mod monthly;
+mod script;
 mod shared;
 
 use std::sync::{Arc, OnceLock};

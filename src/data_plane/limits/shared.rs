@@ -4,10 +4,11 @@
 use std::sync::LazyLock;
 
 use redis::aio::ConnectionManager;
-use redis::{ErrorKind, RedisResult, Script, ServerErrorKind};
+use redis::{RedisResult, Script};
 
 use super::bucket::Told;
 use super::gcra::{Decision, Policy};
+use super::script::invoke_all;
 use crate::kernel::ids::TenantId;
 
 static GCRA: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("gcra.lua")));
@@ -40,20 +41,8 @@ pub async fn visit(redis: &ConnectionManager, visit: Visit) -> RedisResult<Told>
 
 /// One round trip about several buckets; the answers in order.
 pub async fn visit_all(redis: &ConnectionManager, visits: &[Visit]) -> RedisResult<Vec<Told>> {
-    let mut redis = redis.clone();
-    let mut pipe = redis::pipe();
-    for visit in visits {
-        pipe.invoke_script(&visit.invocation());
-    }
-    let replies: RedisResult<Vec<Reply>> = pipe.query_async(&mut redis).await;
-    let replies = match replies {
-        // A Redis that was restarted. None of them was carried out: they all are the same script.
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            GCRA.load_async(&mut redis).await?;
-            pipe.query_async(&mut redis).await?
-        }
-        replies => replies?,
-    };
+    let invocations = visits.iter().map(Visit::invocation).collect();
+    let replies: Vec<Reply> = invoke_all(redis, &GCRA, invocations).await?;
     Ok(visits.iter().zip(replies).map(|(visit, reply)| visit.read(reply)).collect())
 }
 

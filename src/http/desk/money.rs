@@ -195,13 +195,13 @@ pub async fn file(
     let mut rows = Vec::new();
     loop {
         let found = report(&mut *cp.db.acquire().await?, livemode, &filter, cp.clock.now()).await?;
-        rows.extend(found.items.iter().map(|row| row.cells()));
+        rows.extend(found.items);
         match found.next_cursor {
             None => break,
             next => filter.cursor = next,
         }
     }
-    let mut response: Response = csv::file(&COLUMNS, rows)?.into_response();
+    let mut response: Response = csv::file(COLUMNS, &rows)?.into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/csv; charset=utf-8"));
     let name = HeaderValue::from_static("attachment; filename=\"billing-report.csv\"");

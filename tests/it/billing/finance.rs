@@ -1,10 +1,7 @@
 //! What finance asks: reports as files, invoices walked down, corrections by two people; and who may.
 
-use std::time::Duration;
-
-use axum::Router;
-use axum::body::{Body, to_bytes};
-use chrono::{DateTime, DurationRound, TimeDelta};
+use chrono::{DurationRound, TimeDelta};
+use freehold::billing::customers;
 use freehold::billing::finance::csv;
 use freehold::billing::finance::explain::{ExplainFilter, explain};
 use freehold::billing::finance::preview::preview;
@@ -12,25 +9,18 @@ use freehold::billing::finance::quarantine::{Settle, SettleAs, quarantine_settle
 use freehold::billing::finance::report::{COLUMNS, ReportFilter, ReportRow, report};
 use freehold::billing::finance::standing::{standing, watch};
 use freehold::billing::finance::tenant::usage;
-use freehold::billing::ledger::{Fact, months, record_many, sealer};
 use freehold::billing::reconcile::{Ask, Class, Level, close, reconcile_run};
-use freehold::billing::sender::{Sender, breaker::Breaker};
-use freehold::billing::{Billing, customers};
-use freehold::data_plane::RequestId;
-use freehold::http::operator;
-use freehold::identity::keys::operator_key_create_as;
 use freehold::identity::operators::OperatorRole;
-use freehold::kernel::ids::TenantId;
 use freehold::testkit::tester;
-use http::{Request, StatusCode};
-use serde_json::{Value, json};
-use tower::ServiceExt;
+use http::StatusCode;
+use serde_json::json;
 
+use super::office::{Api, Office};
 use super::shop::Shop;
 
 /// What finance opens in a spreadsheet, to the byte: columns, money in major units, nothing that is taken for a formula.
 ///
-/// Guards `ReportRow::cells` and `csv::harmless`.
+/// Guards `report::COLUMNS` and `csv::harmless`.
 #[test]
 fn the_report_s_file_is_what_it_always_was() {
     let row = ReportRow {
@@ -79,89 +69,13 @@ fn the_report_s_file_is_what_it_always_was() {
         customer: Some("a,\"b\"".to_owned()),
         ..invoiced.clone()
     };
-    let text = csv::file(&COLUMNS, [&row, &invoiced, &yen].map(ReportRow::cells)).unwrap();
+    let text = csv::file(COLUMNS, [&row, &invoiced, &yen]).unwrap();
     assert_eq!(text, include_str!("golden/report.csv").replace('\n', "\r\n"));
     // The API says the same in minor units, by name.
     let value = serde_json::to_value(&invoiced).unwrap();
     assert_eq!((&value["amount_minor"], &value["tax_minor"]), (&json!(-4900), &json!(931)));
-    for column in COLUMNS {
+    for (column, _) in COLUMNS {
         assert!(value.get(column.replace("_major", "_minor")).is_some(), "{column}");
-    }
-}
-
-/// A paying tenant with use; everything is delivered, and Stripe's count holds it.
-struct Office {
-    shop: Shop,
-    tenant: TenantId,
-    customer: String,
-}
-
-impl Office {
-    async fn new() -> Self {
-        let shop = Shop::open().await;
-        months::months_make(&shop.billing.cp).await.unwrap();
-        let (tenant, customer, _) = shop.known("acme", "team").await;
-        Self { shop, tenant, customer }
-    }
-
-    async fn tasks(&self, count: i64, at: DateTime<chrono::Utc>) {
-        let fact = |n: i64| Fact {
-            tenant: self.tenant,
-            meter: "tasks_created".into(),
-            source: "outbox:test".into(),
-            key: format!("tsk:{}:{n}", at.timestamp()),
-            quantity: 1,
-            occurred_at: at + TimeDelta::seconds(n % 60),
-            received_at: at + TimeDelta::seconds(n % 60),
-        };
-        let facts: Vec<Fact> = (0..count).map(fact).collect();
-        record_many(&mut self.shop.db().acquire().await.unwrap(), &facts).await.unwrap();
-    }
-
-    async fn deliver(&self) {
-        while sealer::seal(&self.shop.billing.cp).await.unwrap().batches > 0 {}
-        for _ in 0..20 {
-            let fresh = Billing { breaker: Breaker::default(), ..self.shop.billing.clone() };
-            Sender::of(&fresh).round(Duration::from_secs(20)).await.unwrap();
-            let waiting: i64 = sqlx::query_scalar(
-                "SELECT count(*) FROM usage_batch WHERE state IN ('ready', 'sending', 'unknown')",
-            )
-            .fetch_one(self.shop.db())
-            .await
-            .unwrap();
-            if waiting == 0 {
-                return;
-            }
-            self.shop.pass(TimeDelta::minutes(1));
-        }
-        panic!("batches wait");
-    }
-
-    /// A month passes from the beginning of the period; gives the invoice that it ends with, a draft.
-    async fn draft(&self) -> String {
-        let end: DateTime<chrono::Utc> =
-            sqlx::query_scalar("SELECT period_end FROM subscription WHERE tenant = $1")
-                .bind(self.tenant)
-                .fetch_one(self.shop.db())
-                .await
-                .unwrap();
-        self.shop.pass(end - self.shop.now() + TimeDelta::minutes(5));
-        customers::refresh_invoices_of(&self.shop.billing, &self.customer).await.unwrap();
-        sqlx::query_scalar(
-            "SELECT id FROM invoice WHERE tenant = $1 AND status = 'draft' ORDER BY created_at DESC LIMIT 1",
-        )
-        .bind(self.tenant)
-        .fetch_one(self.shop.db())
-        .await
-        .unwrap()
-    }
-
-    async fn held(&self, invoice: &str) -> bool {
-        sqlx::query_scalar("SELECT held FROM invoice WHERE id = $1")
-            .bind(invoice)
-            .fetch_one(self.shop.db())
-            .await
-            .unwrap()
     }
 }
 
@@ -373,66 +287,6 @@ async fn an_invoice_much_higher_than_those_before_it_and_missing_comparisons_are
     assert!(watched().await.iter().any(|(kind, _)| kind == "reconcile_late"));
     reconcile_run(&shop.billing, &tester(), &Ask::default()).await.unwrap();
     assert!(!watched().await.iter().any(|(kind, _)| kind == "reconcile_late"));
-}
-
-/// The operators' API with a key of each role.
-struct Api {
-    router: Router,
-    api: utoipa::openapi::OpenApi,
-}
-
-impl Api {
-    fn of(office: &Office) -> Self {
-        let billing = office.shop.billing.clone();
-        let (router, api) = operator::routes_with(billing.cp.clone(), Some(billing)).split_for_parts();
-        Self { router, api }
-    }
-
-    async fn key(office: &Office, name: &str, role: OperatorRole) -> String {
-        operator_key_create_as(&office.shop.billing.cp, &tester(), name, role, None).await.unwrap().key
-    }
-
-    async fn send(&self, key: &str, method: &str, path: &str, body: Option<Value>) -> (StatusCode, Value) {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("authorization", format!("Bearer {key}"))
-            .extension(RequestId("req-1".into()));
-        let body = match body {
-            Some(body) => {
-                request = request.header("content-type", "application/json");
-                Body::from(body.to_string())
-            }
-            None => Body::empty(),
-        };
-        let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
-        let status = response.status();
-        let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
-        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
-    }
-
-    /// Every operation: method, path, whether it is about money.
-    fn operations(&self) -> Vec<(&'static str, String, bool)> {
-        let mut all = Vec::new();
-        for (path, item) in &self.api.paths.paths {
-            for (method, operation) in [
-                ("GET", &item.get),
-                ("POST", &item.post),
-                ("PUT", &item.put),
-                ("PATCH", &item.patch),
-                ("DELETE", &item.delete),
-            ] {
-                let Some(operation) = operation else { continue };
-                let tags = operation.tags.clone().unwrap_or_default();
-                all.push((
-                    method,
-                    path.replace(['{', '}'], "x"),
-                    tags.iter().any(|tag| tag == "Operator: billing"),
-                ));
-            }
-        }
-        all
-    }
 }
 
 /// Every operation of the operators' API that there is, and will be: the finance role changes money and nothing else, a viewer

@@ -3,8 +3,9 @@
 use std::sync::LazyLock;
 
 use redis::aio::ConnectionManager;
-use redis::{ErrorKind, RedisResult, Script, ServerErrorKind};
+use redis::{RedisResult, Script};
 
+use super::super::script::invoke_all;
 use crate::billing::quotas::Month;
 use crate::kernel::ids::TenantId;
 
@@ -65,20 +66,8 @@ pub async fn visit(redis: &ConnectionManager, visit: Visit) -> RedisResult<Told>
 
 /// One round trip about several counters; the answers in order.
 pub async fn visit_all(redis: &ConnectionManager, visits: &[Visit]) -> RedisResult<Vec<Told>> {
-    let mut redis = redis.clone();
-    let mut pipe = redis::pipe();
-    for visit in visits {
-        pipe.invoke_script(&visit.invocation());
-    }
-    let replies: RedisResult<Vec<Reply>> = pipe.query_async(&mut redis).await;
-    let replies = match replies {
-        // A Redis that was restarted. None of them was carried out: they all are the same script.
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            MONTH.load_async(&mut redis).await?;
-            pipe.query_async(&mut redis).await?
-        }
-        replies => replies?,
-    };
+    let invocations = visits.iter().map(Visit::invocation).collect();
+    let replies: Vec<Reply> = invoke_all(redis, &MONTH, invocations).await?;
     Ok(visits.iter().zip(replies).map(|(visit, reply)| visit.read(reply)).collect())
 }
 
