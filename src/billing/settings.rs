@@ -21,6 +21,8 @@ use crate::kernel::{Error, Result, SecretRef, codes};
 /// Where Stripe answers.
 pub const STRIPE: &str = "https://api.stripe.com/";
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A lane's lease is twice this: whoever waits longer for an answer has lost its lane.
+const PATIENCE_AT_MOST: u64 = 30;
 /// A secret may have one successor; more are a mistake.
 const SECRETS_AT_MOST: usize = 2;
 
@@ -97,7 +99,7 @@ pub struct Settings {
     pub events_per_second: u32,
     /// The portal's configuration at Stripe (`bpc_…`); its default when not given.
     pub portal_configuration: Option<String>,
-    /// The longest one call may take. No file says it: a lane's lease has to be longer.
+    /// The longest one call may take. A lane's lease is longer.
     pub patience: Duration,
 }
 
@@ -139,6 +141,8 @@ struct File {
     #[serde(default)]
     alerts: Alerts,
     events_per_second: Option<u32>,
+    /// Of one call; 30 when not said, which is the most.
+    patience_seconds: Option<u64>,
     portal_configuration: Option<String>,
 }
 
@@ -203,7 +207,7 @@ impl Settings {
             alerts: file.alerts,
             events_per_second: file.events_per_second.unwrap_or(events_per_second(file.mode)),
             portal_configuration: file.portal_configuration,
-            patience: PATIENCE,
+            patience: patience_of(file.patience_seconds)?,
         };
         settings.checked()
     }
@@ -255,6 +259,15 @@ impl Settings {
     }
 }
 
+/// How long one call may take.
+fn patience_of(seconds: Option<u64>) -> Result<Duration> {
+    match seconds {
+        None => Ok(PATIENCE),
+        Some(seconds @ 1..=PATIENCE_AT_MOST) => Ok(Duration::from_secs(seconds)),
+        Some(_) => Err(wrong(format!("patience_seconds is 1 to {PATIENCE_AT_MOST}"))),
+    }
+}
+
 /// Stripe's address may only be replaced by one of this machine, and never in live mode: whoever answers there is told
 /// the key.
 fn base_url_of(text: &str, mode: Mode) -> Result<Url> {
@@ -296,6 +309,8 @@ mod tests {
         assert_eq!(settings.access, AccessDays { grace: 7, restricted: 14, suspended: 21 });
         assert!(!format!("{settings:?}").contains("sk_test_abc"), "a key is never shown");
         assert!(!Settings::default().enabled());
+        let patient = parse("mode = 'test'\nkey = 'env:K=sk_test_abc'\npatience_seconds = 5\n").unwrap();
+        assert_eq!((settings.patience, patient.patience), (PATIENCE, Duration::from_secs(5)));
     }
 
     /// The modes never mix, and nobody else is told the key.
@@ -312,6 +327,8 @@ mod tests {
             ("test", test, "base_url = 'no address'"),
             ("test", test, "unknown = 1"),
             ("test", test, "events_per_second = 0"),
+            ("test", test, "patience_seconds = 0"),
+            ("test", test, "patience_seconds = 31"),
             ("test", test, "[access]\ngrace = 30"),
             ("test", test, "[webhooks]\nthin = ['env:W=sk_test_abc']"),
             ("test", test, "[webhooks]\nthin = ['env:W=whsec_a', 'env:W=whsec_b', 'env:W=whsec_c']"),

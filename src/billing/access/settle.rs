@@ -163,6 +163,10 @@ async fn change(
     // The episode: what is owed now, or was owed until now.
     let episode = decision.unpaid_since.or(before.unpaid_since).map_or(0, |at| at.timestamp());
     let Some(letter) = Letter::about(before.access, decision.access) else { return Ok(()) };
+    // Open by finance's word and still owing: nobody is thanked for paying.
+    if letter == Letter::Paid && decision.unpaid_since.is_some() {
+        return Ok(());
+    }
     let transition = format!("access:{}:{episode}", decision.access);
     if effect(&mut *conn, &tenant.to_string(), &transition, now).await? {
         letters::post(conn, tenant, &letter, now).await?;

@@ -40,7 +40,8 @@ pub use change::{cancel, free, keep, plan_change};
 pub use checkout::{checkout_begin, is_of, page_of, portal_open, refresh_checkout};
 pub use invoices::{Kept as KeptInvoice, invoices_of, refresh_invoice, refresh_invoices_of};
 pub use subscriptions::{
-    Kept as KeptSubscription, current, is_to_be_paid, refresh_subscription, refresh_tenant, trial_of,
+    Kept as KeptSubscription, current, is_to_be_paid, keep as subscription_keep, refresh_subscription,
+    refresh_tenant, trial_of,
 };
 
 /// The moment before Stripe is asked, by the control database's clock: processes' clocks may disagree, and this is what

@@ -122,8 +122,12 @@ pub async fn refresh_tenant(billing: &Billing, tenant: TenantId) -> Result<()> {
     access::settle_fresh(billing, tenant).await.map(drop)
 }
 
-/// Keeps an answer, unless a later one is kept already.
-pub(super) async fn keep(
+/// Keeps an answer that was asked for at `asked_at`, unless one that was asked for later is kept already; the tenant's plan
+/// follows.
+///
+/// # Errors
+/// `internal` for one of the other mode; when the control database does not answer.
+pub async fn keep(
     billing: &Billing,
     tenant: TenantId,
     subscription: &Subscription,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
 
-use crate::billing::ledger::{Batch, batch_by_identifier};
+use crate::billing::ledger::{Batch, BatchId, batch_by_id, batch_by_identifier};
 use crate::billing::reconcile::settle::{Fate, settle_one};
 use crate::billing::reconcile::usage::{Account, meters_at_stripe};
 use crate::billing::reconcile::{OLDEST_SENT, require_stripe};
@@ -118,7 +118,12 @@ pub async fn quarantine_settle(
             }
         }
     }
-    Ok(Settled { fate, batch: batch_of(&mut conn, identifier).await? })
+    Ok(Settled { fate, batch: batch_again(&mut conn, batch.id).await? })
+}
+
+/// The same batch, whatever it is called by now.
+async fn batch_again(conn: &mut PgConnection, id: BatchId) -> Result<Batch> {
+    batch_by_id(conn, id).await?.ok_or_else(|| Error::internal(format!("no batch {id} any more")))
 }
 
 async fn batch_of(conn: &mut PgConnection, identifier: &str) -> Result<Batch> {
@@ -182,8 +187,12 @@ async fn by_hand(billing: &Billing, caller: &Caller, batch: &Batch, how: &Settle
             .hint("ask for a correction with a later moment: freehold billing correct ask"));
     }
     let mut tx = billing.cp.db.begin().await?;
+    // Sent again, it is another event for whoever is the tenant's customer by then: Stripe may have taken the first one, and
+    // said later that it could not count it. The same identifier would then be "delivered earlier", and never counted.
     let done = sqlx::query(
-        "UPDATE usage_batch SET state = $2, delivered_via = CASE $2 WHEN 'delivered' THEN 'manual' END,
+        "UPDATE usage_batch SET state = $2, customer = CASE $2 WHEN 'ready' THEN NULL ELSE customer END,
+                identifier = CASE WHEN $2 = 'ready' AND attempts > 0
+                    THEN regexp_replace(identifier, ':r[0-9]+$', '') || ':r' || attempts ELSE identifier END, delivered_via = CASE $2 WHEN 'delivered' THEN 'manual' END,
                 settled_at = CASE $2 WHEN 'ready' THEN NULL ELSE $3::timestamptz END, salt = salt + 1, not_before = $3,
                 leased_until = NULL, error = $4,
                 first_sent_at = CASE $2 WHEN 'ready' THEN NULL ELSE first_sent_at END
