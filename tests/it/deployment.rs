@@ -90,6 +90,7 @@ const LANGUAGE: &[&str] = &[
     "histogram_quantile",
     "increase",
     "max",
+    "min",
     "offset",
     "on",
     "or",
