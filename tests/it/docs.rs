@@ -208,23 +208,43 @@ fn every_number_that_is_exported_is_explained() {
     }
 }
 
-/// `docs/SECURITY.md` says which test holds each guard: the test has to be there.
-#[test]
-fn every_test_that_is_named_exists() {
-    let tests = rust_below("tests/it") + &rust_below("src");
-    let security = read("docs/SECURITY.md");
-    let mut named = 0;
-    for code in code_in(&security) {
-        let Some((module, test)) = code.rsplit_once("::") else { continue };
+/// The tests that a text names (`module::test`), those that are not there among them marked by `false`.
+fn tests_named<'a>(text: &'a str, tests: &str) -> Vec<(&'a str, bool)> {
+    fn test_of(code: &str) -> Option<&str> {
         let snake = |text: &str| {
             text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:".contains(c))
         };
-        if snake(module) && snake(test) && !module.starts_with("src") && test.len() > 15 {
-            assert!(tests.contains(&format!("fn {test}(")), "docs/SECURITY.md: there is no test {code}");
-            named += 1;
-        }
+        let (module, test) = code.rsplit_once("::")?;
+        (snake(module) && snake(test) && !module.starts_with("src") && test.len() > 15).then_some(test)
     }
-    assert!(named > 10, "only {named} tests are named");
+    let is_there = |test: &str| tests.contains(&format!("fn {test}("));
+    code_in(text).into_iter().filter_map(|code| Some((code, is_there(test_of(code)?)))).collect()
+}
+
+/// `docs/SECURITY.md` says which test holds each guard, and `docs/BILLING.md` which shows each case: the test has to be there.
+#[test]
+fn every_test_that_is_named_exists() {
+    let tests = rust_below("tests/it") + &rust_below("src");
+    for file in ["docs/SECURITY.md", "docs/BILLING.md"] {
+        let text = read(file);
+        let named = tests_named(&text, &tests);
+        let missing: Vec<&str> = named.iter().filter(|(_, there)| !there).map(|(code, _)| *code).collect();
+        assert!(missing.is_empty(), "{file}: there are no tests {missing:?}");
+        assert!(named.len() > 10, "{file}: only {} tests are named", named.len());
+    }
+}
+
+/// Each case of what goes wrong with money names a test that shows what happens then.
+#[test]
+fn every_case_of_billing_has_a_test() {
+    let page = read("docs/BILLING.md");
+    let (_, cases) = page.split_once("\n## What goes wrong\n").expect("docs/BILLING.md: what goes wrong");
+    let cases = cases.split("\n## ").next().unwrap_or_default();
+    let rows: Vec<&str> = cases.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() >= 20, "only {} cases", rows.len());
+    for row in rows {
+        assert!(!tests_named(row, "").is_empty(), "docs/BILLING.md: no test shows: {row}");
+    }
 }
 
 /// The code that `docs/ADOPTING.md` shows is compiled with the tests.

@@ -8,7 +8,7 @@ use freehold::billing::access::{self, Access, Override, override_clear, override
 use freehold::billing::inbox::signature;
 use freehold::data_plane::tenancy::cookie::SESSION_COOKIE;
 use freehold::kernel::Role;
-use freehold::kernel::ids::TenantId;
+use freehold::kernel::ids::{AccountId, TenantId};
 use freehold::product::Current;
 use freehold::testkit::stripe::{AfterRetries, StripeStandIn};
 use freehold::testkit::{AppOptions, Browser, Form, Page, TestApp, eventually, tester};
@@ -18,14 +18,15 @@ use serde_json::json;
 
 use crate::identity::fixture::{person, sign_in};
 
-const WAIT: Duration = Duration::from_secs(60);
+pub const WAIT: Duration = Duration::from_secs(60);
+pub const DAY: Duration = Duration::from_secs(86_400);
 
 async fn start(stripe: &StripeStandIn, replicas: usize) -> TestApp {
     TestApp::start::<Current>(AppOptions { stripe: Some(stripe), replicas, ..AppOptions::of::<Current>() })
         .await
 }
 
-fn form(page: &Page, action: &str, plan: Option<&str>) -> Form {
+pub fn form(page: &Page, action: &str, plan: Option<&str>) -> Form {
     let fits = |form: &Form| {
         let field = |value: &str| form.fields.iter().any(|(name, is)| name == "plan" && is == value);
         form.action.path().ends_with(action) && plan.is_none_or(field)
@@ -37,13 +38,13 @@ fn form(page: &Page, action: &str, plan: Option<&str>) -> Form {
 }
 
 /// What a page says of the status.
-fn status(page: &Page) -> &str {
+pub fn status(page: &Page) -> &str {
     let (_, rest) = page.body.split_once("data-status>").unwrap_or_else(|| panic!("{}", page.body));
     rest.split('<').next().unwrap_or_default()
 }
 
 /// A project is made, and read, with a key: the two answers' statuses, of one server.
-async fn try_out(app: &TestApp, replica: usize, key: &str) -> (u16, u16) {
+pub async fn try_out(app: &TestApp, replica: usize, key: &str) -> (u16, u16) {
     let body = json!({ "name": format!("p{}", freehold::kernel::Entropy::default().base32::<5>()) });
     let (made, _) =
         app.send(app.on(replica, Method::POST, "acme", key, "/api/v1/projects").json(&body)).await;
@@ -63,7 +64,7 @@ async fn all_done(app: &TestApp, stripe: &StripeStandIn) {
     .await;
 }
 
-async fn looks(app: &TestApp, tenant: TenantId, want: Access) {
+pub async fn looks(app: &TestApp, tenant: TenantId, want: Access) {
     eventually(WAIT, &format!("access is {want}"), async || {
         access::round(&app.billing).await.map_err(|error| error.to_string())?;
         let now: Access = sqlx::query_scalar("SELECT access FROM billing_account WHERE tenant = $1")
@@ -76,16 +77,28 @@ async fn looks(app: &TestApp, tenant: TenantId, want: Access) {
     .await;
 }
 
-#[tokio::test]
-async fn from_sign_up_to_read_only_and_back_by_paying() {
-    let stripe = StripeStandIn::start().await;
-    stripe.after_retries(AfterRetries::LeavePastDue);
-    let app = start(&stripe, 1).await;
-    let ada = person(&app.world, "ada").await;
-    let browser = Browser::new(&app);
-    let session = sign_in(&app.world, ada).await;
-    browser.plant("localhost", SESSION_COOKIE, session.token.expose_secret());
+/// Somebody who has made a workspace on a paid plan, and paid.
+pub struct Signed {
+    pub browser: Browser,
+    pub tenant: TenantId,
+    /// The address of its page about plan and payment.
+    pub mine: String,
+    /// At Stripe.
+    pub customer: String,
+    /// That page, after the payment.
+    pub page: Page,
+}
 
+/// A session of now: the one before may have run out.
+pub async fn come_back(app: &TestApp, browser: &Browser, person: AccountId) {
+    let session = sign_in(&app.world, person).await;
+    browser.plant("localhost", SESSION_COOKIE, session.token.expose_secret());
+}
+
+/// Makes the workspace `acme` on the plan `team`, is led to Checkout, and pays with a card that works.
+pub async fn sign_up(app: &TestApp, stripe: &StripeStandIn, person: AccountId) -> Signed {
+    let browser = Browser::new(app);
+    come_back(app, &browser, person).await;
     let new = browser.open("http://localhost/new").await;
     assert!(new.body.contains("49.00 EUR a month"), "{}", new.body);
     let sign_up = form(&new, "/new", None);
@@ -102,11 +115,31 @@ async fn from_sign_up_to_read_only_and_back_by_paying() {
     assert_eq!(status(&plan), "Not paid yet");
     let checkout = browser.submit(&plan, &form(&plan, "/checkout", Some("team")), &[]).await;
     assert!(checkout.url.as_str().starts_with(&stripe.base_url), "{}", checkout.url);
-    let pay =
-        checkout.forms().into_iter().find(|form| form.fields.contains(&("card".into(), "works".into())));
-    let back = browser.submit(&checkout, &pay.expect("the button"), &[]).await;
-    assert_eq!(back.url.as_str(), mine, "{:?}", back.visited);
-    assert_eq!(status(&back), "Trial");
+    let pay = field(&checkout, "card", "works");
+    let page = browser.submit(&checkout, &pay, &[]).await;
+    assert_eq!(page.url.as_str(), mine, "{:?}", page.visited);
+    assert_eq!(status(&page), "Trial");
+    let customer = sqlx::query_scalar("SELECT customer FROM billing_account WHERE tenant = $1")
+        .bind(tenant)
+        .fetch_one(app.world.db())
+        .await
+        .unwrap();
+    Signed { browser, tenant, mine, customer, page }
+}
+
+/// The form of a page with this in a field.
+pub fn field(page: &Page, name: &str, value: &str) -> Form {
+    let fits = |form: &Form| form.fields.iter().any(|(is, of)| is == name && of == value);
+    page.forms().into_iter().find(fits).unwrap_or_else(|| panic!("no {name}={value} on {}", page.body))
+}
+
+#[tokio::test]
+async fn from_sign_up_to_read_only_and_back_by_paying() {
+    let stripe = StripeStandIn::start().await;
+    stripe.after_retries(AfterRetries::LeavePastDue);
+    let app = start(&stripe, 1).await;
+    let ada = person(&app.world, "ada").await;
+    let Signed { browser, tenant, mine, customer, page: back } = sign_up(&app, &stripe, ada).await;
     all_done(&app, &stripe).await;
 
     // A stranger sees nothing of it, and a member no money.
@@ -120,25 +153,20 @@ async fn from_sign_up_to_read_only_and_back_by_paying() {
 
     // The first payment after the trial fails.
     let key = app.key("acme", Role::Owner).await;
-    let customer: String = sqlx::query_scalar("SELECT customer FROM billing_account WHERE tenant = $1")
-        .bind(tenant)
-        .fetch_one(app.world.db())
-        .await
-        .unwrap();
     stripe.card(&customer, false);
-    stripe.clock_advance(Duration::from_secs(17 * 86_400));
+    stripe.clock_advance(DAY * 17);
     all_done(&app, &stripe).await;
     looks(&app, tenant, Access::Grace).await;
     assert_eq!(try_out(&app, 0, &key).await, (201, 200));
-    stripe.clock_advance(Duration::from_secs(7 * 86_400));
+    stripe.clock_advance(DAY * 7);
     all_done(&app, &stripe).await;
     looks(&app, tenant, Access::PastDue).await;
     assert_eq!(try_out(&app, 0, &key).await, (402, 200));
-    stripe.clock_advance(Duration::from_secs(7 * 86_400));
+    stripe.clock_advance(DAY * 7);
     all_done(&app, &stripe).await;
     looks(&app, tenant, Access::Restricted).await;
     assert_eq!(try_out(&app, 0, &key).await, (402, 200));
-    stripe.clock_advance(Duration::from_secs(7 * 86_400));
+    stripe.clock_advance(DAY * 7);
     all_done(&app, &stripe).await;
     looks(&app, tenant, Access::Suspended).await;
     eventually(WAIT, "it is shut", async || match try_out(&app, 0, &key).await {
@@ -154,8 +182,7 @@ async fn from_sign_up_to_read_only_and_back_by_paying() {
         if all.iter().all(|words| about(words)) { Ok(()) } else { Err(format!("{} mails", mails.len())) }
     })
     .await;
-    let session = sign_in(&app.world, ada).await;
-    browser.plant("localhost", SESSION_COOKIE, session.token.expose_secret());
+    come_back(&app, &browser, ada).await;
     let shut = browser.open(&mine).await;
     assert_eq!(status(&shut), "Suspended");
 

@@ -283,11 +283,11 @@ async fn senders_keep_stripes_rate_together() {
     assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
-/// 10,000 facts of 20 tenants, three senders that end at any moment, and a Stripe that fails in every way it can: at the
-/// end the ledger, the batches and Stripe say the same, for each tenant. Shown to fail: with a fixed
-/// idempotency key.
+/// 10,000 facts of 20 tenants, three senders that are dropped at any `await`, and a Stripe that fails in every way it can: at
+/// the end the ledger, the batches and Stripe say the same, for each tenant. Processes that are killed: `sender_processes`.
+/// Shown to fail: with a fixed idempotency key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_senders_killed_at_random_tell_each_unit_once() {
+async fn three_senders_dropped_at_random_tell_each_unit_once() {
     let till = Till::new(20).await;
     let start = till.now() - TimeDelta::minutes(70);
     let mut facts = Vec::new();

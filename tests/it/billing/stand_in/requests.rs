@@ -9,6 +9,7 @@ use super::{DAY, Shop, code, event};
 
 const EVENTS: &str = "/v1/billing/meter_events";
 
+/// Shown to fail, one after the other: paths, parameters, types, what Stripe has and this does not, live keys let through.
 #[tokio::test]
 async fn what_is_not_stripes_is_refused() {
     let shop = Shop::open().await;
@@ -38,6 +39,9 @@ async fn what_is_not_stripes_is_refused() {
         let url = format!("{}/v1/customers", shop.stripe.base_url);
         let answer = client.get(url).bearer_auth(key).send().await.unwrap();
         assert_eq!(answer.status(), 401, "{key}");
+        // Not for being unknown: whoever sends a live key here is told that this is the wrong place.
+        let said = answer.text().await.unwrap();
+        assert_eq!(said.contains("it takes no live key"), key.contains("_live_"), "{key}: {said}");
     }
 }
 
