@@ -69,7 +69,8 @@ fn with_secrets(text: &str, folder: &std::path::Path) -> String {
         })
         .collect();
     for (number, reference) in references.iter().enumerate() {
-        let secret = if reference.to_ascii_lowercase().ends_with("key") { "sk_test_abc" } else { "whsec_abc" };
+        let secret =
+            if reference.to_ascii_lowercase().ends_with("key") { "sk_test_abc" } else { "whsec_abc" };
         let file = folder.join(number.to_string());
         std::fs::write(&file, secret).unwrap();
         text = text.replace(&format!("\"{reference}\""), &format!("\"file:{}\"", file.display()));
@@ -84,13 +85,18 @@ fn every_example_of_settings_can_be_read() {
     let folder = tempfile::tempdir().unwrap();
     let blocks = |document: &str| -> Vec<String> {
         let text = read(document);
-        text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).map(str::to_owned).collect()
+        text.split("```toml\n")
+            .skip(1)
+            .filter_map(|rest| rest.split("```").next())
+            .map(str::to_owned)
+            .collect()
     };
     IdentitySettings::parse(&read("infra/identity.example.toml")).unwrap();
     let (stripe, cloud) = (blocks("docs/STRIPE.md"), blocks(OPERATIONS));
     assert!(!stripe.is_empty() && !cloud.is_empty());
     for text in stripe.into_iter().chain([read("infra/stripe.example.toml")]) {
-        StripeSettings::parse(&with_secrets(&text, folder.path())).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        StripeSettings::parse(&with_secrets(&text, folder.path()))
+            .unwrap_or_else(|error| panic!("{error}\n{text}"));
     }
     for text in cloud.into_iter().chain([read("infra/cloud.example.toml")]) {
         InfraSettings::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
@@ -106,7 +112,8 @@ fn the_files_beside_the_compose_file_fit_the_examples() {
     ] {
         let (compose, example) = (read(compose), read(example));
         let (services, secrets) = compose.split_once("\nsecrets:\n").expect("secrets");
-        let made: BTreeSet<&str> = secrets.lines().filter_map(|line| line.trim().split_once(": {")).map(|one| one.0).collect();
+        let made: BTreeSet<&str> =
+            secrets.lines().filter_map(|line| line.trim().split_once(": {")).map(|one| one.0).collect();
         for line in services.lines().filter_map(|line| line.trim().strip_prefix("secrets: [")) {
             let mounted: BTreeSet<&str> = line.trim_end_matches(']').split(", ").collect();
             assert_eq!(mounted, made);
@@ -130,7 +137,10 @@ fn every_round_of_the_worker_is_explained() {
         for (name, rest) in text.split("name: \"").skip(1).filter_map(|rest| rest.split_once('"')) {
             // Other things have names as well.
             if rest.trim_start_matches(',').trim_start().starts_with("seconds: ") {
-                assert!(manual.contains(&format!("`{name}`")), "{OPERATIONS} does not explain the round {name}");
+                assert!(
+                    manual.contains(&format!("`{name}`")),
+                    "{OPERATIONS} does not explain the round {name}"
+                );
                 rounds += 1;
             }
         }
@@ -163,6 +173,9 @@ fn one_version_of_rust() {
     let tested = between(&workflow, "RUST_VERSION: \"", '"').next().expect("a version");
     assert!(tested.starts_with(&format!("{wanted}.")), "{tested} is tested, {wanted} is asked for");
     let image = read("Dockerfile");
-    assert!(image.contains(&format!("/library/rust:{wanted}-")), "the image is built with another Rust than {wanted}");
+    assert!(
+        image.contains(&format!("/library/rust:{wanted}-")),
+        "the image is built with another Rust than {wanted}"
+    );
     assert!(root().join("Cargo.lock").exists(), "and with the versions that were tested");
 }
