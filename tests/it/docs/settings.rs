@@ -153,7 +153,9 @@ fn every_round_of_the_worker_is_explained() {
 fn every_incident_is_explained() {
     let manual = ["docs/BILLING.md", "docs/STRIPE.md", "docs/METERING.md"].map(read).join("\n");
     let mut incidents = 0;
-    for file in ["incidents.rs", "sender/watch.rs", "ledger/relay.rs", "finance/standing.rs"] {
+    for file in
+        ["incidents.rs", "sender/watch.rs", "ledger/relay.rs", "finance/standing.rs", "reconcile/close.rs"]
+    {
         let text = read(format!("src/billing/{file}"));
         for (_, kind) in text.split("pub const ").filter_map(|rest| rest.split_once(": &str = \"")) {
             let kind = kind.split('"').next().unwrap_or_default();
@@ -162,6 +164,12 @@ fn every_incident_is_explained() {
         }
     }
     assert!(incidents > 25, "only {incidents} incidents were found");
+    let classes = read("src/billing/reconcile/class.rs");
+    let (_, named) = classes.split_once("impl Class {").expect("the classes of differences");
+    for (_, class) in named.split("Self::").skip(1).filter_map(|rest| rest.split_once(" => \"")) {
+        let class = class.split('"').next().unwrap_or_default();
+        assert!(manual.contains(&format!("| `{class}` |")), "docs/BILLING.md does not explain {class}");
+    }
 }
 
 /// One version of Rust: what the package asks for, what the workflow tests and what the image is built with.
