@@ -6,9 +6,10 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::billing::ledger::{Batch, batch_by_identifier};
-use crate::billing::reconcile::settle::{Fate, settle_one};
-use crate::billing::reconcile::usage::{Account, meters_at_stripe};
+use crate::billing::reconcile::settle::{Fate, is_absent, settle_one};
+use crate::billing::reconcile::usage::{Account, MeterAtStripe, meters_at_stripe};
 use crate::billing::reconcile::{OLDEST_SENT, require_stripe};
+use crate::billing::sender::decide::REMEMBERED;
 use crate::billing::sender::watch::kind;
 use crate::billing::{Billing, incidents};
 use crate::control_plane::audit::{Caller, audit_add};
@@ -51,7 +52,8 @@ pub async fn quarantine_list(conn: &mut PgConnection, filter: &QuarantineFilter)
 pub enum SettleAs {
     /// Ask what Stripe counted in its minute: delivered, sent again, or left as it is.
     Check,
-    /// Send one again that Stripe refused: what was wrong is put right.
+    /// Send one again that Stripe refused: what was wrong is put right. One that Stripe took first, and did not count, a day
+    /// later, and only when its count of the minute shows that.
     Resend,
     /// Stripe has it: somebody saw it there.
     Delivered,
@@ -134,17 +136,23 @@ fn conflict(why: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 }
 
 async fn check(billing: &Billing, caller: &Caller, batch: &Batch) -> Result<Fate> {
-    require_stripe(billing)?;
     if !matches!(batch.state.as_str(), "quarantined" | "unknown") {
         return Err(conflict(format!("the batch is {}: there is nothing to find out", batch.state)));
     }
+    let (account, meter, minute) = whereabouts(billing, batch).await?;
+    settle_one(billing, caller, &account, &meter, (batch.id, minute)).await
+}
+
+/// Where Stripe counts a batch that was sent.
+async fn whereabouts(billing: &Billing, batch: &Batch) -> Result<(Account, MeterAtStripe, DateTime<Utc>)> {
+    require_stripe(billing)?;
     let livemode = billing.settings.livemode();
     let Some(customer) = batch.customer.clone().filter(|_| batch.livemode == Some(livemode)) else {
         return Err(conflict("it was never sent in this mode: Stripe cannot have it")
             .hint("settle it as resend or void"));
     };
     let meters = meters_at_stripe(&mut *billing.cp.db.acquire().await?, livemode).await?;
-    let Some(meter) = meters.iter().find(|meter| meter.meter == batch.meter) else {
+    let Some(meter) = meters.into_iter().find(|meter| meter.meter == batch.meter) else {
         return Err(conflict(format!("the meter {} is not at Stripe", batch.meter)));
     };
     let account = Account { tenant: batch.tenant, customer };
@@ -152,10 +160,30 @@ async fn check(billing: &Billing, caller: &Caller, batch: &Batch) -> Result<Fate
         .bind(batch.event_at)
         .fetch_one(&billing.cp.db)
         .await?;
-    settle_one(billing, caller, &account, meter, (batch.id, minute)).await
+    Ok((account, meter, minute))
 }
 
-/// Which state a batch may be put into, and which states it may be in for that. Pure.
+/// What Stripe took, it knows again for a day, and answers as delivered without counting it; and what it counted would be
+/// counted twice.
+///
+/// # Errors
+/// `state_conflict` unless Stripe has forgotten it, and was asked, and does not count it.
+async fn require_absent(billing: &Billing, batch: &Batch, sent_at: DateTime<Utc>) -> Result<()> {
+    let forgotten_at = sent_at + REMEMBERED;
+    if billing.cp.clock.now() < forgotten_at {
+        return Err(conflict(format!(
+            "Stripe took it, and knows its identifier until {forgotten_at}: sent again before, it is not counted again"
+        )));
+    }
+    let (account, meter, minute) = whereabouts(billing, batch).await?;
+    if is_absent(billing, &account, &meter, (batch.id, minute)).await? {
+        return Ok(());
+    }
+    Err(conflict("Stripe took it, and its count of the minute does not show that it is missing")
+        .hint("look at the count at Stripe: settle it as delivered if it is there"))
+}
+
+/// Which state a batch may be put into, and which states it may be in for that. Pure. `sent`: Stripe may have it.
 fn allowed(how: SettleAs, sent: bool) -> (&'static str, &'static [&'static str]) {
     match (how, sent) {
         // What may have arrived is never sent again by hand: that is what `check` is for.
@@ -168,7 +196,14 @@ fn allowed(how: SettleAs, sent: bool) -> (&'static str, &'static [&'static str])
 
 async fn by_hand(billing: &Billing, caller: &Caller, batch: &Batch, how: &Settle) -> Result<()> {
     let now = billing.cp.clock.now();
-    let (to, from) = allowed(how.r#as, batch.attempts > 0);
+    type Times = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
+    let (first_sent_at, last_sent_at): Times =
+        sqlx::query_as("SELECT first_sent_at, last_sent_at FROM usage_batch WHERE id = $1")
+            .bind(batch.id)
+            .fetch_one(&billing.cp.db)
+            .await?;
+    let sent_at = first_sent_at.and(last_sent_at);
+    let (to, from) = allowed(how.r#as, sent_at.is_some());
     if !from.contains(&batch.state.as_str()) {
         return Err(conflict(format!(
             "the batch is {} and was sent {} times: it cannot be settled as {}",
@@ -181,19 +216,25 @@ async fn by_hand(billing: &Billing, caller: &Caller, batch: &Batch, how: &Settle
         return Err(conflict("Stripe takes no usage that is older than 35 days")
             .hint("ask for a correction with a later moment: freehold billing correct ask"));
     }
+    if let Some(sent_at) = sent_at.filter(|_| to == "ready") {
+        require_absent(billing, batch, sent_at).await?;
+    }
     let mut tx = billing.cp.db.begin().await?;
     let done = sqlx::query(
         "UPDATE usage_batch SET state = $2, delivered_via = CASE $2 WHEN 'delivered' THEN 'manual' END,
                 settled_at = CASE $2 WHEN 'ready' THEN NULL ELSE $3::timestamptz END, salt = salt + 1, not_before = $3,
                 leased_until = NULL, error = $4,
+                -- Sent again, it is for whoever is the tenant's customer by then.
+                customer = CASE $2 WHEN 'ready' THEN NULL ELSE customer END,
                 first_sent_at = CASE $2 WHEN 'ready' THEN NULL ELSE first_sent_at END
-          WHERE id = $1 AND state = $5",
+          WHERE id = $1 AND state = $5 AND last_sent_at IS NOT DISTINCT FROM $6",
     )
     .bind(batch.id)
     .bind(to)
     .bind(now)
     .bind(format!("settled as {}: {}", how.r#as.as_str(), how.reason))
     .bind(&batch.state)
+    .bind(last_sent_at)
     .execute(&mut *tx)
     .await?;
     if done.rows_affected() == 0 {

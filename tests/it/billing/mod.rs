@@ -2,8 +2,10 @@
 
 mod access;
 mod catalogue;
+mod closing;
 mod customers;
 mod finance;
+mod horizon;
 mod inbox;
 mod journey;
 mod ledger;
