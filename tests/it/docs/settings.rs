@@ -153,9 +153,14 @@ fn every_round_of_the_worker_is_explained() {
 fn every_incident_is_explained() {
     let manual = ["docs/BILLING.md", "docs/STRIPE.md", "docs/METERING.md"].map(read).join("\n");
     let mut incidents = 0;
-    for file in
-        ["incidents.rs", "sender/watch.rs", "ledger/relay.rs", "finance/standing.rs", "reconcile/close.rs"]
-    {
+    for file in [
+        "incidents.rs",
+        "sender/watch.rs",
+        "ledger/relay.rs",
+        "finance/standing.rs",
+        "reconcile/close.rs",
+        "ledger/sealer.rs",
+    ] {
         let text = read(format!("src/billing/{file}"));
         let texts = text.split("pub const ").filter_map(|rest| rest.split_once(": &str = \""));
         for (_, kind) in texts.filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_')) {
