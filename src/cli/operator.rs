@@ -8,8 +8,8 @@ use super::paging::Paging;
 use super::{Globals, table};
 use crate::http::vocabulary::validate;
 use crate::identity::operators::{
-    NewOperator, Operator, OperatorFilter, OperatorRef, OperatorRole, operator_add, operator_list, operator_remove,
-    operator_set_role,
+    NewOperator, Operator, OperatorFilter, OperatorRef, OperatorRole, operator_add, operator_list,
+    operator_remove, operator_set_role,
 };
 use crate::kernel::Result;
 
