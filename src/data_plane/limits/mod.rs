@@ -6,7 +6,8 @@
 //! | file | holds |
 //! |---|---|
 //! | `gcra` | the algorithm: one number per bucket. Pure |
-//! | `bucket`, `buckets` | what this process knows of a bucket, and when that is enough (pure); of all of them |
+//! | `bucket` | what this process knows of a bucket, and when that is enough. Pure |
+//! | `known` | what it knows of every tenant, for `bucket` and `monthly` |
 //! | `shared` | the buckets in Redis, by a script that mirrors `gcra` |
 //! | `local`, `breaker` | without Redis: own buckets; when to ask it again |
 //! | `headers` | what the client is told |
@@ -14,9 +15,9 @@
 
 mod breaker;
 pub mod bucket;
-mod buckets;
 pub mod gcra;
 pub mod headers;
+mod known;
 mod local;
 pub mod monthly;
 mod shared;
@@ -36,7 +37,7 @@ use crate::kernel::Clock;
 use crate::kernel::ids::TenantId;
 use breaker::{Breaker, Gate};
 use bucket::{Bucket, Next};
-use buckets::Buckets;
+use known::Known;
 use local::LocalBuckets;
 use monthly::Months;
 use shared::Visit;
@@ -57,7 +58,7 @@ struct Inner {
     breaker: Breaker,
     local: LocalBuckets,
     start: Instant,
-    known: Buckets,
+    known: Known<Bucket>,
     /// Buckets that owe something.
     owing: Mutex<Vec<Owing>>,
     decided_alone: OnceLock<Counter>,
@@ -229,7 +230,7 @@ impl Inner {
             breaker: Breaker::default(),
             local: LocalBuckets::default(),
             start: Instant::now(),
-            known: Buckets::default(),
+            known: Known::new(Bucket::owes),
             owing: Mutex::default(),
             decided_alone: OnceLock::new(),
             months: None,
