@@ -89,8 +89,8 @@ async fn where_nothing_differs_nothing_is_found() {
     assert!(run.differences.is_empty() && !run.differs(), "{run:?}");
 }
 
-/// Shown to fail: with `requeue` not asking for `requeued_at IS NULL` the last run sends again; without the day that Stripe
-/// knows an identifier, the one try is spent on "delivered earlier" and nothing is counted.
+/// Shown to fail: with `requeue` not asking for `requeued_at IS NULL` the last run sends again. Guards against: without the
+/// day that Stripe knows an identifier, the one try is spent on "delivered earlier" and nothing is counted.
 #[tokio::test]
 async fn what_is_proven_absent_goes_back_once_and_a_second_run_changes_nothing() {
     let books = Books::new(1).await;
@@ -256,7 +256,7 @@ async fn only_to_look_changes_nothing() {
     assert_eq!(books.all().await, before);
 }
 
-/// Shown to fail: with any answer of Stripe's ending the run, nobody after this tenant is compared, tonight or ever.
+/// Guards against: with any answer of Stripe's ending the run, nobody after this tenant is compared, tonight or ever.
 #[tokio::test]
 async fn one_tenant_that_stripe_refuses_does_not_keep_the_others_from_being_compared() {
     let books = Books::new(2).await;
@@ -275,7 +275,7 @@ async fn one_tenant_that_stripe_refuses_does_not_keep_the_others_from_being_comp
     assert_eq!((found.class, found.tenant), (Class::NotCompared, Some(books.till.tenants[0].0)), "{run:?}");
 }
 
-/// Shown to fail: with a nightly run that fails at once, it begins again at the first tenant each hour.
+/// Guards against: with a nightly run that fails at once, it begins again at the first tenant each hour.
 #[tokio::test]
 async fn a_nightly_run_waits_for_stripe_where_it_is() {
     let books = Books::new(1).await;
