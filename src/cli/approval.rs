@@ -17,8 +17,8 @@ Examples:
   freehold approval give alice@example.com --action delete --tenants 50 --reason 'test tenants of last week'
   freehold approval give alice@example.com --action purge --tenants 1 --reason 'asked for by the customer, ticket 4711'
 
-Through a server, an operator may delete ten tenants within an hour, and remove ten early. For more than that, and to
-remove at once a tenant that they deleted themselves, another operator has to agree. An approval lasts an hour. Commands
+Through a server, an operator may delete ten tenants within an hour, and remove ten early. For more than that, and to \
+remove at once a tenant that they deleted themselves, another operator has to agree. An approval lasts an hour. Commands \
 that work on the databases themselves need none, and can give one.")]
     Give(Give),
     /// List approvals, newest first

@@ -39,7 +39,7 @@ Examples:
   freehold audit verify --tenant acme --output json
   freehold audit verify --heads heads.json # compare with ends that were kept elsewhere
 
-Ends with 1 when a chain is broken, and names its first broken line. Whoever can change the control database as its
+Exits with 1 when a chain is broken, and names its first broken line. Whoever can change the control database as its \
 superuser can write the whole log anew; only ends that were kept elsewhere (freehold audit heads) show that.")]
     Verify(Verify),
     /// List the ends of all chains, for safekeeping elsewhere

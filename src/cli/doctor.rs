@@ -15,8 +15,8 @@ use crate::kernel::{Error, Result, codes};
   freehold doctor
   freehold doctor --output json | jq '.findings[] | select(.severity == \"problem\")'
 
-Checks versions, clocks, reachability, what PUBLIC can still do, drifted logins, missing slots, stuck runs and dead
-jobs; drift and orphans that the workers found in the cloud; webhooks that wait or were given up, and every open billing
+Checks versions, clocks, reachability, what PUBLIC can still do, drifted logins, missing slots, stuck runs and dead \
+jobs; drift and orphans that the workers found in the cloud; webhooks that wait or were given up, and every open billing \
 incident. Each finding is explained in docs/OPERATIONS.md. Exits with 1 when there is a problem; notes alone are fine.")]
 pub struct DoctorArgs {}
 

@@ -23,8 +23,8 @@ const MOST: usize = 16 << 10;
   freehold health --live                   # only whether the process still answers
   freehold health http://10.20.64.7:8080   # another machine's
 
-Exits with 0 when it is ready, with 1 when it says that it is not, and with 5 when nothing answers within 4 seconds. It
-asks at --metrics-addr where that is given, since that listener answers even when all connections of the other are taken.
+Exits with 0 when it is ready, with 1 when it says that it is not, and with 5 when nothing answers within 4 seconds. It \
+asks at --metrics-addr where that is given, since that listener answers even when all connections of the other are taken. \
 A worker without --metrics-addr listens nowhere and cannot be asked.")]
 pub struct HealthArgs {
     /// Whom to ask: scheme, host and port; this machine by default

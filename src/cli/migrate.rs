@@ -30,7 +30,7 @@ Examples:
 Examples:
   freehold migrate tenants
 
-A tenant whose migration fails stays on its version and is served as before, and the others continue. Run it again when
+A tenant whose migration fails stays on its version and is served as before, and the others continue. Run it again when \
 the cause is gone.")]
     Tenants,
     /// All three, one after the other

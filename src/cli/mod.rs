@@ -46,7 +46,7 @@ mod worker;
 pub use globals::Globals;
 
 const LONG_HELP: &str = "\
-Settings come from flags, then from the environment, then from the state folder of `freehold dev`. Without --server, a
+Settings come from flags, then from the environment, then from the state folder of `freehold dev`. Without --server, a \
 command works on the databases itself; with it, it asks the operators' API of a running server.
 
 Exit codes:
@@ -58,7 +58,7 @@ Exit codes:
   5  unavailable: a database, a shard or the server does not answer; try again
   6  not allowed
 
-Data is printed on stdout, messages and progress on stderr. With --output json, stdout is one JSON value (a list is
+Data is printed on stdout, messages and progress on stderr. With --output json, stdout is one JSON value (a list is \
 {\"items\": […], \"next_cursor\": …}), and an error is an RFC 9457 problem on stderr.
 
 Examples:

@@ -23,7 +23,7 @@ Examples:
   freehold operator add alice@example.com --name 'Alice Adams'
   freehold operator add bob@example.com --name Bob --role viewer
 
-The address is used once, at their first sign-in, and only if the provider has verified it. From then on, the provider's
+The address is used once, at their first sign-in, and only if the provider has verified it. From then on, the provider's \
 own identifier for them counts. The provider is [[operator_provider]] in the identity settings.")]
     Add(Add),
     /// List operators, with those who were removed at the end

@@ -28,8 +28,8 @@ Examples:
   freehold plan apply --dry-run # the plans this program ships with
   freehold plan apply --file plans.toml --apply
 
-Says what changes, plan by plan. Plans that the file leaves out are no longer sold; tenants that have one keep it.
-A change of what a plan grants is in effect on every server within a second. A changed price is for those who
+Says what changes, plan by plan. Plans that the file leaves out are no longer sold; tenants that have one keep it. \
+A change of what a plan grants is in effect on every server within a second. A changed price is for those who \
 subscribe from then on; who has the plan already keeps the price they agreed to.")]
     Apply(Apply),
 }

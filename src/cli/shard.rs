@@ -16,7 +16,7 @@ Examples:
   freehold shard add eu-1 --pool default --dsn file:/run/secrets/eu-1 --tenant-cap 2000 --slots 20
   FREEHOLD_SHARD_EU_1=postgres://… freehold shard add eu-1 --dsn env:FREEHOLD_SHARD_EU_1
 
-The reference to the admin DSN is kept, never the DSN: every worker must find it under the same name. The database
+The reference to the admin DSN is kept, never the DSN: every worker must find it under the same name. The database \
 must exist; its admin login needs CREATEROLE and must own the database (or be a superuser).")]
     Add(Add),
     /// List shards with their tenants, slots and health

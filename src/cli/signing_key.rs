@@ -22,7 +22,7 @@ Examples:
   freehold signing-key rotate
   freehold signing-key rotate --now # a key leaked
 
-Without --now the new key signs after 15 minutes, when everyone knows it, and nobody notices. With --now it signs at once,
+Without --now the new key signs after 15 minutes, when everyone knows it, and nobody notices. With --now it signs at once, \
 and every token signed before is refused within a minute; clients get new ones by themselves.")]
     Rotate(Rotate),
 }

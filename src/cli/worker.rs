@@ -26,8 +26,8 @@ use crate::telemetry::numbers;
   FREEHOLD_CONTROL_URL=postgres://… FREEHOLD_MASTER_KEY=… freehold worker
   freehold worker --metrics-addr 127.0.0.1:9091   # /metrics and /health/ready for monitoring
 
-Any number of workers may run: each run and each job is held by one of them at a time. If a worker falls silent, another
-takes over its runs after 10 seconds and its jobs after 60. Each shard's admin DSN is read from where the shard's
+Any number of workers may run: each run and each job is held by one of them at a time. If a worker falls silent, another \
+takes over its runs after 10 seconds and its jobs after 60. Each shard's admin DSN is read from where the shard's \
 reference points (env:NAME, file:/path).")]
 pub struct WorkerArgs {
     /// How mail is sent: the same TOML file as the servers' (docs/IDENTITY.md, infra/identity.example.toml). Without it,

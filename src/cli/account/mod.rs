@@ -30,7 +30,7 @@ Examples:
   freehold login --server https://freehold.example.com
   freehold login # next to freehold dev, or where you signed in before
 
-Shows a code and an address. Open the address in any browser, on any device, and type the code. What comes of it is kept
+Shows a code and an address. Open the address in any browser, on any device, and type the code. What comes of it is kept \
 in freehold/credentials.json below XDG_CONFIG_HOME (or ~/.config), or in FREEHOLD_HOME, for your eyes only.")]
 pub struct LoginArgs {}
 

@@ -41,7 +41,7 @@ use sign_in::People;
   freehold dev --with-cloud                           # Terraform too, against a stand-in for AWS
   FREEHOLD_HTTP_ADDR=127.0.0.1:9000 freehold dev      # another port
 
-While it runs, other commands find it by themselves when they are started in the same folder: freehold tenant list.
+While it runs, other commands find it by themselves when they are started in the same folder: freehold tenant list. \
 It keeps everything in .freehold/ (or FREEHOLD_HOME). Ctrl-C stops all that it started.")]
 pub struct DevArgs {
     /// Throw away the data of earlier runs first

@@ -73,7 +73,7 @@ Examples:
   freehold tenant psql acme
   freehold tenant psql acme -- -c 'SELECT count(*) FROM task'
 
-psql sees what the tenant's requests see: its own schema, within its plan's limits. What follows -- goes to psql as it is,
+psql sees what the tenant's requests see: its own schema, within its plan's limits. What follows -- goes to psql as it is, \
 and into the audit log. The exit code is psql's.")]
     Psql(Psql),
 }
