@@ -37,8 +37,10 @@ pub fn root_cert(options: &PgConnectOptions) -> Option<PathBuf> {
 /// the bundle of a whole cloud: it is not kept with the shard.
 fn beside_environment(options: &PgConnectOptions, environment: Option<&OsStr>) -> Option<PathBuf> {
     let url = options.to_url_lossy();
-    let file = url.query_pairs().find(|(name, _)| name == "sslrootcert")?.1;
-    Some(PathBuf::from(file.into_owned())).filter(|file| environment != Some(file.as_os_str()))
+    let said = url.query_pairs().find(|(name, _)| name == "sslrootcert")?.1;
+    // The driver writes before a file's name that it is one.
+    let file = PathBuf::from(said.strip_prefix("file: ").unwrap_or(&said));
+    (environment != Some(file.as_os_str())).then_some(file)
 }
 
 impl TenantTls {
