@@ -16,7 +16,7 @@ ARG TERRAFORM_IMAGE=docker.io/hashicorp/terraform:1.11.4
 
 # What all of them have. /run/secrets is where settings that say file:/run/secrets/… look.
 FROM ${RUN_IMAGE} AS base
-COPY LICENSE /usr/share/doc/freehold/LICENSE
+COPY LICENSE NOTICE /usr/share/doc/freehold/
 COPY terraform /usr/share/freehold/terraform
 ENV FREEHOLD_HTTP_ADDR=0.0.0.0:8080 \
     FREEHOLD_METRICS_ADDR=0.0.0.0:9090

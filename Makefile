@@ -40,7 +40,8 @@ lint: deps ## Check the format and lint, without tests; the deployment files as 
 	@scripts/check-compose.sh
 	@scripts/check-checkov.sh
 
-bench: deps ## Measure what Freehold costs (release build, real servers, fsync on)
+bench: ## Measure what Freehold costs (release build, real servers, fsync on)
+	@scripts/install-deps.sh --bench
 	cargo bench --locked --features testkit --bench bench -- $(ARGS)
 
 soak: deps ## Run the long mixed-load test at full size (release build)

@@ -9,6 +9,7 @@ use secrecy::ExposeSecret;
 use sqlx::{Connection, PgPool};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::adapters::{dns, mail, redis, stripe, terraform};
 use crate::billing::settings::Settings as StripeSettings;
@@ -22,6 +23,7 @@ use crate::control_plane::{ControlPlane, Hands, Turns, worker};
 use crate::data_plane::TenantContext;
 use crate::data_plane::broker::{Broker, BrokerConfig};
 use crate::data_plane::directory::{Capacity, Directory};
+use crate::data_plane::idempotency;
 use crate::data_plane::limits::Limiter;
 use crate::data_plane::tenancy::decide;
 use crate::data_plane::tenancy::token::Tokens;
@@ -44,6 +46,7 @@ use crate::identity::settings::Settings;
 use crate::identity::sign_in::Providers;
 use crate::identity::{Identity, account_letters};
 use crate::jobs::feed::RunFeed;
+use crate::jobs::supervise::supervise;
 use crate::kernel::{Clock, Entropy, Error, MasterKey, Result};
 use crate::product::{Current, Product};
 
@@ -160,7 +163,7 @@ pub async fn meters<P: Product>(cp: &ControlPlane) -> Result<()> {
     ledger::meters_put(&mut *cp.db.acquire().await?, P::METERS).await
 }
 
-/// What product `P` does in its tenants' schemas when a worker asks: as the tenant's own login, over connections of the
+/// What the platform and product `P` do in tenants' schemas when a worker asks: as the tenant's own login, over connections of the
 /// worker's own, in the tenant that the job names and in no other.
 pub fn tenant_jobs<P: Product>(hands: &Hands) -> TenantJobs {
     let clock = hands.cp.clock.clone();
@@ -170,7 +173,8 @@ pub fn tenant_jobs<P: Product>(hands: &Hands) -> TenantJobs {
     let capacity = Capacity { tenants: 1_000, keys: 1, people: 1, unknown: 100 };
     let directory = Directory::new(hands.cp.db.clone(), clock.clone(), capacity);
     let db = hands.cp.db.clone();
-    TenantJobs::new(P::REGULAR_JOBS, move |job| {
+    let regular = [idempotency::TIDY].into_iter().chain(P::REGULAR_JOBS.iter().copied());
+    TenantJobs::new(regular, move |job| {
         let (broker, directory, clock, db) = (broker.clone(), directory.clone(), clock.clone(), db.clone());
         Box::pin(async move {
             // Purged meanwhile: nothing is left to do it in.
@@ -178,6 +182,9 @@ pub fn tenant_jobs<P: Product>(hands: &Hands) -> TenantJobs {
             decide::served(&tenant)?;
             let mut context = TenantContext::of_platform(tenant, directory, broker, clock);
             context.request_id = job.id.to_string();
+            if job.kind == idempotency::TIDY.kind {
+                return context.forget_answers().await;
+            }
             if job.kind != erasure::JOB {
                 return P::job(&context, &job.kind, &job.payload).await;
             }
@@ -281,19 +288,21 @@ pub struct Parts {
 impl Server {
     /// Listens, serves until `draining` is cancelled, and drains.
     pub async fn run(self, listener: TcpListener, options: ServeOptions) {
-        let listening = CancellationToken::new();
-        let directory = tokio::spawn(self.http.directory.clone().run(listening.clone()));
-        let counting = tokio::spawn(self.http.limiter.clone().run(listening.clone()));
-        let calls = self.http.calls.clone().run(self.ledger, self.http.clock.clone(), listening.clone());
-        let calls = tokio::spawn(calls);
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (directory, limiter) = (self.http.directory.clone(), self.http.limiter.clone());
+        let (calls, ledger, clock) = (self.http.calls.clone(), self.ledger, self.http.clock.clone());
+        tasks.spawn(supervise("directory", stop.clone(), move |stop| directory.clone().run(stop)));
+        tasks.spawn(supervise("months", stop.clone(), move |stop| limiter.clone().run(stop)));
+        tasks.spawn(supervise("api_calls", stop.clone(), move |stop| {
+            calls.clone().run(ledger.clone(), clock.clone(), stop)
+        }));
         let cut = serve::serve(listener, self.router, self.http.draining.clone(), options).await;
         if cut > 0 {
             tracing::warn!(connections = cut, "cut: they did not finish in time");
         }
-        listening.cancel();
-        directory.await.ok();
-        counting.await.ok();
-        calls.await.ok();
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
         self.http.broker.close().await;
     }
 

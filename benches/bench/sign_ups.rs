@@ -1,4 +1,4 @@
-//! A hundred people press "Make the workspace" at the same moment, over the pages of the base host: each has a session,
+//! A hundred people press "Create workspace" at the same moment, over the pages of the base host: each has a session,
 //! has the form open, and waits until the workspace is ready. Afterwards every tenant is looked at, here and on its shard:
 //! whole or not there.
 //!

@@ -1,22 +1,20 @@
 //! What a worker does for billing now and then. Any number of workers do it at once: each piece of work leases what it
 //! holds, or is safe to do twice.
 
-use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::ledger::{months, relay, sampler, sealer};
 use super::{Billing, access, catalogue, customers, finance, inbox, quotas, reconcile, sender};
-use crate::kernel::{Error, Result, codes};
+use crate::jobs::rounds::Round;
+use crate::kernel::Result;
 
 /// A piece of work that comes again.
 pub struct Regular {
-    /// Names it in logs and in `billing_rounds_total`.
+    /// Names it in logs and in `worker_rounds_total`.
     pub name: &'static str,
     /// From the end of one round to the next.
     pub seconds: u64,
@@ -156,36 +154,14 @@ const FAREWELL: Duration = Duration::from_secs(10);
 pub async fn run(billing: Billing, stop: CancellationToken) {
     let tasks = TaskTracker::new();
     for regular in ALL.iter().filter(|regular| billing.settings.enabled() || !regular.asks_stripe) {
-        tasks.spawn(again_and_again(regular, billing.clone(), stop.clone()));
+        let every = Duration::from_secs(regular.seconds);
+        let round = Round { name: regular.name, every, limit: PATIENCE };
+        let billing = billing.clone();
+        tasks.spawn(round.again_and_again(stop.clone(), move || (regular.work)(billing.clone())));
     }
     stop.cancelled().await;
     tasks.close();
     if tokio::time::timeout(FAREWELL, tasks.wait()).await.is_err() {
         tracing::warn!("billing stops with work in hand; its leases will run out");
-    }
-}
-
-async fn again_and_again(regular: &'static Regular, billing: Billing, stop: CancellationToken) {
-    // The rare ones are for what goes wrong over time, not for the first second.
-    let first = if regular.seconds < 60 { Duration::ZERO } else { Duration::from_secs(10) };
-    let mut tick = tokio::time::interval_at(Instant::now() + first, Duration::from_secs(regular.seconds));
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let done = once(regular, billing.clone()).await;
-        let outcome = if done.is_ok() { "ok" } else { "failed" };
-        metrics::counter!("billing_rounds_total", "round" => regular.name, "outcome" => outcome).increment(1);
-        if let Err(error) = done {
-            tracing::warn!(round = regular.name, ?error, "a round of billing failed; it will be tried again");
-        }
-    }
-}
-
-/// One round: within its time, and a panic is a failure like any other.
-async fn once(regular: &Regular, billing: Billing) -> Result<()> {
-    let round = AssertUnwindSafe((regular.work)(billing)).catch_unwind();
-    match tokio::time::timeout(PATIENCE, round).await {
-        Ok(Ok(done)) => done,
-        Ok(Err(_)) => Err(Error::internal("it panicked")),
-        Err(_) => Err(Error::new(&codes::TIMEOUT).detail("a round took too long")),
     }
 }

@@ -16,7 +16,7 @@ use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::kernel::{Error, Result, SecretRef, codes};
+use crate::kernel::{Error, Result, SecretRef, codes, settings_file};
 
 /// Where Stripe answers.
 pub const STRIPE: &str = "https://api.stripe.com/";
@@ -153,8 +153,10 @@ struct FileWebhooks {
     thin: Vec<SecretRef>,
 }
 
+const WHAT: &str = "the Stripe settings";
+
 fn wrong(why: impl std::fmt::Display) -> Error {
-    Error::new(&codes::BAD_REQUEST).detail(format!("the Stripe settings: {why}"))
+    Error::new(&codes::BAD_REQUEST).detail(format!("{WHAT}: {why}"))
 }
 
 impl Settings {
@@ -192,11 +194,7 @@ impl Settings {
     }
 
     fn parse_with(text: &str, secret: impl Fn(&SecretRef) -> Result<SecretString>) -> Result<Self> {
-        let file: File = toml::from_str(text).map_err(|error| {
-            // Not the error's own words: they show the line, and a key written into it.
-            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-            wrong(format!("line {}: {}", before.matches('\n').count() + 1, error.message()))
-        })?;
+        let file: File = settings_file::parse(WHAT, text)?;
         let read = |all: &[SecretRef]| all.iter().map(&secret).collect::<Result<Vec<_>>>();
         let settings = Self {
             mode: file.mode,
@@ -218,12 +216,7 @@ impl Settings {
     /// As [`Settings::parse`], and when the file cannot be read.
     pub fn of(file: Option<&Path>) -> Result<Self> {
         let Some(file) = file else { return Ok(Self::default()) };
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            Error::new(&codes::BAD_REQUEST)
-                .detail(format!("the Stripe settings {} cannot be read", file.display()))
-                .source(error)
-        })?;
-        Self::parse(&text)
+        Self::parse(&settings_file::read(WHAT, file)?)
     }
 
     fn checked(self) -> Result<Self> {

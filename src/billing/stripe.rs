@@ -19,7 +19,7 @@ pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, Trouble>> + Send +
 /// the same idempotency key while [`Trouble::passes`] (another key after `Broken`), and given up for the rest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
-    /// 400 or 404, with Stripe's code (`resource_missing`) and message.
+    /// 400 or 404 in Stripe's own words, with its code (`resource_missing`) and message.
     #[error("Stripe refused ({status} {code}): {message}")]
     Refused { status: u16, code: String, message: String },
     /// 401 or 403: our key.
@@ -34,7 +34,7 @@ pub enum Trouble {
     /// No answer came: a timeout, a reset. The request may have been done.
     #[error("Stripe did not answer: {0}")]
     Silent(String),
-    /// A 5xx, or a body that is no answer of theirs. The request may have been done.
+    /// A 5xx, or a body that is no answer of theirs: what stands between may say anything. The request may have been done.
     #[error("Stripe's answer cannot be used ({status}): {what}")]
     Broken { status: u16, what: String },
 }
@@ -149,6 +149,12 @@ pub trait Api: MeterSink {
     // -- pages of Stripe's
     fn checkout<'a>(&'a self, new: &'a NewCheckout, key: IdempotencyKey) -> Asked<'a, Checkout>;
     fn checkout_by_id<'a>(&'a self, id: &'a str) -> Asked<'a, Checkout>;
+    /// A customer's pages that can still be paid on, newest first; the newest hundred.
+    fn checkouts_open<'a>(&'a self, customer: &'a str) -> Asked<'a, Vec<Checkout>>;
+    /// Ends a page, so that nobody pays on it any more. False for one that had ended already, or was paid.
+    fn checkout_expire<'a>(&'a self, id: &'a str) -> Asked<'a, bool>;
+    /// The id of the promotion code that people type so. None when there is none that is active and for this customer.
+    fn promotion_code<'a>(&'a self, code: &'a str, customer: &'a str) -> Asked<'a, Option<String>>;
     /// The address of the Billing Portal for this customer, good for minutes.
     fn portal<'a>(&'a self, customer: &'a str, return_url: &'a str) -> Asked<'a, String>;
 
@@ -263,8 +269,12 @@ pub struct NewCheckout {
     pub plan: String,
     pub prices: Vec<PriceItem>,
     pub trial_days: u32,
-    /// A coupon's id at Stripe.
-    pub coupon: Option<String>,
+    /// Without a trial: when the first whole period begins. The time until then is charged by its part.
+    pub anchor: Option<DateTime<Utc>>,
+    /// A promotion code's id at Stripe.
+    pub promotion_code: Option<String>,
+    /// Ours, to know it again by. At most 200 characters.
+    pub reference: String,
     pub success_url: String,
     pub cancel_url: String,
 }
@@ -277,6 +287,9 @@ pub struct Checkout {
     /// `open`, `complete`, `expired`.
     pub status: String,
     pub subscription: Option<String>,
+    /// Ours.
+    pub reference: Option<String>,
+    pub created_at: DateTime<Utc>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,26 +5,27 @@ use clap::{Args, Subcommand};
 
 use super::fleet::Fleet;
 use super::output::{print, print_page};
+use super::paging::Paging;
 use super::{Globals, table};
 use crate::control_plane::tenants::TenantRef;
-use crate::identity::keys::{ApiKey, NewApiKey, WithSecret};
+use crate::identity::keys::{ApiKey, KeyFilter, NewApiKey, WithSecret};
 use crate::kernel::ids::ApiKeyId;
 use crate::kernel::{Result, Role};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make an API key for a tenant. It is shown this once
-    #[command(after_long_help = "\
+    /// Create an API key for a tenant. It is shown only once
+    #[command(after_help = "\
 Examples:
   freehold api-key create --tenant acme --role owner --name 'first key'
   freehold api-key create --tenant acme --role member --name ci --output json | jq -r .key
   freehold api-key create --tenant acme --role viewer --name audit --expires 2027-01-01T00:00:00Z")]
     Create(Create),
-    /// List a tenant's API keys, newest first, revoked ones included
-    #[command(after_long_help = "Examples:\n  freehold api-key list --tenant acme")]
+    /// List a tenant's API keys, newest first, including revoked ones
+    #[command(after_help = "Examples:\n  freehold api-key list --tenant acme")]
     List(List),
     /// Revoke an API key: every server refuses it within a second
-    #[command(after_long_help = "Examples:\n  freehold api-key revoke key_06fqv3k1s9t4m7b2n8c5v0r6e4")]
+    #[command(after_help = "Examples:\n  freehold api-key revoke key_06fqv3k1s9t4m7b2n8c5v0r6e4")]
     Revoke(Revoke),
 }
 
@@ -39,7 +40,7 @@ pub struct Create {
     /// What it is for, to tell keys apart
     #[arg(long)]
     name: String,
-    /// When it stops working, as in 2027-01-01T00:00:00Z; never when not given
+    /// When it stops working, for example 2027-01-01T00:00:00Z; never by default
     #[arg(long, value_name = "TIME")]
     expires: Option<DateTime<Utc>>,
 }
@@ -49,6 +50,8 @@ pub struct List {
     /// The tenant: slug or id
     #[arg(long)]
     tenant: TenantRef,
+    #[command(flatten)]
+    paging: Paging,
 }
 
 #[derive(Debug, Args)]
@@ -60,7 +63,12 @@ pub struct Revoke {
 pub async fn run(globals: &Globals, command: Command) -> Result<()> {
     let fleet = Fleet::open(globals).await?;
     match command {
-        Command::List(args) => print_page(globals, &fleet.api_key_list(&args.tenant).await?, many),
+        Command::List(List { tenant, paging }) => {
+            let page = paging.collect(async |limit, cursor| {
+                fleet.api_key_list(&tenant, &KeyFilter { limit, cursor }).await
+            });
+            print_page(globals, &page.await?, many)
+        }
         Command::Revoke(args) => print(globals.output, &fleet.api_key_revoke(args.id).await?, one),
         Command::Create(Create { tenant, role, name, expires }) => {
             let new = NewApiKey { name, role, expires_at: expires };

@@ -19,31 +19,31 @@ use crate::kernel::{Error, Result, codes};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// List what was changed, by whom, newest first
-    #[command(after_long_help = "\
+    /// List who changed what, newest first
+    #[command(after_help = "\
 Examples:
   freehold audit list --tenant acme
   freehold audit list --action tenant.psql --all --output json
   freehold audit list --action support. --since 2026-11-01T00:00:00Z")]
     List(List),
-    /// Write the log as a file to stdout. The export is itself a line of the log
-    #[command(after_long_help = "\
+    /// Export the log to stdout. The export is itself recorded in the log
+    #[command(after_help = "\
 Examples:
   freehold audit export --tenant acme > acme.csv
   freehold audit export --format jsonl --since 2026-11-01T00:00:00Z > november.jsonl")]
     Export(Export),
-    /// Check that no line was changed, removed, moved or put in
-    #[command(after_long_help = "\
+    /// Check that no line was changed, removed, moved or inserted
+    #[command(after_help = "\
 Examples:
   freehold audit verify
   freehold audit verify --tenant acme --output json
-  freehold audit verify --heads heads.json # ends of the chains that were kept elsewhere
+  freehold audit verify --heads heads.json # compare with ends that were kept elsewhere
 
-Ends with 1 when a chain is broken, and names its first broken line. Whoever can change the control database as its
+Exits with 1 when a chain is broken, and names its first broken line. Whoever can change the control database as its \
 superuser can write the whole log anew; only ends that were kept elsewhere (freehold audit heads) show that.")]
     Verify(Verify),
-    /// List the ends of all chains, to be kept elsewhere
-    #[command(after_long_help = "Examples:\n  freehold audit heads --all --output json > heads.json")]
+    /// List the ends of all chains, for safekeeping elsewhere
+    #[command(after_help = "Examples:\n  freehold audit heads --all --output json > heads.json")]
     Heads(Heads),
 }
 
@@ -52,16 +52,16 @@ pub struct Which {
     /// Only changes of this tenant: slug or id (a purged one by id)
     #[arg(long)]
     tenant: Option<TenantRef>,
-    /// Only changes of this kind, as in tenant.suspend, or of all that begin so, as in tenant.
+    /// Only changes of this kind (tenant.suspend), or of every kind that begins like this (tenant.)
     #[arg(long)]
     action: Option<String>,
-    /// Only changes by this one, as in acc_…, operator:opk_…, cli:root
+    /// Only changes by this actor: acc_…, operator:opk_…, cli:root
     #[arg(long)]
     actor: Option<String>,
-    /// Only changes of this thing, by its id
+    /// Only changes of the thing with this id
     #[arg(long, value_name = "ID")]
     target: Option<String>,
-    /// Not before this time, as in 2026-11-01T00:00:00Z
+    /// Not before this time, for example 2026-11-01T00:00:00Z
     #[arg(long, value_name = "TIME")]
     since: Option<DateTime<Utc>>,
     /// Before this time
@@ -99,7 +99,7 @@ pub struct List {
 pub struct Export {
     #[command(flatten)]
     which: Which,
-    /// csv for spreadsheets, jsonl for programs: one JSON value a line
+    /// csv for spreadsheets; jsonl for programs, with one JSON value per line
     #[arg(long, value_enum, default_value_t = Format::Csv)]
     format: Format,
 }
@@ -109,7 +109,7 @@ pub struct Verify {
     /// Only this tenant's chain: slug or id
     #[arg(long)]
     tenant: Option<TenantRef>,
-    /// Compare with ends that `freehold audit heads --output json` gave earlier
+    /// Compare with ends printed earlier by `freehold audit heads --output json`
     #[arg(long, value_name = "FILE")]
     heads: Option<PathBuf>,
 }

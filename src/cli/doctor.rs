@@ -9,14 +9,15 @@ use crate::config::ControlConfig;
 use crate::control_plane::doctor::{self, Severity};
 use crate::kernel::{Error, Result, codes};
 
-/// Look at the control database and every shard, and say what is not as it should be
+/// Examine the control database, every shard, the cloud and billing, and report what is not as it should be
 #[derive(Debug, Args)]
-#[command(after_help = "EXAMPLES:
+#[command(after_help = "Examples:
   freehold doctor
   freehold doctor --output json | jq '.findings[] | select(.severity == \"problem\")'
 
-Checks versions, clocks, reachability, what PUBLIC can still do, drifted logins, missing slots, stuck runs and dead
-jobs. Ends with 1 when there is a problem; notes alone are fine.")]
+Checks versions, clocks, reachability, what PUBLIC can still do, drifted logins, missing slots, stuck runs and dead \
+jobs; drift and orphans that the workers found in the cloud; webhooks that wait or were given up, and every open billing \
+incident. Each finding is explained in docs/OPERATIONS.md. Exits with 1 when there is a problem; notes alone are fine.")]
 pub struct DoctorArgs {}
 
 /// Prints the report.

@@ -10,23 +10,23 @@ use crate::config::ControlConfig;
 
 #[derive(Clone, Debug, Args)]
 pub struct Globals {
-    /// How to print: a table for people, JSON for programs, CSV for spreadsheets (freehold billing)
+    /// Output format: a table for people, JSON for programs, CSV for spreadsheets (freehold billing only)
     #[arg(long, global = true, value_enum, default_value_t = Output::Table, value_name = "FORMAT", help_heading = "Output")]
     pub output: Output,
 
-    /// No progress and no notes; errors are still said
+    /// Show no progress and no notes; errors are still printed
     #[arg(long, short, global = true, help_heading = "Output")]
     pub quiet: bool,
 
-    /// Say more: -v causes of errors and warnings, -vv what happens, -vvv everything
+    /// Show more: -v causes of errors, and warnings; -vv what happens; -vvv everything
     #[arg(long, short, global = true, action = ArgAction::Count, help_heading = "Output")]
     pub verbose: u8,
 
-    /// Ask the operators' API of this server, instead of working on the databases
+    /// Use the operators' API of this server instead of working on the databases
     #[arg(long, global = true, env = "FREEHOLD_SERVER", value_name = "URL", help_heading = "Server")]
     pub server: Option<String>,
 
-    /// The operator's key for --server. Give it by environment, not on the command line
+    /// The operator key for --server. Set it in the environment, not on the command line
     #[arg(
         long,
         global = true,

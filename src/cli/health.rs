@@ -18,28 +18,28 @@ const MOST: usize = 16 << 10;
 
 /// Ask the server or worker on this machine whether it is ready
 #[derive(Debug, Args)]
-#[command(after_help = "EXAMPLES:
+#[command(after_help = "Examples:
   freehold health                          # in a container, beside `freehold serve` or `freehold worker`
   freehold health --live                   # only whether the process still answers
   freehold health http://10.20.64.7:8080   # another machine's
 
-Ends with 0 when it is ready, with 1 when it says that it is not, and with 5 when nothing answers within 4 seconds. The
-address is that of --metrics-addr where that is given: it answers when all of the other's connections are taken. A worker
-without --metrics-addr listens nowhere and cannot be asked.")]
+Exits with 0 when it is ready, with 1 when it says that it is not, and with 5 when nothing answers within 4 seconds. It \
+asks at --metrics-addr where that is given, since that listener answers even when all connections of the other are taken. \
+A worker without --metrics-addr listens nowhere and cannot be asked.")]
 pub struct HealthArgs {
-    /// Who is asked: scheme, host and port. This machine unless it is said
+    /// Whom to ask: scheme, host and port; this machine by default
     #[arg(value_name = "URL")]
     url: Option<Url>,
 
-    /// Ask whether it can answer at all (/health/live), not whether it is ready
+    /// Ask only whether it answers at all (/health/live), not whether it is ready
     #[arg(long)]
     live: bool,
 
-    /// Where the process answers its monitoring, as it was told
+    /// The metrics address that the process was given
     #[arg(long, env = "FREEHOLD_METRICS_ADDR", value_name = "ADDR")]
     metrics_addr: Option<SocketAddr>,
 
-    /// Where the server listens, as it was told
+    /// The address that the server was given to listen on
     #[arg(long, env = "FREEHOLD_HTTP_ADDR", default_value = "127.0.0.1:8080", value_name = "ADDR")]
     http_addr: SocketAddr,
 }

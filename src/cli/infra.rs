@@ -19,7 +19,7 @@ use crate::kernel::{Error, Result, codes};
 
 #[derive(Debug, Args)]
 pub struct InfraArgs {
-    /// How the cloud is provisioned: the worker's TOML file
+    /// How the cloud is provisioned: the same TOML file as the worker's (docs/OPERATIONS.md, infra/cloud.example.toml)
     #[arg(long, global = true, env = "FREEHOLD_INFRA", value_name = "FILE")]
     infra: Option<PathBuf>,
 
@@ -29,50 +29,50 @@ pub struct InfraArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Say what an apply would change
-    #[command(after_long_help = "\
+    /// Show what an apply would change
+    #[command(after_help = "\
 Examples:
   freehold infra plan platform
   freehold infra plan tenant/acme --output json | jq '.changes[].address'")]
     Plan(Named),
-    /// Make it what it should be, drift put right. Refused when something would be lost by it
-    #[command(after_long_help = "\
+    /// Bring it to its intended state, undoing drift. Refused if data would be lost
+    #[command(after_help = "\
 Examples:
   freehold infra apply platform
   freehold infra apply shard/eu-1
   freehold infra apply tenant/acme")]
     Apply(Named),
-    /// Say what somebody has changed behind our back. Ends with 1 when there is something
-    #[command(after_long_help = "\
+    /// Show what was changed from outside. Exits with 1 if there is anything
+    #[command(after_help = "\
 Examples:
   freehold infra drift tenant/acme
 
 A worker looks at everything once a day; `freehold infra findings` says what it found.")]
     Drift(Named),
-    /// Show what there is, as it was recorded; the cloud is not asked
-    #[command(after_long_help = "\
+    /// Show what exists according to the recorded state; the cloud is not asked
+    #[command(after_help = "\
 Examples:
   freehold infra show platform --output json | jq .output
   freehold infra show tenant/acme")]
     Show(Named),
-    /// Remove a shard's server that is in no registry. The last snapshot stays
-    #[command(after_long_help = "\
+    /// Remove the server of a shard that is not registered. A final snapshot is kept
+    #[command(after_help = "\
 Examples:
   freehold infra destroy shard/eu-1 --yes
 
-What a tenant has goes with its purge: freehold tenant purge.")]
+What belongs to a tenant is removed when it is purged: freehold tenant purge.")]
     Destroy(Destroy),
-    /// List what is in the cloud under this environment's name and in no state. Ends with 1 when there is something
-    #[command(after_long_help = "Examples:\n  freehold infra orphans")]
+    /// List what exists in the cloud under this environment's name and is in no state. Exits with 1 if there is anything
+    #[command(after_help = "Examples:\n  freehold infra orphans")]
     Orphans,
-    /// Show what the worker's nightly looks have found: drift, orphans, and what could not be looked at
-    #[command(after_long_help = "Examples:\n  freehold infra findings\n  freehold infra findings --all")]
+    /// Show what the workers' daily checks found: drift, orphans, and what could not be checked
+    #[command(after_help = "Examples:\n  freehold infra findings\n  freehold infra findings --all")]
     Findings(Findings),
 }
 
 #[derive(Debug, Args)]
 struct Findings {
-    /// Show also what is as it should be
+    /// Include what is as it should be
     #[arg(long)]
     all: bool,
 }

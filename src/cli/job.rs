@@ -13,10 +13,10 @@ use crate::kernel::ids::JobId;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// List jobs, newest first
-    #[command(after_long_help = "Examples:\n  freehold job list --state dead")]
+    #[command(after_help = "Examples:\n  freehold job list --state dead")]
     List(List),
-    /// Put a dead job back in the queue; the worker takes it from there
-    #[command(after_long_help = "Examples:\n  freehold job retry job_06fqv3k1s9t4m7b2n8c5v0r6e4")]
+    /// Put a dead job back into the queue
+    #[command(after_help = "Examples:\n  freehold job retry job_06fqv3k1s9t4m7b2n8c5v0r6e4")]
     Retry(Retry),
 }
 

@@ -9,9 +9,9 @@ use super::Cli;
 use super::output::write_out;
 use crate::kernel::{Error, Result, codes};
 
-/// Print a shell's completions
+/// Print completions for a shell
 #[derive(Debug, Args)]
-#[command(after_long_help = "\
+#[command(after_help = "\
 Examples:
   freehold completions bash > /etc/bash_completion.d/freehold
   freehold completions zsh > ~/.zfunc/_freehold")]
@@ -22,9 +22,9 @@ pub struct Completions {
 
 /// Write the manual pages into a folder
 #[derive(Debug, Args)]
-#[command(after_long_help = "Examples:\n  freehold man /usr/local/share/man/man1")]
+#[command(after_help = "Examples:\n  freehold man /usr/local/share/man/man1")]
 pub struct Man {
-    /// The folder; it is made when it is not there
+    /// The folder, which is created if need be
     dir: PathBuf,
 }
 

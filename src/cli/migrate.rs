@@ -17,24 +17,24 @@ use crate::product::{Current, Product};
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum Command {
     /// The control database. The first command on an empty one
-    #[command(after_long_help = "\
+    #[command(after_help = "\
 Examples:
   FREEHOLD_CONTROL_URL=postgres://freehold:…@db/freehold freehold migrate control
   freehold migrate control # safe to run from two places: the second waits for the first")]
     Control,
-    /// Every shard's own schema, and everything closed that can be
-    #[command(after_long_help = "Examples:\n  freehold migrate shards")]
+    /// Every shard's own schema; also revokes what PUBLIC should not be able to do
+    #[command(after_help = "Examples:\n  freehold migrate shards")]
     Shards,
     /// Every tenant's schema and every spare slot
-    #[command(after_long_help = "\
+    #[command(after_help = "\
 Examples:
   freehold migrate tenants
 
-A tenant whose migration fails stays on its version and is served as before; the others go on. Run it again when the
-cause is gone.")]
+A tenant whose migration fails stays on its version and is served as before, and the others continue. Run it again when \
+the cause is gone.")]
     Tenants,
     /// All three, one after the other
-    #[command(after_long_help = "Examples:\n  freehold migrate all")]
+    #[command(after_help = "Examples:\n  freehold migrate all")]
     All,
 }
 

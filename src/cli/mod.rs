@@ -11,6 +11,7 @@ use crate::kernel::Result;
 
 mod account;
 mod api_key;
+mod approval;
 mod audit;
 mod billing;
 mod dev;
@@ -45,7 +46,7 @@ mod worker;
 pub use globals::Globals;
 
 const LONG_HELP: &str = "\
-Settings come from flags, then from the environment, then from the state folder of `freehold dev`. Without --server, a
+Settings come from flags, then from the environment, then from the state folder of `freehold dev`. Without --server, a \
 command works on the databases itself; with it, it asks the operators' API of a running server.
 
 Exit codes:
@@ -57,7 +58,7 @@ Exit codes:
   5  unavailable: a database, a shard or the server does not answer; try again
   6  not allowed
 
-Data is printed on stdout, messages and progress on stderr. With --output json, stdout is one JSON value (a list is
+Data is printed on stdout, messages and progress on stderr. With --output json, stdout is one JSON value (a list is \
 {\"items\": […], \"next_cursor\": …}), and an error is an RFC 9457 problem on stderr.
 
 Examples:
@@ -92,16 +93,19 @@ enum Command {
     /// API keys of tenants
     #[command(subcommand)]
     ApiKey(api_key::Command),
+    /// Approvals: a second person's consent to what takes two
+    #[command(subcommand)]
+    Approval(approval::Command),
     /// Shards: the databases that tenants live in
     #[command(subcommand)]
     Shard(shard::Command),
-    /// Shard pools: groups of shards that plans are placed on
+    /// Shard pools: groups of shards that a plan's tenants are placed on
     #[command(subcommand)]
     Pool(pool::Command),
     /// Spare slots: schemas made ahead of time
     #[command(subcommand)]
     Slot(slot::Command),
-    /// Plans: what is sold and what it grants
+    /// Plans: what is sold, and what each plan grants
     #[command(subcommand)]
     Plan(plan::Command),
     /// Runs: recorded changes of several steps
@@ -110,17 +114,17 @@ enum Command {
     /// Jobs: single effects that are retried
     #[command(subcommand)]
     Job(job::Command),
-    /// The cloud: what SQL cannot make
+    /// The cloud: what Terraform manages for the platform, shards and tenants
     Infra(infra::InfraArgs),
     /// The audit log: who changed what
     #[command(subcommand)]
     Audit(audit::Command),
-    /// Money: what was used, told, invoiced and paid
+    /// Billing: what was used, reported to Stripe, invoiced and paid
     Billing(billing::Billing),
-    /// Operators: the staff that signs in at /operator
+    /// Operators: the staff who sign in at /operator
     #[command(subcommand)]
     Operator(operator::Command),
-    /// Support sessions: looks into tenants, for a reason and for a time
+    /// Support sessions: see what a tenant sees, for a stated reason and a limited time
     #[command(subcommand)]
     Support(support::Command),
     /// Keys for the operators' API
@@ -172,6 +176,7 @@ pub async fn run(mut cli: Cli) -> Result<()> {
         Command::Migrate(command) => migrate::run(globals, command).await,
         Command::Tenant(command) => tenant::run(globals, command).await,
         Command::ApiKey(command) => api_key::run(globals, command).await,
+        Command::Approval(command) => approval::run(globals, command).await,
         Command::Shard(command) => shard::run(globals, command).await,
         Command::Pool(command) => pool::run(globals, command).await,
         Command::Slot(command) => slot::run(globals, command).await,

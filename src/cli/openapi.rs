@@ -8,7 +8,7 @@ use crate::kernel::Result;
 
 /// Print the OpenAPI document of tenants' and operators' APIs
 #[derive(Debug, Args)]
-#[command(after_long_help = "Examples:\n  freehold openapi > openapi/v1.json")]
+#[command(after_help = "Examples:\n  freehold openapi > openapi/v1.json")]
 pub struct Openapi {}
 
 /// It is JSON, whatever the output format.

@@ -4,36 +4,36 @@ use clap::{Args, Subcommand};
 
 use super::fleet::Fleet;
 use super::output::{print, print_page};
+use super::paging::Paging;
 use super::{Globals, table};
 use crate::http::vocabulary::validate;
 use crate::identity::operators::{
-    NewOperator, Operator, OperatorRef, OperatorRole, operator_add, operator_list, operator_remove,
-    operator_set_role,
+    NewOperator, Operator, OperatorFilter, OperatorRef, OperatorRole, operator_add, operator_list,
+    operator_remove, operator_set_role,
 };
 use crate::kernel::Result;
-use crate::kernel::page::Page;
 
 const WHAT: &str = "operator";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Let somebody in at /operator, who has this address at the operators' provider
-    #[command(after_long_help = "\
+    /// Let the person with this address at the operators' provider in at /operator
+    #[command(after_help = "\
 Examples:
   freehold operator add alice@example.com --name 'Alice Adams'
   freehold operator add bob@example.com --name Bob --role viewer
 
-The address leads to them once, at their first sign-in, and only if the provider has verified it. After that it is the
-provider's own name for them that counts. The provider is [[operator_provider]] in the identity settings.")]
+The address is used once, at their first sign-in, and only if the provider has verified it. From then on, the provider's \
+own identifier for them counts. The provider is [[operator_provider]] in the identity settings.")]
     Add(Add),
-    /// List operators, those who were removed at the end
-    #[command(after_long_help = "Examples:\n  freehold operator list")]
-    List,
-    /// Shut an operator out: their sessions end at once, and their looks into tenants
-    #[command(after_long_help = "Examples:\n  freehold operator remove alice@example.com")]
+    /// List operators, with those who were removed at the end
+    #[command(after_help = "Examples:\n  freehold operator list")]
+    List(Paging),
+    /// Remove an operator: their sessions and their support sessions end at once
+    #[command(after_help = "Examples:\n  freehold operator remove alice@example.com")]
     Remove(Remove),
     /// Give an operator another role, from the next request on
-    #[command(after_long_help = "Examples:\n  freehold operator role alice@example.com viewer")]
+    #[command(after_help = "Examples:\n  freehold operator role alice@example.com viewer")]
     Role(Change),
 }
 
@@ -41,10 +41,11 @@ provider's own name for them that counts. The provider is [[operator_provider]] 
 pub struct Add {
     /// Their address at the operators' provider
     email: String,
-    /// Their name: tenants read it when they look in
+    /// Their name, which tenants see during a support session
     #[arg(long)]
     name: String,
-    /// What they may do: viewer reads, finance corrects money too, operator changes things and looks into tenants
+    /// What they may do: a viewer reads; finance also corrects money; an operator changes everything and starts support
+    /// sessions
     #[arg(long, value_enum, default_value_t = OperatorRole::Operator)]
     role: OperatorRole,
 }
@@ -69,9 +70,11 @@ pub async fn run(globals: &Globals, command: Command) -> Result<()> {
     let direct = fleet.direct(WHAT)?;
     let (cp, caller) = (&direct.cp, &direct.caller);
     let operator = match command {
-        Command::List => {
-            let all = operator_list(&mut *direct.control().await?).await?;
-            return print_page(globals, &Page::whole(all), many);
+        Command::List(paging) => {
+            let page = paging.collect(async |limit, cursor| {
+                operator_list(&mut *direct.control().await?, &OperatorFilter { limit, cursor }).await
+            });
+            return print_page(globals, &page.await?, many);
         }
         Command::Add(Add { email, name, role }) => {
             let new = NewOperator { email, name, role };

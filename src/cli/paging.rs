@@ -7,10 +7,10 @@ use crate::kernel::page::{MAX_LIMIT, Page};
 
 #[derive(Clone, Debug, Default, Args)]
 pub struct Paging {
-    /// Rows to show, 1 to 100 (20 when not said)
+    /// The number of rows to show, 1 to 100 (default 20)
     #[arg(long, value_name = "N", conflicts_with = "all")]
     pub limit: Option<u32>,
-    /// Go on after an earlier page
+    /// Continue after an earlier page
     #[arg(long, value_name = "CURSOR", conflicts_with = "all")]
     pub cursor: Option<String>,
     /// All rows, however many

@@ -19,34 +19,34 @@ use crate::kernel::{Error, Result, codes};
 pub enum Command {
     /// List the plans on sale and what they grant
     #[command(
-        after_long_help = "Examples:\n  freehold plan list\n  freehold plan list --output json | jq '.items[].entitlements'"
+        after_help = "Examples:\n  freehold plan list\n  freehold plan list --output json | jq '.items[].entitlements'"
     )]
     List,
-    /// Bring the plans to those of a file
-    #[command(after_long_help = "\
+    /// Apply a plan file
+    #[command(after_help = "\
 Examples:
   freehold plan apply --dry-run # the plans this program ships with
   freehold plan apply --file plans.toml --apply
 
-Says what changes, plan by plan. Plans that the file leaves out are no longer sold; tenants that have one keep it.
-A change of what a plan grants is in effect on every server within a second. A changed price is for those who
+Says what changes, plan by plan. Plans that the file leaves out are no longer sold; tenants that have one keep it. \
+A change of what a plan grants is in effect on every server within a second. A changed price is for those who \
 subscribe from then on; who has the plan already keeps the price they agreed to.")]
     Apply(Apply),
 }
 
 #[derive(Debug, Args)]
 pub struct Apply {
-    /// The plan file; the plans that this program ships with when not given
+    /// The plan file; by default the plans that this program ships with
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Only say what would change
+    /// Only show what would change
     #[arg(long, conflicts_with = "apply")]
     dry_run: bool,
-    /// Carry it out; what happens without either option, too
+    /// Make the changes; this is also the default
     #[arg(long)]
     apply: bool,
-    /// How Stripe is reached: the servers' TOML file. Then its products, prices and meters follow at once; without it a
-    /// worker brings them along within a minute
+    /// How Stripe is reached: the same TOML file as the servers' (docs/STRIPE.md, infra/stripe.example.toml). With it,
+    /// products, prices and meters follow at once; without it, a worker brings them up to date within a minute
     #[arg(long, env = "FREEHOLD_STRIPE", value_name = "FILE")]
     stripe: Option<PathBuf>,
 }

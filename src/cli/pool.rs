@@ -13,11 +13,11 @@ use crate::kernel::Result;
 pub enum Command {
     /// Add a shard pool
     #[command(
-        after_long_help = "Examples:\n  freehold pool add default --region eu-central\n  freehold pool add eu-dedicated --region eu-central --tier dedicated"
+        after_help = "Examples:\n  freehold pool add default --region eu-central\n  freehold pool add eu-dedicated --region eu-central --tier dedicated"
     )]
     Add(Add),
     /// List shard pools
-    #[command(after_long_help = "Examples:\n  freehold pool list")]
+    #[command(after_help = "Examples:\n  freehold pool list")]
     List,
 }
 
@@ -25,7 +25,7 @@ pub enum Command {
 pub struct Add {
     /// Its name: 2 to 31 characters a-z, 0-9 and -
     name: String,
-    /// Where its shards are
+    /// The region its shards are in
     #[arg(long)]
     region: String,
     /// Whether tenants share its shards

@@ -14,16 +14,16 @@ use crate::kernel::ids::RunId;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// List runs, newest first
-    #[command(after_long_help = "Examples:\n  freehold run list --open\n  freehold run list --tenant acme")]
+    #[command(after_help = "Examples:\n  freehold run list --open\n  freehold run list --tenant acme")]
     List(List),
-    /// Show one run with its steps
-    #[command(after_long_help = "Examples:\n  freehold run show run_06fqv3k1s9t4m7b2n8c5v0r6e4")]
+    /// Show a run and its steps
+    #[command(after_help = "Examples:\n  freehold run show run_06fqv3k1s9t4m7b2n8c5v0r6e4")]
     Show(One),
-    /// Put a stuck run back to work, let a waiting one go on now, and follow it
-    #[command(after_long_help = "Examples:\n  freehold run resume run_06fqv3k1s9t4m7b2n8c5v0r6e4")]
+    /// Put a stuck run back to work, or a waiting one at once, and follow it
+    #[command(after_help = "Examples:\n  freehold run resume run_06fqv3k1s9t4m7b2n8c5v0r6e4")]
     Resume(One),
-    /// Take back what a run that waits or is stuck has done so far, and follow that
-    #[command(after_long_help = "\
+    /// Undo what a waiting or stuck run has done so far, and follow that
+    #[command(after_help = "\
 Examples:
   freehold run undo run_06fqv3k1s9t4m7b2n8c5v0r6e4
 

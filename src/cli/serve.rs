@@ -12,11 +12,11 @@ use crate::telemetry::{logs, numbers};
 
 /// Answer tenants' and operators' requests
 #[derive(Debug, Args)]
-#[command(after_help = "EXAMPLES:
+#[command(after_help = "Examples:
   FREEHOLD_CONTROL_URL=postgres://… FREEHOLD_MASTER_KEY=… freehold serve --http-addr 0.0.0.0:8080
-  freehold serve --metrics-addr 127.0.0.1:9090   # /metrics for the monitoring
+  freehold serve --metrics-addr 127.0.0.1:9090   # /metrics for monitoring
 
-SIGTERM or Ctrl-C: /health/ready says no at once, requests in flight finish, then the process ends.")]
+On SIGTERM or Ctrl-C, /health/ready says no at once, requests in flight finish, and the process ends.")]
 pub struct ServeArgs {
     #[command(flatten)]
     pub serve: ServeConfig,

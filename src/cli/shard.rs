@@ -10,28 +10,28 @@ use crate::kernel::{Result, SecretRef};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Add a shard and prepare its database; then it takes tenants
-    #[command(after_long_help = "\
+    /// Add a shard and prepare its database, so that it takes tenants
+    #[command(after_help = "\
 Examples:
   freehold shard add eu-1 --pool default --dsn file:/run/secrets/eu-1 --tenant-cap 2000 --slots 20
   FREEHOLD_SHARD_EU_1=postgres://… freehold shard add eu-1 --dsn env:FREEHOLD_SHARD_EU_1
 
-The reference to the admin DSN is kept, never the DSN: every worker must find it under the same name. The database
+The reference to the admin DSN is kept, never the DSN: every worker must find it under the same name. The database \
 must exist; its admin login needs CREATEROLE and must own the database (or be a superuser).")]
     Add(Add),
     /// List shards with their tenants, slots and health
     #[command(
-        after_long_help = "Examples:\n  freehold shard list\n  freehold shard list --output json | jq '.items[].slots_ready'"
+        after_help = "Examples:\n  freehold shard list\n  freehold shard list --output json | jq '.items[].slots_ready'"
     )]
     List,
     /// Show one shard
-    #[command(after_long_help = "Examples:\n  freehold shard show eu-1")]
+    #[command(after_help = "Examples:\n  freehold shard show eu-1")]
     Show(One),
-    /// Stop a shard from taking new tenants; those it has are served on
-    #[command(after_long_help = "Examples:\n  freehold shard drain eu-1")]
+    /// Stop placing new tenants on a shard; those it has are still served
+    #[command(after_help = "Examples:\n  freehold shard drain eu-1")]
     Drain(One),
-    /// Let a shard take new tenants
-    #[command(after_long_help = "Examples:\n  freehold shard activate eu-1")]
+    /// Let a shard take new tenants again
+    #[command(after_help = "Examples:\n  freehold shard activate eu-1")]
     Activate(One),
 }
 

@@ -14,22 +14,22 @@ const WHAT: &str = "signing-key";
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// List the keys that access tokens are signed with, newest first
-    #[command(after_long_help = "Examples:\n  freehold signing-key list")]
+    #[command(after_help = "Examples:\n  freehold signing-key list")]
     List,
     /// Publish the next key. Workers do this by themselves every 30 days
-    #[command(after_long_help = "\
+    #[command(after_help = "\
 Examples:
   freehold signing-key rotate
   freehold signing-key rotate --now # a key leaked
 
-Without --now the new key signs after 15 minutes, when everyone knows it, and nobody notices. With --now it signs at once,
+Without --now the new key signs after 15 minutes, when everyone knows it, and nobody notices. With --now it signs at once, \
 and every token signed before is refused within a minute; clients get new ones by themselves.")]
     Rotate(Rotate),
 }
 
 #[derive(Debug, Args)]
 pub struct Rotate {
-    /// Let the new key sign at once, and refuse all that the others signed
+    /// Sign with the new key at once, and refuse every token signed with the others
     #[arg(long)]
     now: bool,
 }

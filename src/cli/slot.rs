@@ -12,16 +12,16 @@ use crate::kernel::page::Page;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// List slots that no tenant has claimed, at most 1,000
-    #[command(after_long_help = "Examples:\n  freehold slot list\n  freehold slot list --shard eu-1")]
+    /// List up to 1,000 slots that no tenant has claimed
+    #[command(after_help = "Examples:\n  freehold slot list\n  freehold slot list --shard eu-1")]
     List(List),
     /// Make spare slots, so that new tenants are ready in milliseconds
-    #[command(after_long_help = "\
+    #[command(after_help = "\
 Examples:
-  freehold slot fill # every active shard, to the number it keeps
+  freehold slot fill # every active shard, up to the number it keeps
   freehold slot fill --shard eu-1 --target 200
 
-With --target, the shard keeps that many from now on. Through --server, the worker makes them.")]
+With --target, the shard keeps that many from now on. With --server, a worker makes them.")]
     Fill(Fill),
 }
 

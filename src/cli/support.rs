@@ -13,22 +13,22 @@ use crate::kernel::ids::SupportId;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Look into a tenant's workspace, to read. The tenant sees who, why and how long
-    #[command(after_long_help = "\
+    /// Start a support session: read what a tenant sees. The tenant is shown who, why and for how long
+    #[command(after_help = "\
 Examples:
   freehold support start acme --reason 'ticket 4711: import fails'
   freehold support start acme --reason 'ticket 4711: import fails' --minutes 15
 
 Gives a link for a browser: good once, for ten minutes.")]
     Start(Start),
-    /// List looks into tenants, newest first
-    #[command(after_long_help = "\
+    /// List support sessions, newest first
+    #[command(after_help = "\
 Examples:
   freehold support list --live
   freehold support list --tenant acme --all")]
     List(List),
-    /// End a look into a tenant: every server refuses it within a second
-    #[command(after_long_help = "Examples:\n  freehold support end sup_06fqv3k1s9t4m7b2n8c5v0r6e4")]
+    /// End a support session: every server refuses it within a second
+    #[command(after_help = "Examples:\n  freehold support end sup_06fqv3k1s9t4m7b2n8c5v0r6e4")]
     End(End),
 }
 
@@ -36,20 +36,20 @@ Examples:
 pub struct Start {
     /// The tenant's slug or id
     tenant: TenantRef,
-    /// Why; the tenant reads it
+    /// The reason, which the tenant can read
     #[arg(long)]
     reason: String,
-    /// For how long, at most 240 (60 when not said)
+    /// How many minutes it may last, at most 240 (default 60)
     #[arg(long, value_name = "N")]
     minutes: Option<u32>,
 }
 
 #[derive(Debug, Args)]
 pub struct List {
-    /// Only looks into this tenant: slug or id
+    /// Only sessions in this tenant: slug or id
     #[arg(long)]
     tenant: Option<TenantRef>,
-    /// Only those that go on
+    /// Only sessions that are still going on
     #[arg(long)]
     live: bool,
     #[command(flatten)]

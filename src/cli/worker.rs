@@ -22,26 +22,30 @@ use crate::telemetry::numbers;
 
 /// Carry out runs and jobs, keep spare slots ready, repair what has drifted
 #[derive(Debug, Args)]
-#[command(after_help = "EXAMPLES:
+#[command(after_help = "Examples:
   FREEHOLD_CONTROL_URL=postgres://… FREEHOLD_MASTER_KEY=… freehold worker
-  freehold worker --metrics-addr 127.0.0.1:9091   # /metrics and /health/ready for the monitoring
+  freehold worker --metrics-addr 127.0.0.1:9091   # /metrics and /health/ready for monitoring
 
-Any number of workers may run: each run and job is held by one at a time, and taken over 10 seconds after its worker
-falls silent. The worker reads the shards' admin DSNs from where each shard's reference says (env:NAME, file:/path).")]
+Any number of workers may run: each run and each job is held by one of them at a time. If a worker falls silent, another \
+takes over its runs after 10 seconds and its jobs after 60. Each shard's admin DSN is read from where the shard's \
+reference points (env:NAME, file:/path).")]
 pub struct WorkerArgs {
-    /// How mail is sent: the servers' TOML file. Without it invitations are not delivered
+    /// How mail is sent: the same TOML file as the servers' (docs/IDENTITY.md, infra/identity.example.toml). Without it,
+    /// invitations are not delivered
     #[arg(long, env = "FREEHOLD_IDENTITY", value_name = "FILE")]
     pub identity: Option<PathBuf>,
 
-    /// What is provisioned in a cloud, and how: a TOML file. Without it nothing is
+    /// What is provisioned in a cloud, and how: a TOML file (docs/OPERATIONS.md, infra/cloud.example.toml). Without it,
+    /// nothing is
     #[arg(long, env = "FREEHOLD_INFRA", value_name = "FILE")]
     pub infra: Option<PathBuf>,
 
-    /// How Stripe is reached: the servers' TOML file. Without it usage is recorded and nobody is billed
+    /// How Stripe is reached: the same TOML file as the servers' (docs/STRIPE.md, infra/stripe.example.toml). Without it,
+    /// use is recorded and nobody is billed
     #[arg(long, env = "FREEHOLD_STRIPE", value_name = "FILE")]
     pub stripe: Option<PathBuf>,
 
-    /// Answer /metrics and the health pages on this address, for the monitoring alone. Without it there is no listener
+    /// Serve /metrics and the health pages on this address, for monitoring only. Without it the worker listens nowhere
     #[arg(long, env = "FREEHOLD_METRICS_ADDR", value_name = "ADDR")]
     pub metrics_addr: Option<SocketAddr>,
 }

@@ -18,9 +18,9 @@ pub mod home;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Control plane")]
 pub struct ControlConfig {
-    /// The control database: postgres://user:password@host:5432/database, or file:/path where that is written
+    /// The control database: postgres://user:password@host:5432/database, or file:/path of a file that holds this
     ///
-    /// Taken from the state folder of `freehold dev` when not given.
+    /// The default is taken from the state folder of `freehold dev`.
     #[arg(
         long,
         global = true,
@@ -31,9 +31,9 @@ pub struct ControlConfig {
     )]
     pub control_url: Option<SecretString>,
 
-    /// The master key that tenant logins' passwords are derived from: 64 hexadecimal digits, or file:/path
+    /// The master key from which the passwords of tenants' logins are derived: 64 hexadecimal digits, or file:/path
     ///
-    /// Give it by environment or by file, not on the command line, where other users of the machine can read it.
+    /// Set it in the environment or in a file, not on the command line, where other users of the machine can read it.
     #[arg(
         long,
         global = true,
@@ -44,7 +44,7 @@ pub struct ControlConfig {
     )]
     pub master_key: Option<SecretString>,
 
-    /// The folder that `freehold dev` keeps its state in, and other commands find it by
+    /// The folder where `freehold dev` keeps its state, and where other commands look for it
     #[arg(long, global = true, env = "FREEHOLD_HOME", default_value = ".freehold", value_name = "DIR")]
     pub home: PathBuf,
 
@@ -58,7 +58,7 @@ pub struct ControlConfig {
     )]
     pub base_domain: String,
 
-    /// How tenants' addresses begin and, where it is not the scheme's own, on which port: https, or http:8080
+    /// The scheme of tenants' addresses, and the port if it is not the scheme's own: https, or http:8080
     #[arg(
         long,
         global = true,
@@ -134,7 +134,7 @@ pub struct ServeConfig {
     #[arg(long, env = "FREEHOLD_HTTP_ADDR", default_value = "127.0.0.1:8080", value_name = "ADDR")]
     pub http_addr: SocketAddr,
 
-    /// Redis, for rate limits: redis://:password@host:6379/ or file:/path . Without it, limits are counted in this
+    /// Redis, for rate limits: redis://:password@host:6379/ or file:/path. Without it, limits are counted in this
     /// process alone
     #[arg(long, env = "FREEHOLD_REDIS_URL", hide_env_values = true, value_name = "URL", value_parser = secret)]
     pub redis_url: Option<SecretString>,
@@ -147,24 +147,26 @@ pub struct ServeConfig {
     #[arg(long, env = "FREEHOLD_REPLICAS", default_value_t = 1, value_name = "N")]
     pub replicas: u32,
 
-    /// Answer /metrics on a listener of its own, for the monitoring alone. Without it there is no /metrics
+    /// Serve /metrics and the health pages on this address, for monitoring only. Without it there is no /metrics
     #[arg(long, env = "FREEHOLD_METRICS_ADDR", value_name = "ADDR")]
     pub metrics_addr: Option<SocketAddr>,
 
-    /// How people sign in: a TOML file with the providers. Without it only keys get in
+    /// How people sign in, and how mail is sent: a TOML file (docs/IDENTITY.md, infra/identity.example.toml). Without it
+    /// only keys get in
     #[arg(long, env = "FREEHOLD_IDENTITY", value_name = "FILE")]
     pub identity: Option<PathBuf>,
 
-    /// How Stripe is reached: a TOML file. Without it usage is recorded and nobody is billed
+    /// How Stripe is reached: a TOML file (docs/STRIPE.md, infra/stripe.example.toml). Without it, use is recorded and
+    /// nobody is billed
     #[arg(long, env = "FREEHOLD_STRIPE", value_name = "FILE")]
     pub stripe: Option<PathBuf>,
 
-    /// Requests in flight get this long to finish after a stop signal
+    /// How long requests in flight may take to finish after a stop signal
     #[arg(long, env = "FREEHOLD_DRAIN_SECONDS", default_value_t = 20, value_name = "SECONDS")]
     pub drain_seconds: u64,
 
-    /// After a stop signal, go on serving this long while /health/ready already says no, so that the load balancer
-    /// looks away first
+    /// How long to keep serving after a stop signal while /health/ready already says no, so that the load balancer
+    /// stops sending requests first
     #[arg(long, env = "FREEHOLD_GRACE_SECONDS", default_value_t = 0, value_name = "SECONDS")]
     pub grace_seconds: u64,
 }

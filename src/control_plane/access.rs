@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
 
+use super::approvals::{self, Grave};
 use super::audit::{Caller, audit_add};
 use super::changes::{self, Change};
 use super::infra::{dedicated, resources};
@@ -22,6 +23,9 @@ use crate::jobs::saga::{self, Held, Kind, OnFailure, Pace, StepDef, Writes};
 use crate::kernel::ids::{RunId, ShardId, TenantId};
 use crate::kernel::{Error, Result, codes};
 
+/// The reason of a suspension that money led to. Only such a one is ended by paying; an operator's own takes its place.
+pub const UNPAID: &str = "unpaid";
+
 /// How long a deleted tenant can be brought back.
 pub const GRACE_DAYS: i64 = 30;
 
@@ -31,9 +35,13 @@ struct Input {
     shard: ShardId,
     schema: String,
     credential_version: i32,
+    /// Whether it was suspended when it was deleted, and is to be so again.
+    #[serde(default)]
+    suspended: bool,
 }
 
-/// Suspends an active tenant: the next request is refused, and its login too.
+/// Suspends an active tenant: the next request is refused, and its login too. Of one that is suspended for money, it becomes
+/// this suspension, with this reason, and paying no longer ends it.
 pub async fn tenant_suspend(
     cp: &ControlPlane,
     caller: &Caller,
@@ -44,6 +52,9 @@ pub async fn tenant_suspend(
 }
 
 /// Deletes a tenant softly: shut at once, removed for good after 30 days.
+///
+/// # Errors
+/// `state_conflict`; `second_person_required` after ten within an hour.
 pub async fn tenant_delete(
     cp: &ControlPlane,
     caller: &Caller,
@@ -55,15 +66,30 @@ pub async fn tenant_delete(
 
 /// Lets a suspended tenant work again.
 pub async fn tenant_resume(cp: &ControlPlane, caller: &Caller, tenant: &TenantRef) -> Result<RunId> {
+    resume(cp, caller, tenant, None).await
+}
+
+/// The same, for a tenant that is suspended for money at this very moment, and for no other one.
+///
+/// # Errors
+/// `state_conflict`, also for one that is suspended for another reason by now.
+pub async fn tenant_resume_paid(cp: &ControlPlane, caller: &Caller, tenant: &TenantRef) -> Result<RunId> {
+    resume(cp, caller, tenant, Some(UNPAID)).await
+}
+
+async fn resume(cp: &ControlPlane, caller: &Caller, tenant: &TenantRef, only: Option<&str>) -> Result<RunId> {
     let mut tx = cp.db.begin().await?;
     let row = tenant_lock(&mut tx, tenant).await?;
     require(&row, TenantState::Suspended, TenantState::Active)?;
+    if only.is_some() && row.state_reason.as_deref() != only {
+        return Err(wrong_state(&row).hint("it is suspended for another reason"));
+    }
     let run = record(cp, &mut tx, caller, &row, &RESUME, "tenant.resume", json!({})).await?;
     tx.commit().await?;
     Ok(run)
 }
 
-/// Brings a softly deleted tenant back.
+/// Brings a softly deleted tenant back: active, or suspended as it was, for the same reason.
 pub async fn tenant_undelete(cp: &ControlPlane, caller: &Caller, tenant: &TenantRef) -> Result<RunId> {
     let mut tx = cp.db.begin().await?;
     let row = tenant_lock(&mut tx, tenant).await?;
@@ -74,6 +100,9 @@ pub async fn tenant_undelete(cp: &ControlPlane, caller: &Caller, tenant: &Tenant
 }
 
 /// Removes a softly deleted tenant for good: its schema, its login, its keys. `early` does not wait for the 30 days.
+///
+/// # Errors
+/// `state_conflict`; `second_person_required` for an early one that the caller deleted, and after ten within an hour.
 pub async fn tenant_purge(
     cp: &ControlPlane,
     caller: &Caller,
@@ -85,12 +114,19 @@ pub async fn tenant_purge(
     if row.state != TenantState::Deleting {
         return Err(wrong_state(&row).hint("delete it first: freehold tenant delete"));
     }
-    if !early && row.purge_after.is_some_and(|at| at > cp.clock.now()) {
+    let waits = row.purge_after.is_some_and(|at| at > cp.clock.now());
+    if !early && waits {
         return Err(Error::new(&codes::STATE_CONFLICT)
             .detail(format!("tenant {} can still be brought back", row.slug))
             .hint("wait until purge_after, or say --now to remove it for good at once"));
     }
-    let run = record(cp, &mut tx, caller, &row, &PURGE, "tenant.purge", json!({ "early": early })).await?;
+    let mut detail = json!({ "early": waits });
+    if waits
+        && let Some(word) = approvals::agreed(&mut tx, caller, Grave::Purge, row.id, cp.clock.now()).await?
+    {
+        detail["approval"] = json!(word);
+    }
+    let run = record(cp, &mut tx, caller, &row, &PURGE, "tenant.purge", detail).await?;
     tx.commit().await?;
     Ok(run)
 }
@@ -107,12 +143,23 @@ async fn shut(
     let now = cp.clock.now();
     let mut tx = cp.db.begin().await?;
     let row = tenant_lock(&mut tx, tenant).await?;
-    if !row.state.may_become(next) {
+    let overrules = row.state == TenantState::Suspended
+        && next == TenantState::Suspended
+        && row.state_reason.as_deref() == Some(UNPAID)
+        && reason != UNPAID;
+    if !row.state.may_become(next) && !overrules {
         return Err(wrong_state(&row));
     }
-    let purge_after = (next == TenantState::Deleting).then(|| now + Duration::days(GRACE_DAYS));
+    let mut detail = json!({ "reason": reason });
+    let deleting = next == TenantState::Deleting;
+    if deleting && let Some(word) = approvals::agreed(&mut tx, caller, Grave::Delete, row.id, now).await? {
+        detail["approval"] = json!(word);
+    }
+    let purge_after = deleting.then(|| now + Duration::days(GRACE_DAYS));
     sqlx::query(
-        "UPDATE tenant SET state = $2, state_reason = $3, purge_after = $4, epoch = epoch + 1, updated_at = $5
+        "UPDATE tenant SET former_state = CASE WHEN $6 AND state = 'suspended' THEN state END,
+                former_reason = CASE WHEN $6 AND state = 'suspended' THEN state_reason END,
+                state = $2, state_reason = $3, purge_after = $4, epoch = epoch + 1, updated_at = $5
           WHERE id = $1",
     )
     .bind(row.id)
@@ -120,10 +167,11 @@ async fn shut(
     .bind(reason)
     .bind(purge_after)
     .bind(now)
+    .bind(deleting)
     .execute(&mut *tx)
     .await?;
     changes::notify(&mut tx, Change::Tenant(row.id)).await?;
-    let run = record(cp, &mut tx, caller, &row, kind, action, json!({ "reason": reason })).await?;
+    let run = record(cp, &mut tx, caller, &row, kind, action, detail).await?;
     tx.commit().await?;
     Ok(run)
 }
@@ -149,8 +197,17 @@ async fn record(
     let (Some(shard), Some(schema)) = (row.shard, row.schema_name.clone()) else {
         return Err(wrong_state(row));
     };
-    let input =
-        Input { tenant: row.id, shard, schema, credential_version: row.credential_version.unwrap_or(1) };
+    let suspended: Option<String> = sqlx::query_scalar("SELECT former_state FROM tenant WHERE id = $1")
+        .bind(row.id)
+        .fetch_one(&mut *tx)
+        .await?;
+    let input = Input {
+        tenant: row.id,
+        shard,
+        schema,
+        credential_version: row.credential_version.unwrap_or(1),
+        suspended: suspended.is_some(),
+    };
     let run = NewRun {
         kind: kind.name,
         subject: row.id.to_string(),
@@ -191,8 +248,8 @@ pub static RESUME: Kind<Hands> = Kind {
 pub static UNDELETE: Kind<Hands> = Kind {
     name: "undelete",
     steps: &[
-        StepDef { name: "unfence", run: unfence, undo: None },
-        StepDef { name: "activate", run: activate, undo: None },
+        StepDef { name: "unfence", run: unfence_unless_suspended, undo: None },
+        StepDef { name: "activate", run: come_back, undo: None },
     ],
     on_failure: OnFailure::Retry,
     pace: Pace::Quick,
@@ -226,6 +283,14 @@ fn unfence<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<
     })
 }
 
+/// One that was suspended before it was deleted stays shut.
+fn unfence_unless_suspended<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
+    Box::pin(async move {
+        let input: Input = held.input()?;
+        if input.suspended { Ok(None) } else { unfence(hands, held).await }
+    })
+}
+
 fn drop_schema<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let (input, database, mut conn) = on_shard(hands, held).await?;
@@ -241,11 +306,35 @@ fn activate<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option
         saga::write(move |tx| {
             Box::pin(async move {
                 sqlx::query(
-                    "UPDATE tenant SET state = 'active', state_reason = NULL, purge_after = NULL, epoch = epoch + 1, updated_at = $2
-                      WHERE id = $1 AND state IN ('suspended', 'deleting')",
+                    "UPDATE tenant SET state = 'active', state_reason = NULL, epoch = epoch + 1, updated_at = $2
+                      WHERE id = $1 AND state = 'suspended'",
                 )
                 .bind(input.tenant)
                 .bind(now)
+                .execute(&mut *tx)
+                .await?;
+                Ok(changes::notify(tx, Change::Tenant(input.tenant)).await?)
+            })
+        })
+    })
+}
+
+/// Undelete: to what it was before.
+fn come_back<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
+    Box::pin(async move {
+        let input: Input = held.input()?;
+        let now = hands.cp.clock.now();
+        saga::write(move |tx| {
+            Box::pin(async move {
+                sqlx::query(
+                    "UPDATE tenant SET state = CASE WHEN $3 THEN 'suspended' ELSE 'active' END,
+                            state_reason = former_reason, former_state = NULL, former_reason = NULL, purge_after = NULL,
+                            epoch = epoch + 1, updated_at = $2
+                      WHERE id = $1 AND state = 'deleting'",
+                )
+                .bind(input.tenant)
+                .bind(now)
+                .bind(input.suspended)
                 .execute(&mut *tx)
                 .await?;
                 Ok(changes::notify(tx, Change::Tenant(input.tenant)).await?)
@@ -318,7 +407,8 @@ fn forget<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<W
 
 async fn forget_tenant(tx: &mut PgConnection, input: &Input, now: DateTime<Utc>) -> Result<()> {
     let gone = sqlx::query(
-        "UPDATE tenant SET state = 'deleted', purge_after = NULL, epoch = epoch + 1, updated_at = $2
+        "UPDATE tenant SET state = 'deleted', former_state = NULL, former_reason = NULL, purge_after = NULL,
+                epoch = epoch + 1, updated_at = $2
           WHERE id = $1 AND state = 'deleting'",
     )
     .bind(input.tenant)

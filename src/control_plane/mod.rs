@@ -17,6 +17,7 @@ use infra::Cloud;
 use tenant_jobs::TenantJobs;
 
 pub mod access;
+pub mod approvals;
 pub mod audit;
 pub mod changes;
 pub mod doctor;
@@ -36,6 +37,7 @@ pub mod signup;
 pub mod slots;
 pub mod tenant_jobs;
 pub mod tenants;
+pub mod trim;
 pub mod work;
 pub mod worker;
 

@@ -22,6 +22,7 @@ use super::slots::{new_schema_name, slot_claim, slot_record};
 use super::tenants::{Tenant, TenantState, slug_rule};
 use super::{ControlPlane, Hands};
 use crate::db::schema::{LoginLimits, Schema};
+use crate::db::tenant_tls::TenantTls;
 use crate::db::{admin, on_constraint, prepare};
 use crate::jobs::queue::job_add;
 use crate::jobs::run::{NewRun, run_record};
@@ -416,7 +417,11 @@ pub(super) fn shard_prepare<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'
                 "not everything could be closed; see doctor"
             );
         }
-        saga::write(move |tx| Box::pin(async move { shard_set_endpoint(tx, input.shard, &options).await }))
+        let tls = TenantTls::of(&options)?;
+        tls.look(&options).await?;
+        saga::write(move |tx| {
+            Box::pin(async move { shard_set_endpoint(tx, input.shard, &options, &tls).await })
+        })
     })
 }
 

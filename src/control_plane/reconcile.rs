@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 
 use super::access::tenant_purge;
 use super::audit::Caller;
+use super::changes::{self, Change};
 use super::plans::Entitlements;
 use super::provisioning::ALIGN_LOGIN;
 use super::shards::{Shard, shard_by_id, shard_list};
@@ -38,7 +39,7 @@ pub async fn do_job(hands: &Hands, job: &HeldJob) -> Result<()> {
     }
     let work = async {
         match job.kind.as_str() {
-            ALIGN_LOGIN => align_login(hands, job.require_tenant()?).await,
+            ALIGN_LOGIN => align_login(hands, job).await,
             _ => match hands.errands.run(job).await {
                 Some(done) => done,
                 None => hands.tenant_jobs.carry_out(job).await,
@@ -65,7 +66,10 @@ pub async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(Error::new(&codes::TIMEOUT)))
 }
 
-async fn align_login(hands: &Hands, tenant: TenantId) -> Result<()> {
+/// Gives a tenant's login what its plan says. Settings count from the next session on: if they were others, the tenant's open
+/// connections are retired, or a busy one would never hear of them.
+async fn align_login(hands: &Hands, job: &HeldJob) -> Result<()> {
+    let tenant = job.require_tenant()?;
     let mut control = hands.cp.db.acquire().await?;
     let placed: Option<Placed> = sqlx::query_as(
         "SELECT p.shard, p.schema_name, p.credential_version, plan.entitlements
@@ -85,8 +89,23 @@ async fn align_login(hands: &Hands, tenant: TenantId) -> Result<()> {
         credential_version: placed.credential_version,
         fence: None,
     };
+    let limits = placed.entitlements.login_limits();
     let mut conn = hands.admin(&shard).await?;
-    schema.align(&mut conn, &hands.master, placed.entitlements.login_limits()).await
+    // An attempt that came no further than the shard has left no difference to be seen.
+    let differ =
+        job.attempts > 1 || schema.settings(&mut conn).await? != settings_of(&placed.schema_name, limits);
+    schema.align(&mut conn, &hands.master, limits).await?;
+    drop(conn);
+    if differ {
+        let mut tx = hands.cp.db.begin().await?;
+        sqlx::query("UPDATE tenant SET epoch = epoch + 1 WHERE id = $1 AND state <> 'deleted'")
+            .bind(tenant)
+            .execute(&mut *tx)
+            .await?;
+        changes::notify(&mut tx, Change::Tenant(tenant)).await?;
+        tx.commit().await?;
+    }
+    Ok(())
 }
 
 /// A login that is not as it should be.
@@ -186,6 +205,12 @@ pub async fn drift(hands: &Hands, shard: &Shard) -> Result<Vec<Drift>> {
     for have in actual.iter().filter(|have| !known.contains(&have.role)) {
         say(&have.role, "is known to no tenant and no slot".to_owned());
     }
+    for role in without_schema(&mut conn).await.map_err(admin::shard_error)? {
+        // One that should have a schema was named above.
+        if wanted.iter().all(|want| want.schema_name != role) {
+            say(&role, "is a login that has no schema".to_owned());
+        }
+    }
     Ok(found)
 }
 
@@ -255,6 +280,21 @@ async fn actual(conn: &mut PgConnection) -> Result<Vec<Actual>, sqlx::Error> {
     Ok(logins)
 }
 
+/// Tenants' logins that may come to this database and have nothing in it. A server's logins are those of all its databases:
+/// the right to connect says whose one is.
+async fn without_schema(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT r.rolname::text
+           FROM pg_database d CROSS JOIN LATERAL aclexplode(d.datacl) AS granted JOIN pg_roles r ON r.oid = granted.grantee
+          WHERE d.datname = current_database() AND granted.privilege_type = 'CONNECT'
+            AND r.rolname ~ '^t_[0-9a-v]{26}$'
+            AND NOT EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = r.rolname)
+          ORDER BY 1",
+    )
+    .fetch_all(conn)
+    .await
+}
+
 /// Repairs drifted logins: what a tenant's own login can change about itself is set right, and a login that should be
 /// shut is shut. What only an operator's hand can have done is left for `doctor` to report.
 pub async fn repair_logins(hands: &Hands) -> Result<usize> {
@@ -309,7 +349,7 @@ async fn repair_login(
 }
 
 /// The shards that can be worked on: prepared, and answering at the last probe.
-async fn answering(hands: &Hands) -> Result<Vec<Shard>> {
+pub(super) async fn answering(hands: &Hands) -> Result<Vec<Shard>> {
     let mut shards = shard_list(&mut *hands.cp.db.acquire().await?).await?;
     shards.retain(|shard| shard.database.is_some() && shard.last_failure.is_none());
     Ok(shards)

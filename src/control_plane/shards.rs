@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::postgres::PgConnectOptions;
 
 use super::ControlPlane;
 use super::audit::{Caller, audit_add};
@@ -13,6 +13,7 @@ use super::plans::Tier;
 use super::provisioning::SHARD_PREPARE;
 use crate::db::admin_dsn::AdminDsn;
 use crate::db::on_constraint;
+use crate::db::tenant_tls::TenantTls;
 use crate::jobs::run::{NewRun, run_record};
 use crate::jobs::wake;
 use crate::kernel::ids::{RunId, ShardId};
@@ -297,15 +298,16 @@ pub async fn shard_set_slots(
     Ok(Shard { slot_target: target, ..shard })
 }
 
-/// Registers a shard under a new address; for a server that has moved.
+/// Registers a shard under a new address, with how tenants protect their connections to it; for a server that has moved.
 pub async fn shard_set_endpoint(
     conn: &mut PgConnection,
     id: ShardId,
     options: &PgConnectOptions,
+    tls: &TenantTls,
 ) -> Result<()> {
     let database = options.get_database().unwrap_or(options.get_username()).to_owned();
     sqlx::query(
-        "UPDATE shard SET host = $2, port = $3, database = $4, tls = $5, last_failure = NULL,
+        "UPDATE shard SET host = $2, port = $3, database = $4, tls = $5, tls_ca = $6, last_failure = NULL,
                 last_seen_at = clock_timestamp()
           WHERE id = $1",
     )
@@ -313,7 +315,8 @@ pub async fn shard_set_endpoint(
     .bind(options.get_host())
     .bind(i32::from(options.get_port()))
     .bind(database)
-    .bind(tls_of(options)?)
+    .bind(tls.mode)
+    .bind(&tls.ca)
     .execute(&mut *conn)
     .await
     .map_err(|error| match crate::db::violated(&error) {
@@ -324,19 +327,4 @@ pub async fn shard_set_endpoint(
     })?;
     changes::notify(conn, Change::All).await?;
     Ok(())
-}
-
-/// How tenants' logins protect their connection. Nothing is assumed for a host elsewhere: encrypted and checked, or
-/// said to be off.
-fn tls_of(options: &PgConnectOptions) -> Result<&'static str> {
-    let host = options.get_host();
-    let near = matches!(host, "localhost" | "127.0.0.1" | "::1") || host.starts_with('/');
-    match options.get_ssl_mode() {
-        PgSslMode::Disable => Ok("disable"),
-        PgSslMode::Allow | PgSslMode::Prefer if near => Ok("disable"),
-        PgSslMode::Allow | PgSslMode::Prefer => Err(Error::new(&codes::BAD_REQUEST)
-            .detail("the shard's DSN does not say how its connections are protected")
-            .hint("add ?sslmode=verify-full to it (or sslmode=disable on a network you trust)")),
-        PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull => Ok("verify-full"),
-    }
 }

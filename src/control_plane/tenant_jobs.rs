@@ -29,22 +29,22 @@ pub struct TenantJob {
 /// A job on its way.
 pub type Running = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
-/// What a product does in its tenants' schemas when a worker asks. None by default: every kind is then unknown.
+/// What the platform and a product do in tenants' schemas when a worker asks. None by default: every kind is then unknown.
 #[derive(Clone, Default)]
 pub struct TenantJobs(Option<Known>);
 
 #[derive(Clone)]
 struct Known {
-    regular: &'static [RegularJob],
+    regular: Arc<[RegularJob]>,
     carry_out: Arc<dyn Fn(TenantJob) -> Running + Send + Sync>,
 }
 
 impl TenantJobs {
     pub fn new(
-        regular: &'static [RegularJob],
+        regular: impl IntoIterator<Item = RegularJob>,
         carry_out: impl Fn(TenantJob) -> Running + Send + Sync + 'static,
     ) -> Self {
-        Self(Some(Known { regular, carry_out: Arc::new(carry_out) }))
+        Self(Some(Known { regular: regular.into_iter().collect(), carry_out: Arc::new(carry_out) }))
     }
 
     /// # Errors
@@ -68,7 +68,7 @@ pub async fn add_due(hands: &Hands) -> Result<usize> {
     let Some(known) = &hands.tenant_jobs.0 else { return Ok(0) };
     let now = hands.cp.clock.now();
     let mut added = 0;
-    for RegularJob { kind, every } in known.regular {
+    for RegularJob { kind, every } in known.regular.iter() {
         let since = now - chrono::Duration::from_std(*every).map_err(Error::internal)?;
         let mut tx = hands.cp.db.begin().await?;
         let due: Vec<TenantId> = sqlx::query_scalar(

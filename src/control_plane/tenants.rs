@@ -41,7 +41,7 @@ impl TenantState {
             (Provisioning, Active | Deleted)
                 | (Active, Suspended | Deleting)
                 | (Suspended, Active | Deleting)
-                | (Deleting, Active | Deleted)
+                | (Deleting, Active | Suspended | Deleted)
         )
     }
 
@@ -343,6 +343,7 @@ mod tests {
                 (Suspended, Active),
                 (Suspended, Deleting),
                 (Deleting, Active),
+                (Deleting, Suspended),
                 (Deleting, Deleted),
             ]
         );

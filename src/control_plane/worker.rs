@@ -2,14 +2,11 @@
 //!
 //! Any number of workers may run. What must not be done twice at once is leased; the rest is safe to do twice.
 
-use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use sqlx::postgres::PgListener;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -18,11 +15,14 @@ use tokio_util::task::TaskTracker;
 
 use super::infra::{dedicated, lookout, resources};
 use super::slots::Fill;
-use super::{Hands, idempotency, probe, reconcile, runs, slots, tenant_jobs};
+use super::{Hands, idempotency, probe, reconcile, runs, slots, tenant_jobs, trim};
 use crate::jobs::faults::{self, Moment};
+use crate::jobs::listen::{Heard, listen};
+use crate::jobs::rounds::{Round, caught, in_time, outcome};
 use crate::jobs::saga::Pace;
+use crate::jobs::supervise::supervise;
 use crate::jobs::{queue, saga, wake};
-use crate::kernel::{Error, Result, codes};
+use crate::kernel::{Error, Result};
 
 /// Runs carried out side by side, of each pace: what waits for a cloud takes no place from what waits for a database.
 const RUNS_AT_ONCE: usize = 4;
@@ -34,9 +34,6 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Longest wait for the control database to say what is to be done. A database behind a cut cable says nothing, and
 /// nothing but a limit of our own ends the wait before the operating system does after a quarter of an hour.
 const LEASE_LIMIT: Duration = Duration::from_secs(5);
-/// How often a silent listener asks whether anyone is there, and how long it waits for an answer.
-const HEARTBEAT: Duration = Duration::from_secs(15);
-const HEARTBEAT_LIMIT: Duration = Duration::from_secs(2);
 /// No news for this long: a good moment to make spare slots.
 const CALM: Duration = Duration::from_millis(250);
 /// Spare slots are made this often also when there is no such moment.
@@ -65,12 +62,83 @@ impl Pulse {
     }
 }
 
-/// A repair that a module above this one brings along.
+/// What a repair does.
+pub type Repair = BoxFuture<'static, Result<()>>;
+
+/// A repair that comes again: one of this module's, or one that a module above it brings along.
 pub struct Chore {
     pub name: &'static str,
     /// From one to the next.
     pub seconds: u64,
     pub repair: fn(Hands) -> Repair,
+}
+
+impl Chore {
+    fn round(&self) -> Round {
+        let every = Duration::from_secs(self.seconds);
+        // Long enough for any that works.
+        Round { name: self.name, every, limit: every * 10 }
+    }
+}
+
+/// Looks at every shard. Of its own, because the worker's [`Pulse`] is its.
+const PROBE: Chore = Chore {
+    name: "probe",
+    seconds: 2,
+    repair: |hands| Box::pin(async move { probe::probe_all(&hands).await }),
+};
+
+/// All others; a new one is one entry.
+const CHORES: &[Chore] = &[
+    Chore {
+        name: "slot_repair",
+        seconds: 5,
+        repair: |hands| Box::pin(async move { slots::repair(&hands).await }),
+    },
+    Chore {
+        name: "watchdog",
+        seconds: 3,
+        repair: |hands| Box::pin(async move { reconcile::watchdog(&hands).await.map(drop) }),
+    },
+    Chore {
+        name: "logins",
+        seconds: 60,
+        repair: |hands| Box::pin(async move { reconcile::repair_logins(&hands).await.map(drop) }),
+    },
+    Chore {
+        name: "purge_due",
+        seconds: 60,
+        repair: |hands| Box::pin(async move { reconcile::purge_due(&hands.cp).await.map(drop) }),
+    },
+    Chore {
+        name: "regular_jobs",
+        seconds: 60,
+        repair: |hands| Box::pin(async move { tenant_jobs::add_due(&hands).await.map(drop) }),
+    },
+    Chore {
+        name: "resources_due",
+        seconds: 2,
+        repair: |hands| Box::pin(async move { resources::begin_due(&hands).await.map(drop) }),
+    },
+    Chore {
+        name: "infra_seen",
+        seconds: 10,
+        repair: |hands| Box::pin(async move { dedicated::seen(&hands).await }),
+    },
+    Chore {
+        name: "infra_lookout",
+        seconds: 60,
+        repair: |hands| Box::pin(async move { lookout::look(&hands).await.map(drop) }),
+    },
+    Chore { name: "sweep", seconds: 600, repair: |hands| Box::pin(sweep(hands)) },
+    Chore { name: "trim", seconds: 3600, repair: |hands| Box::pin(async move { trim::trim(&hands).await }) },
+];
+
+/// Forgets what is long done.
+async fn sweep(hands: Hands) -> Result<()> {
+    let mut control = hands.cp.db.acquire().await?;
+    idempotency::sweep(&mut control, hands.cp.clock.now()).await?;
+    queue::job_sweep(&mut control, hands.cp.clock.now()).await
 }
 
 /// Works until `stop` is cancelled, then finishes what is in hand.
@@ -87,56 +155,30 @@ pub async fn work_with(hands: Hands, chores: &'static [Chore], stop: Cancellatio
 pub async fn work_seen(hands: Hands, chores: &'static [Chore], stop: CancellationToken, pulse: Pulse) {
     let tasks = TaskTracker::new();
     let alarm = Arc::new(Notify::new());
-    tasks.spawn(stop.clone().run_until_cancelled_owned(listen(hands.clone(), alarm.clone())));
-
+    let hand = Hand { hands: hands.clone(), alarm, tasks: tasks.clone() };
+    let own = hand.clone();
+    tasks.spawn(supervise("worker_listener", stop.clone(), move |stop| hear(own.clone(), stop)));
     for pace in [Pace::Quick, Pace::Slow] {
-        tasks.spawn(take_runs(hands.clone(), pace, alarm.clone(), stop.clone(), tasks.clone()));
+        let own = hand.clone();
+        tasks.spawn(supervise("worker_runs", stop.clone(), move |stop| take_runs(own.clone(), pace, stop)));
     }
-    tasks.spawn(take_jobs(hands.clone(), alarm.clone(), stop.clone(), tasks.clone()));
+    let own = hand.clone();
+    tasks.spawn(supervise("worker_jobs", stop.clone(), move |stop| take_jobs(own.clone(), stop)));
+    tasks.spawn(supervise("worker_slots", stop.clone(), move |stop| refill(hand.clone(), stop)));
 
-    let every = |name: &'static str, seconds: u64, repair: fn(Hands) -> Repair| {
-        let (hands, stop, pulse) = (hands.clone(), stop.clone(), pulse.clone());
-        tasks.spawn(async move {
-            // The rare ones are for what goes wrong over time, not for the first second.
-            let period = Duration::from_secs(seconds);
-            let first = if seconds < 60 { Duration::ZERO } else { Duration::from_secs(10) };
-            let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + first, period);
-            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            while stop.run_until_cancelled(tick.tick()).await.is_some() {
-                // Long enough for any that works; one that hangs must not be the last.
-                let done = caught(in_time(period * 10, repair(hands.clone()))).await;
-                metrics::counter!("worker_rounds_total", "round" => name, "outcome" => outcome(&done))
-                    .increment(1);
-                match done {
-                    Ok(()) if name == PROBE => pulse.beat(),
-                    Ok(()) => {}
-                    Err(error) => {
-                        tracing::warn!(reconciler = name, ?error, "a repair failed; it will be tried again");
-                    }
-                }
-            }
-        });
-    };
-    every(PROBE, 2, |hands| Box::pin(async move { probe::probe_all(&hands).await }));
-    every("slot_repair", 5, |hands| Box::pin(async move { slots::repair(&hands).await }));
-    every("watchdog", 3, |hands| Box::pin(async move { reconcile::watchdog(&hands).await.map(drop) }));
-    every("logins", 60, |hands| Box::pin(async move { reconcile::repair_logins(&hands).await.map(drop) }));
-    every("purge_due", 60, |hands| Box::pin(async move { reconcile::purge_due(&hands.cp).await.map(drop) }));
-    every("regular_jobs", 60, |hands| Box::pin(async move { tenant_jobs::add_due(&hands).await.map(drop) }));
-    every("resources_due", 2, |hands| Box::pin(async move { resources::begin_due(&hands).await.map(drop) }));
-    every("infra_seen", 10, |hands| Box::pin(async move { dedicated::seen(&hands).await }));
-    every("infra_lookout", 60, |hands| Box::pin(async move { lookout::look(&hands).await.map(drop) }));
-    every("sweep", 600, |hands| {
-        Box::pin(async move {
-            let mut control = hands.cp.db.acquire().await?;
-            idempotency::sweep(&mut control, hands.cp.clock.now()).await?;
-            queue::job_sweep(&mut control, hands.cp.clock.now()).await
-        })
-    });
-    for chore in chores {
-        every(chore.name, chore.seconds, chore.repair);
+    let probed = hands.clone();
+    tasks.spawn(PROBE.round().again_and_again(stop.clone(), move || {
+        let (hands, pulse) = (probed.clone(), pulse.clone());
+        async move {
+            (PROBE.repair)(hands).await?;
+            pulse.beat();
+            Ok(())
+        }
+    }));
+    for chore in CHORES.iter().chain(chores) {
+        let hands = hands.clone();
+        tasks.spawn(chore.round().again_and_again(stop.clone(), move || (chore.repair)(hands.clone())));
     }
-    tasks.spawn(refill(hands.clone(), alarm, stop.clone()));
 
     stop.cancelled().await;
     tasks.close();
@@ -146,52 +188,23 @@ pub async fn work_seen(hands: Hands, chores: &'static [Chore], stop: Cancellatio
     }
 }
 
-const PROBE: &str = "probe";
-
-fn outcome(done: &Result<()>) -> &'static str {
-    if done.is_ok() { "ok" } else { "failed" }
-}
-
-/// A panic is a failure like any other: it must not end the loop that it happened in, and with it that repair for as
-/// long as the worker runs.
-async fn caught(repair: impl Future<Output = Result<()>>) -> Result<()> {
-    AssertUnwindSafe(repair).catch_unwind().await.unwrap_or_else(|_| Err(Error::internal("it panicked")))
-}
-
-/// What a repair does.
-pub type Repair = std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>;
-
-async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(limit, work)
-        .await
-        .unwrap_or_else(|_| Err(Error::new(&codes::TIMEOUT).detail("the databases did not answer in time")))
+/// What a worker's own tasks share.
+#[derive(Clone)]
+struct Hand {
+    hands: Hands,
+    /// Rings when there may be work.
+    alarm: Arc<Notify>,
+    /// What is in hand.
+    tasks: TaskTracker,
 }
 
 /// Turns notifications into wake-ups. Without them the loops still look every half second.
-async fn listen(hands: Hands, alarm: Arc<Notify>) {
-    loop {
-        let outcome = async {
-            let mut listener = PgListener::connect_with(&hands.cp.db).await?;
-            listener.listen(wake::WORK).await?;
-            alarm.notify_waiters();
-            loop {
-                match tokio::time::timeout(HEARTBEAT, listener.recv()).await {
-                    Ok(heard) => drop(heard?),
-                    Err(_) => {
-                        let alive = sqlx::query("SELECT 1").execute(&mut listener);
-                        tokio::time::timeout(HEARTBEAT_LIMIT, alive)
-                            .await
-                            .map_err(|_| sqlx::Error::PoolTimedOut)??;
-                        continue;
-                    }
-                }
-                alarm.notify_waiters();
-            }
-        };
-        let outcome: Result<(), sqlx::Error> = outcome.await;
-        tracing::debug!(?outcome, "the worker's listener is reconnecting");
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
+async fn hear(Hand { hands, alarm, .. }: Hand, stop: CancellationToken) {
+    let hearing = listen(&hands.cp.db, wake::WORK, |heard| match heard {
+        Heard::Listening | Heard::Note(_) => alarm.notify_waiters(),
+        Heard::Lost => {}
+    });
+    stop.run_until_cancelled(hearing).await;
 }
 
 /// Waits for the alarm, which the caller began to listen for before it found nothing to do: a notification that comes in
@@ -204,13 +217,7 @@ async fn pause(alarm: Notified<'_>, stop: &CancellationToken) {
     }
 }
 
-async fn take_runs(
-    hands: Hands,
-    pace: Pace,
-    alarm: Arc<Notify>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-) {
+async fn take_runs(Hand { hands, alarm, tasks }: Hand, pace: Pace, stop: CancellationToken) {
     let kinds = runs::names_of(pace, hands.cloud.is_there());
     let places = Arc::new(Semaphore::new(RUNS_AT_ONCE));
     while !stop.is_cancelled() {
@@ -241,14 +248,14 @@ async fn take_runs(
             }
             Err(error) => {
                 drop(place);
-                tracing::warn!(?error, "no runs can be taken");
+                none_taken("runs", &error);
                 stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await;
             }
         }
     }
 }
 
-async fn take_jobs(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken, tasks: TaskTracker) {
+async fn take_jobs(Hand { hands, alarm, tasks }: Hand, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(JOBS_AT_ONCE));
     while !stop.is_cancelled() {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -274,16 +281,23 @@ async fn take_jobs(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken, ta
                 drop(place);
                 pause(ringing, &stop).await;
             }
-            Err(_) => {
+            Err(error) => {
                 drop(place);
+                none_taken("jobs", &error);
                 stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await;
             }
         }
     }
 }
 
+/// The control database does not say what there is to do.
+fn none_taken(what: &'static str, error: &Error) {
+    metrics::counter!("worker_rounds_total", "round" => what, "outcome" => "failed").increment(1);
+    tracing::warn!(?error, "no {what} can be taken");
+}
+
 /// Keeps spare slots ready: a few whenever something happened, and all of them when nothing does or it has been long.
-async fn refill(hands: Hands, alarm: Arc<Notify>, stop: CancellationToken) {
+async fn refill(Hand { hands, alarm, .. }: Hand, stop: CancellationToken) {
     let mut filled = Instant::now();
     while !stop.is_cancelled() {
         let ringing = alarm.notified();

@@ -8,7 +8,7 @@ use axum::extract::FromRequestParts;
 use http::request::Parts;
 use sqlx::PgConnection;
 
-use super::broker::{Broker, Failure, Login};
+use super::broker::{Broker, Failure, Login, faults};
 use super::directory::{Directory, Support, Tenant};
 use super::idempotency::Once;
 use super::tenancy::decide;
@@ -156,7 +156,8 @@ impl TenantContext {
             Err(Failure::Failed(error)) => Err(error),
             Err(Failure::Refused { work, error }) => {
                 let tenant = self.look_again(error).await?;
-                self.broker.read(login_of(&tenant)?, work).await.map_err(still_refused)
+                let again = self.broker.read(login_of(&tenant)?, work).await;
+                again.map_err(|failure| self.still_refused(failure))
             }
         }
     }
@@ -165,7 +166,9 @@ impl TenantContext {
     /// when it returns `Err` or is dropped.
     ///
     /// # Errors
-    /// As for [`TenantContext::read`]; `payment_required` when all that the plan lets the tenant store is stored.
+    /// As for [`TenantContext::read`]; `payment_required` when all that the plan lets the tenant store is stored;
+    /// `internal` when a statement failed and the closure hid it: nothing is kept then. A savepoint (`conn.begin()`) that
+    /// is rolled back lets it go on.
     pub async fn write<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T>) -> Result<T> {
         self.room()?;
         match self.broker.write(login_of(&self.tenant)?, work).await {
@@ -173,7 +176,8 @@ impl TenantContext {
             Err(Failure::Failed(error)) => Err(error),
             Err(Failure::Refused { work, error }) => {
                 let tenant = self.look_again(error).await?;
-                self.broker.write(login_of(&tenant)?, work).await.map_err(still_refused)
+                let again = self.broker.write(login_of(&tenant)?, work).await;
+                again.map_err(|failure| self.still_refused(failure))
             }
         }
     }
@@ -190,17 +194,25 @@ impl TenantContext {
         decide::served(&tenant)?;
         Ok(tenant)
     }
+
+    /// Refused also where and as the control database says that the tenant is now. If it is for the password, the login's
+    /// holder has given it another: a worker is asked to set it right. Where the admin may not see what passwords are
+    /// checked against, no periodic look would find it.
+    fn still_refused<F>(&self, failure: Failure<F>) -> Error {
+        match failure {
+            Failure::Refused { error, .. } => {
+                if faults::is_wrong_password(&error) {
+                    self.directory.login_is_wrong(self.tenant_id);
+                }
+                unavailable().source(error)
+            }
+            Failure::Failed(error) => error,
+        }
+    }
 }
 
 fn login_of(tenant: &Tenant) -> Result<&Login> {
     tenant.login.as_ref().ok_or_else(|| unavailable().source("an active tenant without a placement"))
-}
-
-fn still_refused<F>(failure: Failure<F>) -> Error {
-    match failure {
-        Failure::Refused { error, .. } => unavailable().source(error),
-        Failure::Failed(error) => error,
-    }
 }
 
 fn unavailable() -> Error {

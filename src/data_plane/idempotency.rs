@@ -11,11 +11,18 @@ use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 
 use super::context::TenantContext;
+use crate::jobs::regular::RegularJob;
 use crate::kernel::secret::sha256;
 use crate::kernel::{Error, Result, codes};
 
 /// How long an answer is kept for a repeat.
 pub const KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// The daily job that takes what a quiet tenant has left: one that writes does so by itself, see [`keep`].
+pub const TIDY: RegularJob = RegularJob { kind: "forget_answers", every: KEPT };
+
+/// Answers that are forgotten in one transaction.
+const FORGOTTEN_AT_ONCE: i64 = 1_000;
 
 pub const HEADER: &str = "idempotency-key";
 const REPLAYED: &str = "idempotency-replayed";
@@ -142,11 +149,17 @@ impl TenantContext {
         .await
     }
 
-    /// Forgets kept answers that are past their time, the oldest first and at most so many. How many went.
+    /// Forgets kept answers that are past their time, the oldest first: the work of [`TIDY`].
     ///
     /// # Errors
     /// As for `write`.
-    pub async fn forget_answers(&self, at_most: i64) -> Result<i64> {
+    pub async fn forget_answers(&self) -> Result<()> {
+        while self.forget_some().await? == FORGOTTEN_AT_ONCE.unsigned_abs() {}
+        Ok(())
+    }
+
+    /// How many went.
+    async fn forget_some(&self) -> Result<u64> {
         self.write(async move |conn| {
             let forgotten = sqlx::query(
                 "DELETE FROM idempotency WHERE (actor, key) IN (
@@ -154,10 +167,10 @@ impl TenantContext {
                      ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
             )
             .bind(KEPT.as_secs_f64())
-            .bind(at_most)
+            .bind(FORGOTTEN_AT_ONCE)
             .execute(conn)
             .await?;
-            i64::try_from(forgotten.rows_affected()).map_err(Error::internal)
+            Ok(forgotten.rows_affected())
         })
         .await
     }
@@ -213,7 +226,7 @@ async fn claim(conn: &mut PgConnection, actor: &str, once: &Once) -> Result<Opti
 }
 
 /// Keeps the answer. Each one kept takes up to four that are past their time with it, so the table of a tenant that
-/// writes holds a day's worth. What a quiet tenant leaves goes by [`TenantContext::forget_answers`].
+/// writes holds a day's worth. What a quiet tenant leaves goes by [`TIDY`].
 async fn keep(conn: &mut PgConnection, actor: &str, once: &Once, answer: &Answer) -> Result<()> {
     sqlx::query(
         "WITH past AS (

@@ -120,6 +120,8 @@ struct Counter {
     source: String,
     locks: [Mutex<Minute>; LOCKS],
     closed: AtomicU64,
+    /// Taken out and not recorded yet. Here and not in the task, which may panic and be begun again.
+    waiting: tokio::sync::Mutex<Vec<Calls>>,
 }
 
 #[derive(Default)]
@@ -144,7 +146,8 @@ impl Minute {
 impl ApiCalls {
     pub fn new(entropy: &Entropy) -> Self {
         let source = format!("api_calls:{}", entropy.base32::<10>());
-        Self(Some(Arc::new(Counter { source, locks: Default::default(), closed: AtomicU64::new(0) })))
+        let (locks, closed, waiting) = Default::default();
+        Self(Some(Arc::new(Counter { source, locks, closed, waiting })))
     }
 
     /// One call, at this moment.
@@ -189,7 +192,7 @@ impl ApiCalls {
     /// Records what was counted, a few seconds after each minute, until `stop` is cancelled; then the rest.
     pub async fn run(self, db: PgPool, clock: Clock, stop: CancellationToken) {
         let Some(counter) = self.0.clone() else { return };
-        let mut waiting = Vec::new();
+        let mut waiting = counter.waiting.lock().await;
         loop {
             let ending = stop.run_until_cancelled(tokio::time::sleep(ROUND)).await.is_none();
             waiting.extend(self.take(clock.now(), ending));

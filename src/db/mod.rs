@@ -11,5 +11,6 @@ pub mod prepare;
 pub mod schema;
 pub mod stand_in;
 pub mod states;
+pub mod tenant_tls;
 
 pub use error::{on_constraint, violated};

@@ -36,8 +36,9 @@ pub const IDLE_IN_TRANSACTION_MS: i32 = 15_000;
 pub const CLIENT_CHECK_MS: i32 = 2_000;
 
 impl LoginLimits {
-    /// What a spare slot's login has until a tenant claims it.
-    pub const SPARE: Self = Self { connections: 64, statement_timeout_ms: 30_000 };
+    /// What a spare slot's login has until a tenant claims it. The time is the smallest that a plan is likely to give: a
+    /// connection that is opened before the plan's own settings are there is not to be the one without a limit.
+    pub const SPARE: Self = Self { connections: 64, statement_timeout_ms: 5_000 };
 }
 
 impl Schema<'_> {
@@ -229,13 +230,47 @@ impl Schema<'_> {
             "BEGIN; {fence}
              ALTER ROLE {role} NOINHERIT NOCREATEDB NOCREATEROLE CONNECTION LIMIT {connections} PASSWORD {password};
              ALTER ROLE {role} RESET ALL;
+             {elsewhere}
              {settings} COMMIT",
             fence = self.fence_sql(),
             connections = limits.connections,
             password = quote_literal(&master.scram_verifier(self.name, self.credential_version)),
+            elsewhere = self.reset_in_databases_sql(),
             settings = self.settings_sql(limits),
         );
         admin::batch(conn, sql).await.map_err(admin::shard_error)
+    }
+
+    /// A login may give itself settings for one database, which outrank those it has everywhere; and for any database of the
+    /// server, whether it can reach it or not.
+    fn reset_in_databases_sql(&self) -> String {
+        format!(
+            "DO $do$ DECLARE place name; BEGIN
+               FOR place IN SELECT d.datname FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
+                             WHERE s.setrole = {role}::regrole LOOP
+                 EXECUTE format('ALTER ROLE %I IN DATABASE %I RESET ALL', {name}, place);
+               END LOOP;
+             END $do$;",
+            role = quote_literal(&quote_ident(self.name)),
+            name = quote_literal(self.name),
+        )
+    }
+
+    /// The settings that the login has now, in whatever database, as `name=value`; in order.
+    ///
+    /// # Errors
+    /// What the shard says.
+    pub async fn settings(&self, conn: &mut PgConnection) -> Result<Vec<String>> {
+        let mut settings: Vec<String> = sqlx::query_scalar(
+            "SELECT unnest(s.setconfig) FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
+              WHERE r.rolname = $1",
+        )
+        .bind(self.name)
+        .fetch_all(conn)
+        .await
+        .map_err(admin::shard_error)?;
+        settings.sort();
+        Ok(settings)
     }
 
     /// Removes schema, login and grants. Doing it again changes nothing.
@@ -251,17 +286,21 @@ impl Schema<'_> {
             self.fence(conn).await?;
         }
         // Not DROP OWNED, which an admin that is no superuser may not. All that the login has are its schema's grants,
-        // which go with the schema, and the right to connect.
-        let role_sql = format!(
-            "SELECT pg_advisory_xact_lock(hashtextextended('freehold.connect', 0));
-             REVOKE CONNECT ON DATABASE {database} FROM {schema}; DROP ROLE {schema};",
-            database = quote_ident(self.database),
-        );
+        // which go with the schema, and the right to connect. Whether there is one is asked when it is our turn: the making
+        // of it may have been under way at the look above.
         let sql = format!(
-            "BEGIN; {fence} DROP SCHEMA IF EXISTS {schema} CASCADE; {role}
+            "BEGIN; {fence} DROP SCHEMA IF EXISTS {schema} CASCADE;
+             SELECT pg_advisory_xact_lock(hashtextextended('freehold.connect', 0));
+             DO $do$ BEGIN
+               IF to_regrole({ident}) IS NOT NULL THEN
+                 REVOKE CONNECT ON DATABASE {database} FROM {schema};
+                 DROP ROLE {schema};
+               END IF;
+             END $do$;
              DELETE FROM freehold.schema_version WHERE schema_name = {name}; COMMIT",
             fence = self.fence_sql(),
-            role = if exists { role_sql.as_str() } else { "" },
+            ident = quote_literal(&schema),
+            database = quote_ident(self.database),
             name = quote_literal(self.name),
         );
         admin::batch(conn, sql).await.map_err(admin::shard_error)

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
+use askama::Template;
 use axum::Router;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
@@ -12,7 +13,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::headers;
-use crate::kernel::codes;
+use crate::kernel::{Code, codes};
 
 /// `/openapi.json`, `/docs` and `/docs/errors`.
 pub fn routes(api: &OpenApi) -> Router {
@@ -50,30 +51,24 @@ fn again(status: u16) -> &'static str {
     }
 }
 
-fn errors_html() -> String {
-    let mut page = String::from(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Freehold: errors</title>\
-         <meta name=\"viewport\" content=\"width=device-width\">\
-         <style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
-         table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.4rem .6rem;border-bottom:1px solid #ddd}\
-         tr:target{background:#fff3c4}</style></head><body><h1>Errors</h1>\
-         <p>Every error is an RFC 9457 problem (<code>application/problem+json</code>) with a stable <code>code</code>. \
-         Quote its <code>request_id</code> when asking for help.</p>\
-         <table><tr><th>Code</th><th>Status</th><th>Meaning</th><th>Again?</th></tr>\n",
-    );
-    for code in codes::ALL {
-        let title = code.title.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            page,
-            "<tr id=\"{name}\"><td><code>{name}</code></td><td>{}</td><td>{title}</td><td>{}</td></tr>",
-            code.status,
-            again(code.status),
-            name = code.name,
-        );
+/// The catalogue of errors.
+#[derive(Template)]
+#[template(path = "errors.html")]
+struct ErrorsPage;
+
+impl ErrorsPage {
+    fn codes(&self) -> &'static [&'static Code] {
+        codes::ALL
     }
-    page.push_str("</table></body></html>\n");
-    page
+
+    fn again(&self, code: &Code) -> &'static str {
+        again(code.status)
+    }
+}
+
+fn errors_html() -> String {
+    // Writing to a String cannot fail.
+    ErrorsPage.render().unwrap_or_default()
 }
 
 /// The catalogue as `docs/ERRORS.md`.
@@ -83,6 +78,9 @@ pub fn errors_markdown() -> String {
          Every error is an RFC 9457 problem (`application/problem+json`). `code` is stable: match on it, not on the\n\
          texts. `detail`, `hint` and `errors` (refused fields) are about the case at hand; a 5xx never carries any.\n\
          Quote `request_id` when asking for help. A running server shows this page at `/docs/errors`.\n\n\
+         What is not HTTP as the server reads it (a head that is malformed or too large, an address that is too long) is\n\
+         answered with 400, 431 or 414 and no body: hyper does so before there is a request that our code could see, and\n\
+         lets nobody else write that answer.\n\n\
          | code | status | meaning | send it again? |\n|---|---|---|---|\n",
     );
     for code in codes::ALL {

@@ -1,4 +1,6 @@
-//! Listening and stopping. HTTP/1.1 only: TLS and HTTP/2 end at the load balancer.
+//! Listening and stopping. HTTP/1.1 only: TLS and HTTP/2 end at the load balancer. What hyper cannot read as a request it
+//! answers itself (400, 414, 431, no body), and has no hook for that answer: of all that is refused, only this is no
+//! problem document.
 //!
 //! Stopping takes three steps, so that a rolling restart loses nothing: first `/health/ready` says no while everything
 //! is still served (the balancer needs a moment to notice) and each answer ends its connection, so that none is left

@@ -134,14 +134,14 @@ async fn write_link(identity: &Identity, id: PasswordLinkId) -> Result<Option<Ma
     let (site, base) = (&identity.cp.addresses.base_domain, identity.cp.addresses.base_url());
     let secret = identity.master.link_secret(LINK, &id.to_string(), version);
     let link = format!("{base}/sign-in/password/links/{id}?secret={secret}");
-    let ignore = "If this was not you, ignore this mail: nothing happens.".to_owned();
+    let ignore = "If this was not you, ignore this e-mail, and nothing will happen.".to_owned();
     let once = "The link works once, within an hour.".to_owned();
     Ok(Some(match (purpose, version) {
         (LinkPurpose::SignUp, 0) => mail(
             email,
             format!("Confirm your address for {site}"),
             &[
-                format!("Somebody, hopefully you, wants an account at {site} with this address."),
+                format!("Somebody, hopefully you, wants to create an account at {site} with this address."),
                 once,
                 ignore,
             ],
@@ -150,12 +150,12 @@ async fn write_link(identity: &Identity, id: PasswordLinkId) -> Result<Option<Ma
         // No link: whoever asked said that they were new here.
         (LinkPurpose::SignUp, _) => mail(
             email,
-            format!("You have an account at {site} already"),
+            format!("You already have an account at {site}"),
             &[
                 format!(
-                    "Somebody, hopefully you, asked for an account at {site} with this address. There is one."
+                    "Somebody, hopefully you, wanted an account at {site} with this address. There already is one."
                 ),
-                "Sign in with its password, or say there that you forgot it.".to_owned(),
+                "Sign in with your password, or choose a new one there if you have forgotten it.".to_owned(),
                 ignore,
             ],
             Some(("Sign in", format!("{base}/sign-in").as_str())),
@@ -176,7 +176,7 @@ async fn write_link(identity: &Identity, id: PasswordLinkId) -> Result<Option<Ma
             email,
             format!("Add a password to your account at {site}"),
             &[
-                format!("You asked to sign in to {site} with this address and a password as well."),
+                format!("You asked to be able to sign in to {site} with this address and a password, too."),
                 format!("{once} Open it in the browser where you are signed in."),
                 ignore,
             ],
@@ -203,8 +203,8 @@ async fn write_notice(
     let lines = [
         format!("{}.", what.subject()),
         format!("That was on {}.", at.format("%-d %B %Y at %H:%M:%S UTC")),
-        "If it was not you, somebody else is in your account: choose a new password, and look at where you are \
-         signed in."
+        "If it was not you, somebody else has access to your account: choose a new password, and check where you \
+         are signed in."
             .to_owned(),
     ];
     mail(email, what.subject().to_owned(), &lines, Some(("Your account", format!("{base}/account").as_str())))

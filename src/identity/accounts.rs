@@ -255,6 +255,19 @@ pub async fn link_remove(
     audit_add(conn, caller, now, "account.unlink", None, &account.to_string(), detail).await
 }
 
+/// The addresses that are proven to be this person's, in lower case.
+pub(super) async fn addresses_of(conn: &mut PgConnection, account: AccountId) -> Result<Vec<String>> {
+    Ok(sqlx::query_scalar(
+        "SELECT lower(email) FROM account WHERE id = $1 AND email_verified AND email IS NOT NULL
+         UNION SELECT lower(email) FROM account_identity
+                WHERE account = $1 AND email_verified AND email IS NOT NULL
+         UNION SELECT email FROM account_password WHERE account = $1",
+    )
+    .bind(account)
+    .fetch_all(conn)
+    .await?)
+}
+
 /// The names of these people, by their ids; of accounts that are still there.
 pub async fn names_of(
     conn: &mut PgConnection,

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use super::Identity;
 use super::accounts::{Vouched, account_by_link, account_enter, link_add};
 use super::enter::{LetIn, Proven};
-use super::sessions::{Asking, session_is_fresh, session_is_live};
+use super::sessions::{Asking, account_shared, session_is_fresh, session_is_live};
 use super::sign_in::{Purpose, Returned};
 use super::sso::{sso_method, sso_seat, tenant_of, within};
 use crate::control_plane::audit::{Caller, audit_add};
@@ -68,6 +68,8 @@ impl Identity {
             }
             Purpose::Operator => return Err(Error::new(&codes::SIGN_IN_FAILED)),
         };
+        // Before a workspace's row, as whoever erases an account has it.
+        account_shared(&mut tx, account).await?;
         if let (Purpose::SignIn, Some(tenant)) = (returned.purpose, vouched.tenant()) {
             let caller = Caller { actor: account.to_string(), request_id: asking.request_id.clone() };
             sso_seat(&mut tx, &caller, tenant, account, now).await?;
@@ -109,6 +111,7 @@ async fn still_here(
         Error::new(&codes::SIGN_IN_FAILED).detail("you are no longer signed in as the one who asked for this")
     };
     let here = here.filter(|here| asked == Some(here.account)).ok_or_else(gone)?;
+    account_shared(&mut *conn, here.account).await?;
     if session_is_live(conn, here.account, here.session, now).await? { Ok(here) } else { Err(gone()) }
 }
 

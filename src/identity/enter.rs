@@ -9,7 +9,7 @@ use super::Identity;
 use super::arrive::Here;
 use super::return_to;
 use super::second_factor::{second_factor_is_on, second_factor_shown};
-use super::sessions::{Asking, Proof, Started, session_start, session_succeed};
+use super::sessions::{Asking, Proof, Started, account_shared, session_start, session_succeed};
 use super::sso::tenant_of;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::kernel::ids::AccountId;
@@ -58,6 +58,7 @@ impl Identity {
         asking: &Asking,
         now: DateTime<Utc>,
     ) -> Result<LetIn> {
+        account_shared(&mut *conn, proven.account).await?;
         if !second_factor_is_on(conn, proven.account).await? {
             return self.session_begin(conn, proven, false, here, asking, now).await.map(LetIn::Session);
         }
@@ -121,7 +122,9 @@ impl Identity {
         drop(conn);
         let mut tx = self.cp.db.begin().await?;
         second_factor_shown(self, &mut tx, waiting.account, code, now).await?;
-        // Of two at once with one code, one is refused by the code and the other finds its row here.
+        account_shared(&mut tx, waiting.account).await?;
+        // Of two at once with one code, one is refused by the code and the other finds its row here. A change of password
+        // takes it away.
         let held = sqlx::query("DELETE FROM second_step WHERE browser_hash = $1 AND account = $2")
             .bind(&browser_hash[..])
             .bind(waiting.account)

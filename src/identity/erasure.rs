@@ -13,8 +13,9 @@ use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
 use super::Identity;
+use super::accounts::addresses_of;
 use super::arrive::Here;
-use super::keys::keys_go_with_seat;
+use super::members::goes_with_seat;
 use super::sessions::session_is_fresh;
 use crate::control_plane::ControlPlane;
 use crate::control_plane::audit::{Caller, audit_add, audit_forget};
@@ -101,7 +102,7 @@ async fn erase(
     account: AccountId,
     now: DateTime<Utc>,
 ) -> Result<()> {
-    let addresses = addresses(conn, account).await?;
+    let addresses = addresses_of(conn, account).await?;
     leave(conn, caller, account, now).await?;
     // Invitations to an address that is proven to be theirs; one that they only claim may be another's.
     sqlx::query(
@@ -158,19 +159,6 @@ async fn erase(
     Ok(changes::notify(conn, Change::Account(account)).await?)
 }
 
-/// The addresses that are proven to be this person's, in lower case.
-async fn addresses(conn: &mut PgConnection, account: AccountId) -> Result<Vec<String>> {
-    Ok(sqlx::query_scalar(
-        "SELECT lower(email) FROM account WHERE id = $1 AND email_verified AND email IS NOT NULL
-         UNION SELECT lower(email) FROM account_identity
-                WHERE account = $1 AND email_verified AND email IS NOT NULL
-         UNION SELECT email FROM account_password WHERE account = $1",
-    )
-    .bind(account)
-    .fetch_all(conn)
-    .await?)
-}
-
 /// Gives up every seat, and asks the product to forget the person wherever they ever had one.
 async fn leave(
     conn: &mut PgConnection,
@@ -189,7 +177,7 @@ async fn leave(
         let detail = json!({ "erased": true });
         audit_add(&mut *conn, caller, now, "member.leave", Some(*tenant), &account.to_string(), detail)
             .await?;
-        keys_go_with_seat(&mut *conn, caller, *tenant, account, None, now).await?;
+        goes_with_seat(&mut *conn, caller, *tenant, account, None, now).await?;
     }
     // Each seat that was ever taken has a line in the log, which nobody can remove.
     let known_in: Vec<TenantId> = sqlx::query_scalar(

@@ -11,9 +11,9 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use super::Identity;
-use super::accounts::account_by_id;
+use super::accounts::{account_by_id, addresses_of};
 use super::letters::{Letter, letter_post, mail_is_set_up};
-use super::members::{By, member_add};
+use super::members::{By, member_add, seat_role};
 use super::oidc::plausible;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::plans::Entitlements;
@@ -116,12 +116,16 @@ pub async fn invite(
         .account
         .ok_or_else(|| Error::new(&codes::FORBIDDEN).detail("only a person can invite, not a key"))?;
     if by.role < Role::Admin || new.role > by.role {
-        return Err(Error::new(&codes::FORBIDDEN).detail("nobody invites to a role above their own"));
+        return Err(above());
     }
     mail_is_set_up(identity)?;
     let (email, now) = (new.email.trim().to_lowercase(), identity.cp.clock.now());
     let mut tx = identity.cp.db.begin().await?;
     let seats = seats_locked(&mut tx, tenant, now).await?;
+    // Read again with the tenant's row locked: a seat that was lost meanwhile invites nobody.
+    if seat_role(&mut tx, tenant, inviter).await?.is_none_or(|role| role < Role::Admin || role < new.role) {
+        return Err(above());
+    }
     if seats.open >= MOST_OPEN {
         return Err(Error::new(&codes::RATE_LIMITED).detail(format!("{} invitations are open", seats.open)));
     }
@@ -168,6 +172,10 @@ pub async fn invite(
     letter_post(&mut tx, tenant, &email, &Letter::Invitation { invitation: invitation.id }, now).await?;
     tx.commit().await?;
     Ok(invitation)
+}
+
+fn above() -> Error {
+    Error::new(&codes::FORBIDDEN).detail("nobody invites to a role above their own")
 }
 
 /// The seats of a tenant's plan, and what has become of them.
@@ -220,19 +228,24 @@ pub(super) async fn seats_locked(
     Ok(Seats { all: i64::from(limits.seats), taken, open })
 }
 
-/// Sends the mail again, with a new link: the old one is dead, and the week begins anew.
+/// Sends the mail again, with a new link: the old one is dead, and the week begins anew. Whoever sends it again gives what it
+/// gives.
 ///
 /// # Errors
-/// `not_found`; `state_conflict` for one that is accepted or revoked.
+/// `not_found`; `forbidden` for a role above one's own; `state_conflict` for one that is accepted or revoked.
 pub async fn invitation_resend(
     identity: &Identity,
     caller: &Caller,
+    by: By,
     tenant: TenantId,
     id: InvitationId,
 ) -> Result<Invitation> {
     let now = identity.cp.clock.now();
     let mut tx = identity.cp.db.begin().await?;
     let found = invitation_locked(&mut tx, tenant, id).await?;
+    if by.role < Role::Admin || found.role > by.role {
+        return Err(above());
+    }
     if found.accepted_at.is_some() || found.revoked_at.is_some() {
         return Err(Error::new(&codes::STATE_CONFLICT).detail("this invitation is no longer open"));
     }
@@ -276,11 +289,16 @@ pub async fn invitation_revoke(
     Ok(())
 }
 
+/// The tenant's row first, as all do that change its invitations: then nobody waits for one while holding another.
 async fn invitation_locked(
     conn: &mut PgConnection,
     tenant: TenantId,
     id: InvitationId,
 ) -> Result<Invitation> {
+    sqlx::query("SELECT id FROM tenant WHERE id = $1 FOR NO KEY UPDATE")
+        .bind(tenant)
+        .execute(&mut *conn)
+        .await?;
     sqlx::query_as(
         "SELECT id, email, role, invited_by, created_at, expires_at, accepted_at, revoked_at
            FROM invitation WHERE tenant = $1 AND id = $2 FOR UPDATE",
@@ -290,6 +308,43 @@ async fn invitation_locked(
     .fetch_optional(conn)
     .await?
     .ok_or_else(|| Error::new(&codes::NOT_FOUND))
+}
+
+/// Revokes what would lead a person back to a seat that is gone, or to a role that they no longer have: open invitations that
+/// they sent, and those to an address of theirs. `left` is the role that they keep. With the tenant's row locked.
+pub(super) async fn invitations_go_with_seat(
+    conn: &mut PgConnection,
+    caller: &Caller,
+    tenant: TenantId,
+    person: AccountId,
+    left: Option<Role>,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let kept: Vec<&str> = Role::ALL
+        .into_iter()
+        .filter(|role| left.is_some_and(|left| *role <= left))
+        .map(Role::as_str)
+        .collect();
+    let addresses = addresses_of(&mut *conn, person).await?;
+    let gone: Vec<InvitationId> = sqlx::query_scalar(
+        "UPDATE invitation SET revoked_at = $3
+          WHERE tenant = $1 AND (invited_by = $2 OR email = ANY($5)) AND NOT role = ANY($4)
+            AND accepted_at IS NULL AND revoked_at IS NULL
+         RETURNING id",
+    )
+    .bind(tenant)
+    .bind(person)
+    .bind(now)
+    .bind(kept)
+    .bind(addresses)
+    .fetch_all(&mut *conn)
+    .await?;
+    for id in gone {
+        let detail = json!({ "of": person, "with": "seat" });
+        audit_add(&mut *conn, caller, now, "invitation.revoke", Some(tenant), &id.to_string(), detail)
+            .await?;
+    }
+    Ok(())
 }
 
 #[derive(sqlx::FromRow)]
@@ -342,7 +397,7 @@ async fn open_by_link(
         "SELECT i.tenant, t.slug, t.name AS workspace, t.state, a.name AS inviter, i.invited_by, i.email, i.role,
                 i.version, i.expires_at, i.accepted_by, i.revoked_at
            FROM invitation i JOIN tenant t ON t.id = i.tenant JOIN account a ON a.id = i.invited_by
-          WHERE i.id = $1 FOR UPDATE OF i",
+          WHERE i.id = $1",
     )
     .bind(id)
     .fetch_optional(conn)
@@ -372,6 +427,11 @@ pub async fn invitation_accept(
 ) -> Result<Invited> {
     let now = identity.cp.clock.now();
     let mut tx = identity.cp.db.begin().await?;
+    // The tenant's row before the invitation's: a member who is being removed takes their invitations along, and whoever
+    // looks only after that finds them gone. The first look keeps strangers from that lock.
+    let tenant = open_by_link(identity, &mut tx, id, secret).await?.tenant;
+    let seats = seats_locked(&mut tx, tenant, now).await?;
+    sqlx::query("SELECT id FROM invitation WHERE id = $1 FOR UPDATE").bind(id).execute(&mut *tx).await?;
     let open = open_by_link(identity, &mut tx, id, secret).await?;
     let invited = Invited {
         tenant: open.tenant,
@@ -393,7 +453,6 @@ pub async fn invitation_accept(
             .detail(format!("this invitation is for {}", invited.email))
             .hint("sign in with an account whose verified address that is, or ask for another invitation"));
     }
-    let seats = seats_locked(&mut tx, invited.tenant, now).await?;
     let seated: bool =
         sqlx::query_scalar("SELECT EXISTS (SELECT FROM membership WHERE tenant = $1 AND account = $2)")
             .bind(invited.tenant)

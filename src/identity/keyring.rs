@@ -2,14 +2,13 @@
 //! token names one that is not known, but not as often as strangers invent names.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use jsonwebtoken::{DecodingKey, EncodingKey};
 use parking_lot::RwLock;
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
 use super::access_token::{self, Audience, Said, Signer};
@@ -38,8 +37,8 @@ struct Inner {
     known: RwLock<Known>,
     /// The last look; the lock makes many who wait look once.
     looked: Mutex<Option<Look>>,
-    /// One look in the background at a time.
-    refreshing: AtomicBool,
+    /// One look in the background at a time; the permit is given back however that ends.
+    refreshing: Arc<Semaphore>,
 }
 
 #[derive(Clone, Default)]
@@ -71,7 +70,7 @@ impl Keyring {
             issuer: cp.addresses.base_url(),
             known: RwLock::default(),
             looked: Mutex::default(),
-            refreshing: AtomicBool::new(false),
+            refreshing: Arc::new(Semaphore::new(1)),
         }))
     }
 
@@ -145,16 +144,18 @@ impl Keyring {
     /// The keys as they are known. Old ones are served, and looked up again meanwhile.
     fn keys(&self) -> Arc<[Key]> {
         let known = self.0.known.read().clone();
-        if known.at.is_some_and(|at| at.elapsed() > OLD) && !self.0.refreshing.swap(true, Ordering::AcqRel) {
+        if known.at.is_some_and(|at| at.elapsed() > OLD)
+            && let Ok(permit) = self.0.refreshing.clone().try_acquire_owned()
+        {
             let ring = self.clone();
             tokio::spawn(async move {
+                let _permit = permit;
                 if let Err(error) = ring.look(OLD).await {
                     tracing::warn!(
                         ?error,
                         "the signing keys could not be looked up; the known ones are used"
                     );
                 }
-                ring.0.refreshing.store(false, Ordering::Release);
             });
         }
         known.keys

@@ -6,15 +6,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
 
-use super::members::By;
-use super::operators::OperatorRole;
+use super::members::{By, seat_role};
+use super::operators::{OperatorRef, OperatorRole, actor_of_key, operator_lock};
 use super::support::support_end_all_of;
 use crate::control_plane::ControlPlane;
+use crate::control_plane::approvals::person_of;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
 use crate::control_plane::tenants::{TenantRef, TenantState, tenant_find};
 use crate::kernel::credentials::{self, KeyKind, NewKey};
-use crate::kernel::ids::{AccountId, ApiKeyId, OperatorKeyId, TenantId};
+use crate::kernel::ids::{AccountId, ApiKeyId, OperatorId, OperatorKeyId, TenantId};
 use crate::kernel::page::{self, Page};
 use crate::kernel::{Error, Result, Role, codes};
 
@@ -46,6 +47,9 @@ pub struct OperatorKey {
     pub id: OperatorKeyId,
     pub name: String,
     pub role: OperatorRole,
+    /// The operator whose key it is; null for nobody's, which agrees to no correction of money.
+    pub owner: Option<OperatorId>,
+    pub owner_email: Option<String>,
     pub tail: String,
     pub created_at: DateTime<Utc>,
     pub expires_at: Option<DateTime<Utc>>,
@@ -168,7 +172,9 @@ pub struct NewOwnKey {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct KeyFilter {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
 }
 
@@ -190,6 +196,12 @@ pub async fn own_key_create(
     check_expiry(new.expires_at, now)?;
     let secret = credentials::make(KeyKind::Tenant, &cp.entropy);
     let mut tx = cp.db.begin().await?;
+    // As a change of seats has it locked: a key that is made while its maker's seat goes is either seen and goes with it, or
+    // is not made.
+    sqlx::query("SELECT id FROM tenant WHERE id = $1 FOR NO KEY UPDATE")
+        .bind(tenant)
+        .execute(&mut *tx)
+        .await?;
     let live: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM api_key
           WHERE tenant = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)",
@@ -209,6 +221,11 @@ pub async fn own_key_create(
         Some(account) => Some(account),
         None => maker_of(&mut tx, tenant, &caller.actor).await?,
     };
+    if let Some(maker) = maker
+        && seat_role(&mut tx, tenant, maker).await?.is_none_or(|role| role < Role::Admin || role < new.role)
+    {
+        return Err(Error::new(&codes::FORBIDDEN).detail("nobody makes a key with a role above their own"));
+    }
     let given = (new.scopes.as_deref(), maker);
     let record = key_insert(&mut tx, caller, tenant, &plain, &secret, given, now).await?;
     tx.commit().await?;
@@ -311,15 +328,13 @@ pub(super) async fn keys_go_with_seat(
 }
 
 /// A tenant's keys, newest first, revoked ones included.
-pub async fn api_key_list(conn: &mut PgConnection, tenant: &TenantRef) -> Result<Vec<ApiKey>> {
+pub async fn api_key_list(
+    conn: &mut PgConnection,
+    tenant: &TenantRef,
+    filter: &KeyFilter,
+) -> Result<Page<ApiKey>> {
     let tenant = tenant_find(&mut *conn, tenant).await?;
-    Ok(sqlx::query_as(key_columns!(
-        "SELECT",
-        "FROM api_key WHERE tenant = $1 ORDER BY created_at DESC, id DESC"
-    ))
-    .bind(tenant.id)
-    .fetch_all(conn)
-    .await?)
+    own_key_list(conn, tenant.id, filter).await
 }
 
 /// Revokes a key; every server refuses it within a second. Revoking twice changes nothing.
@@ -347,6 +362,18 @@ pub async fn api_key_revoke(cp: &ControlPlane, caller: &Caller, id: ApiKeyId) ->
     Ok(key)
 }
 
+/// What each operator's key is read as.
+macro_rules! operator_key_columns {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            " id, name, role, owner, (SELECT o.email FROM operator o WHERE o.id = operator_key.owner) AS owner_email, tail, \
+             created_at, expires_at, revoked_at, last_used_at ",
+            $after
+        )
+    };
+}
+
 /// Makes an operator's key that may do everything.
 pub async fn operator_key_create(
     cp: &ControlPlane,
@@ -357,12 +384,28 @@ pub async fn operator_key_create(
     operator_key_create_as(cp, caller, name, OperatorRole::Operator, expires_at).await
 }
 
-/// Makes an operator's key with a role.
+/// Makes an operator's key with a role. It is the caller's own.
 pub async fn operator_key_create_as(
     cp: &ControlPlane,
     caller: &Caller,
     name: &str,
     role: OperatorRole,
+    expires_at: Option<DateTime<Utc>>,
+) -> Result<WithSecret<OperatorKey>> {
+    operator_key_create_for(cp, caller, name, role, None, expires_at).await
+}
+
+/// Makes an operator's key for somebody; when nobody is named, for the operator who makes it, if one does.
+///
+/// # Errors
+/// `invalid_fields`, also for a role above the owner's; `not_found` for an owner who is none; `forbidden` for an operator
+/// who makes one for somebody else: whoever has it could then be two people.
+pub async fn operator_key_create_for(
+    cp: &ControlPlane,
+    caller: &Caller,
+    name: &str,
+    role: OperatorRole,
+    owner: Option<&OperatorRef>,
     expires_at: Option<DateTime<Utc>>,
 ) -> Result<WithSecret<OperatorKey>> {
     if name.is_empty() || name.chars().count() > 120 {
@@ -372,11 +415,12 @@ pub async fn operator_key_create_as(
     check_expiry(expires_at, now)?;
     let secret = credentials::make(KeyKind::Operator, &cp.entropy);
     let mut tx = cp.db.begin().await?;
-    let record: OperatorKey = sqlx::query_as(
-        "INSERT INTO operator_key (id, name, key_hash, tail, created_at, expires_at, role)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)
-         RETURNING id, name, role, tail, created_at, expires_at, revoked_at, last_used_at",
-    )
+    let owner = owner_of_new(&mut tx, caller, owner, role).await?;
+    let record: OperatorKey = sqlx::query_as(operator_key_columns!(
+        "INSERT INTO operator_key (id, name, key_hash, tail, created_at, expires_at, role, owner)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING",
+        ""
+    ))
     .bind(OperatorKeyId::new())
     .bind(name)
     .bind(&secret.hash[..])
@@ -384,30 +428,56 @@ pub async fn operator_key_create_as(
     .bind(now)
     .bind(expires_at)
     .bind(role)
+    .bind(owner)
     .fetch_one(&mut *tx)
     .await?;
-    audit_add(
-        &mut tx,
-        caller,
-        now,
-        "operator_key.create",
-        None,
-        &record.id.to_string(),
-        json!({ "name": name, "role": role }),
-    )
-    .await?;
+    let detail = json!({ "name": name, "role": role, "owner": owner });
+    audit_add(&mut tx, caller, now, "operator_key.create", None, &record.id.to_string(), detail).await?;
     tx.commit().await?;
     Ok(WithSecret { record, key: secret.key.expose_secret().to_owned() })
 }
 
-/// The operators' keys, newest first.
-pub async fn operator_key_list(conn: &mut PgConnection) -> Result<Vec<OperatorKey>> {
-    Ok(sqlx::query_as(
-        "SELECT id, name, role, tail, created_at, expires_at, revoked_at, last_used_at
-           FROM operator_key ORDER BY created_at DESC, id DESC",
-    )
+/// Whose a new key is. Only with a login on the databases is one made for somebody else.
+async fn owner_of_new(
+    conn: &mut PgConnection,
+    caller: &Caller,
+    named: Option<&OperatorRef>,
+    role: OperatorRole,
+) -> Result<Option<OperatorId>> {
+    let own = person_of(&mut *conn, &caller.actor).await?;
+    let owner = match (named, own) {
+        (None, None) => return Ok(None),
+        (None, Some(own)) => operator_lock(conn, &OperatorRef::Id(own)).await?,
+        (Some(named), own) => {
+            let named = operator_lock(conn, named).await?;
+            if caller.actor.starts_with("operator:") && own != Some(named.id) {
+                return Err(Error::new(&codes::FORBIDDEN)
+                    .detail("an operator makes keys of their own, and none for somebody else")
+                    .hint("on the databases themselves: freehold operator-key create --owner"));
+            }
+            named
+        }
+    };
+    if role > owner.role {
+        let most = owner.role.as_str();
+        return Err(Error::field("role", format!("is above that of {}, who is {most}", owner.email)));
+    }
+    Ok(Some(owner.id))
+}
+
+/// The operators' keys, newest first, revoked ones included.
+pub async fn operator_key_list(conn: &mut PgConnection, filter: &KeyFilter) -> Result<Page<OperatorKey>> {
+    let limit = page::limit(filter.limit)?;
+    let before: Option<OperatorKeyId> = filter.cursor.as_deref().map(page::decode).transpose()?;
+    let rows = sqlx::query_as(operator_key_columns!(
+        "SELECT",
+        "FROM operator_key WHERE ($1::uuid IS NULL OR id < $1) ORDER BY id DESC LIMIT $2"
+    ))
+    .bind(before)
+    .bind(i64::from(limit) + 1)
     .fetch_all(conn)
-    .await?)
+    .await?;
+    Ok(Page::build(rows, limit, |key: &OperatorKey| key.id))
 }
 
 /// Revokes an operator's key at once.
@@ -418,26 +488,27 @@ pub async fn operator_key_revoke(
 ) -> Result<OperatorKey> {
     let now = cp.clock.now();
     let mut tx = cp.db.begin().await?;
-    let key = sqlx::query_as(
-        "UPDATE operator_key SET revoked_at = coalesce(revoked_at, $2) WHERE id = $1
-         RETURNING id, name, role, tail, created_at, expires_at, revoked_at, last_used_at",
-    )
+    let key = sqlx::query_as(operator_key_columns!(
+        "UPDATE operator_key SET revoked_at = coalesce(revoked_at, $2) WHERE id = $1 RETURNING",
+        ""
+    ))
     .bind(id)
     .bind(now)
     .fetch_optional(&mut *tx)
     .await?
     .ok_or_else(|| Error::new(&codes::NOT_FOUND).detail(format!("there is no operator key {id}")))?;
     audit_add(&mut tx, caller, now, "operator_key.revoke", None, &id.to_string(), json!({})).await?;
-    support_end_all_of(&mut tx, caller, &format!("operator:{id}"), now).await?;
+    support_end_all_of(&mut tx, caller, &actor_of_key(id), now).await?;
     tx.commit().await?;
     Ok(key)
 }
 
 /// Who asks with an operator's key.
-#[derive(Clone, Debug, sqlx::FromRow)]
+#[derive(Clone, Debug)]
 pub struct KeyHolder {
     pub id: OperatorKeyId,
     pub name: String,
+    /// The key's, and never above its owner's.
     pub role: OperatorRole,
 }
 
@@ -449,13 +520,15 @@ pub async fn operator_authenticate(cp: &ControlPlane, key: &str) -> Result<KeyHo
     let hash =
         credentials::parse(KeyKind::Operator, key).ok_or_else(|| Error::new(&codes::UNAUTHENTICATED))?;
     let now = cp.clock.now();
-    sqlx::query_as(
-        "SELECT id, name, role FROM operator_key
-          WHERE key_hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)",
+    let found: Option<(OperatorKeyId, String, OperatorRole, Option<OperatorRole>)> = sqlx::query_as(
+        "SELECT k.id, k.name, k.role, o.role FROM operator_key k LEFT JOIN operator o ON o.id = k.owner
+          WHERE k.key_hash = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $2)
+            AND o.disabled_at IS NULL",
     )
     .bind(&hash[..])
     .bind(now)
     .fetch_optional(&cp.db)
-    .await?
-    .ok_or_else(|| Error::new(&codes::UNAUTHENTICATED))
+    .await?;
+    let (id, name, role, owners) = found.ok_or_else(|| Error::new(&codes::UNAUTHENTICATED))?;
+    Ok(KeyHolder { id, name, role: owners.map_or(role, |owners| owners.min(role)) })
 }

@@ -145,7 +145,7 @@ async fn write_invitation(identity: &Identity, tenant: TenantId, id: InvitationI
     let html = InvitationHtml { workspace: &workspace, inviter: &inviter, role: &role, link: &link };
     Ok(Some(Mail {
         to,
-        subject: format!("{inviter} invites you to {workspace}"),
+        subject: format!("{inviter} invites you to join {workspace}"),
         text: text.render().map_err(Error::internal)?,
         html: html.render().map_err(Error::internal)?,
     }))

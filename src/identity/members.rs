@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
 
+use super::invitations::invitations_go_with_seat;
 use super::keys::keys_go_with_seat;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
@@ -77,6 +78,20 @@ pub async fn member_get(conn: &mut PgConnection, tenant: TenantId, account: Acco
     .ok_or_else(|| Error::new(&codes::NOT_FOUND))
 }
 
+/// The role that an account has in a tenant at this moment. For what must not rest on what a request began with: asked with
+/// the tenant's row locked, it stays so until the transaction ends.
+pub(super) async fn seat_role(
+    conn: &mut PgConnection,
+    tenant: TenantId,
+    account: AccountId,
+) -> Result<Option<Role>> {
+    Ok(sqlx::query_scalar("SELECT role FROM membership WHERE tenant = $1 AND account = $2")
+        .bind(tenant)
+        .bind(account)
+        .fetch_optional(conn)
+        .await?)
+}
+
 /// Gives an account a seat. One who has a seat keeps the one they have; tells whether it is new.
 pub async fn member_add(
     conn: &mut PgConnection,
@@ -116,7 +131,8 @@ pub async fn member_add(
     Ok(added)
 }
 
-/// Gives a member another role. Keys that they made and could not make any more are revoked.
+/// Gives a member another role. Keys that they made and could not make any more are revoked, and so are their invitations to
+/// more than they are now.
 ///
 /// # Errors
 /// `forbidden` for a role above one's own, given or taken; `state_conflict` when no owner would be left.
@@ -150,12 +166,13 @@ pub async fn member_change(
         .await?;
     let detail = json!({ "from": before.role, "to": role });
     audit_add(&mut *conn, caller, now, "member.role", Some(tenant), &account.to_string(), detail).await?;
-    keys_go_with_seat(&mut *conn, caller, tenant, account, Some(role), now).await?;
+    goes_with_seat(&mut *conn, caller, tenant, account, Some(role), now).await?;
     changes::notify(conn, Change::Account(account)).await?;
     Ok(Member { role, ..before })
 }
 
-/// Takes a member's seat away, and the keys that they made; leaving is removing oneself.
+/// Takes a member's seat away, and with it the keys that they made and the invitations that they sent; leaving is removing
+/// oneself.
 ///
 /// # Errors
 /// `forbidden` for someone above oneself; `state_conflict` for the last owner.
@@ -186,7 +203,7 @@ pub async fn member_remove(
     let action = if by.account == Some(account) { "member.leave" } else { "member.remove" };
     let detail = json!({ "role": before.role });
     audit_add(&mut *conn, caller, now, action, Some(tenant), &account.to_string(), detail).await?;
-    keys_go_with_seat(&mut *conn, caller, tenant, account, None, now).await?;
+    goes_with_seat(&mut *conn, caller, tenant, account, None, now).await?;
     Ok(changes::notify(conn, Change::Account(account)).await?)
 }
 
@@ -220,10 +237,24 @@ pub async fn ownership_transfer(
             .await?;
         changes::notify(&mut *conn, Change::Account(account)).await?;
     }
-    keys_go_with_seat(&mut *conn, caller, tenant, from, Some(Role::Admin), now).await?;
+    goes_with_seat(&mut *conn, caller, tenant, from, Some(Role::Admin), now).await?;
     let detail = json!({ "from": from, "to": to, "was": before.role });
     audit_add(conn, caller, now, "owner.transfer", Some(tenant), &to.to_string(), detail).await?;
     Ok(Member { role: Role::Owner, ..before })
+}
+
+/// What would be a way back to a seat that is gone, or to the role that it had: keys and invitations. `left` is the role
+/// that stays. With the tenant's row locked.
+pub(super) async fn goes_with_seat(
+    conn: &mut PgConnection,
+    caller: &Caller,
+    tenant: TenantId,
+    account: AccountId,
+    left: Option<Role>,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    keys_go_with_seat(&mut *conn, caller, tenant, account, left, now).await?;
+    invitations_go_with_seat(conn, caller, tenant, account, left, now).await
 }
 
 /// The owners, with every change of members of this tenant held off until the transaction ends.

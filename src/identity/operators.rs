@@ -23,7 +23,8 @@ use crate::control_plane::ControlPlane;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::db::on_constraint;
 use crate::kernel::credentials::{self, KeyHash, KeyKind};
-use crate::kernel::ids::OperatorId;
+use crate::kernel::ids::{OperatorId, OperatorKeyId};
+use crate::kernel::page::{self, Page};
 use crate::kernel::{Error, Result, codes};
 
 /// An operator's session ends this long after it began: a working day.
@@ -129,6 +130,11 @@ pub fn actor_of(id: OperatorId) -> String {
     format!("operator:{id}")
 }
 
+/// As the log names whoever asks with a key.
+pub fn actor_of_key(id: OperatorKeyId) -> String {
+    format!("operator:{id}")
+}
+
 /// Lets somebody in who has this address at the operators' provider.
 ///
 /// # Errors
@@ -154,17 +160,41 @@ pub async fn operator_add(cp: &ControlPlane, caller: &Caller, new: &NewOperator)
     Ok(operator)
 }
 
-/// All operators, those who were removed at the end.
-pub async fn operator_list(conn: &mut PgConnection) -> Result<Vec<Operator>> {
-    Ok(sqlx::query_as(operator_columns!(
-        "SELECT",
-        "FROM operator ORDER BY disabled_at NULLS FIRST, email, id"
-    ))
-    .fetch_all(conn)
-    .await?)
+/// Which operators to list.
+#[derive(Clone, Debug, Default)]
+pub struct OperatorFilter {
+    pub limit: Option<u32>,
+    pub cursor: Option<String>,
 }
 
-async fn operator_lock(conn: &mut PgConnection, who: &OperatorRef) -> Result<Operator> {
+/// Operators by address, those who were removed at the end.
+pub async fn operator_list(conn: &mut PgConnection, filter: &OperatorFilter) -> Result<Page<Operator>> {
+    let limit = page::limit(filter.limit)?;
+    let after: Option<(bool, String, OperatorId)> = filter.cursor.as_deref().map(page::decode).transpose()?;
+    let (removed, email, id) = match after {
+        Some((removed, email, id)) => (Some(removed), Some(email), Some(id)),
+        None => (None, None, None),
+    };
+    let rows = sqlx::query_as(operator_columns!(
+        "SELECT",
+        "FROM operator
+          WHERE $1::bool IS NULL OR (disabled_at IS NOT NULL, email, id) > ($1, $2, $3)
+          ORDER BY disabled_at IS NOT NULL, email, id LIMIT $4"
+    ))
+    .bind(removed)
+    .bind(email)
+    .bind(id)
+    .bind(i64::from(limit) + 1)
+    .fetch_all(conn)
+    .await?;
+    Ok(Page::build(rows, limit, |one: &Operator| (one.disabled_at.is_some(), one.email.clone(), one.id)))
+}
+
+/// An operator who was not removed, locked until the transaction ends.
+///
+/// # Errors
+/// `not_found`.
+pub(super) async fn operator_lock(conn: &mut PgConnection, who: &OperatorRef) -> Result<Operator> {
     let (id, email) = match who {
         OperatorRef::Id(id) => (Some(*id), None),
         OperatorRef::Email(email) => (None, Some(email)),
@@ -203,12 +233,21 @@ pub async fn operator_set_role(
     audit_add(&mut tx, caller, now, "operator.role", None, &old.id.to_string(), detail).await?;
     if role < OperatorRole::Operator {
         support_end_all_of(&mut tx, caller, &actor_of(old.id), now).await?;
+        let keys: Vec<OperatorKeyId> = sqlx::query_scalar(
+            "SELECT id FROM operator_key WHERE owner = $1 AND revoked_at IS NULL ORDER BY id",
+        )
+        .bind(old.id)
+        .fetch_all(&mut *tx)
+        .await?;
+        for key in keys {
+            support_end_all_of(&mut tx, caller, &actor_of_key(key), now).await?;
+        }
     }
     tx.commit().await?;
     Ok(Operator { role, ..old })
 }
 
-/// Shuts an operator out: their sessions end, and their looks into tenants.
+/// Shuts an operator out: their sessions end, their keys, and their looks into tenants.
 pub async fn operator_remove(cp: &ControlPlane, caller: &Caller, who: &OperatorRef) -> Result<Operator> {
     let now = cp.clock.now();
     let mut tx = cp.db.begin().await?;
@@ -219,8 +258,22 @@ pub async fn operator_remove(cp: &ControlPlane, caller: &Caller, who: &OperatorR
     ] {
         sqlx::query(statement).bind(old.id).bind(now).execute(&mut *tx).await?;
     }
+    let keys: Vec<OperatorKeyId> = sqlx::query_scalar(
+        "UPDATE operator_key SET revoked_at = $2 WHERE owner = $1 AND revoked_at IS NULL RETURNING id",
+    )
+    .bind(old.id)
+    .bind(now)
+    .fetch_all(&mut *tx)
+    .await?;
     audit_add(&mut tx, caller, now, "operator.remove", None, &old.id.to_string(), json!({})).await?;
+    for key in &keys {
+        let detail = json!({ "with": "operator" });
+        audit_add(&mut tx, caller, now, "operator_key.revoke", None, &key.to_string(), detail).await?;
+    }
     support_end_all_of(&mut tx, caller, &actor_of(old.id), now).await?;
+    for key in keys {
+        support_end_all_of(&mut tx, caller, &actor_of_key(key), now).await?;
+    }
     tx.commit().await?;
     Ok(Operator { disabled_at: Some(now), ..old })
 }

@@ -24,7 +24,7 @@ use super::enter::{LetIn, Proven};
 use super::oidc::plausible;
 use super::password_rules::acceptable;
 use super::passwords::Verdict;
-use super::sessions::{Asking, session_is_live, session_revoke_others};
+use super::sessions::{Asking, account_alone, account_shared, session_is_live, session_revoke_others};
 use super::throttle::{self, Rate, network};
 use super::tries::{self, Patience};
 use crate::control_plane::audit::{Caller, audit_add};
@@ -121,6 +121,8 @@ impl Identity {
         what: Notice,
         now: DateTime<Utc>,
     ) -> Result<()> {
+        // A sign-in with the old one is either over, and its session is among those that end, or finds the new one.
+        account_alone(&mut *conn, account).await?;
         sqlx::query(
             "UPDATE account_password SET hash = $2, version = version + 1, updated_at = $3 WHERE account = $1",
         )
@@ -200,6 +202,7 @@ impl Identity {
         };
         let now = self.cp.clock.now();
         let mut tx = self.cp.db.begin().await?;
+        account_shared(&mut tx, here.account).await?;
         if !session_is_live(&mut tx, here.account, here.session, now).await? {
             return Err(Error::new(&codes::SIGN_IN_REQUIRED));
         }
@@ -260,6 +263,7 @@ impl Identity {
             self.hash_anew(&known, &tried.password).await?;
         }
         let mut tx = self.cp.db.begin().await?;
+        account_shared(&mut tx, known.account).await?;
         let touched = sqlx::query(
             "UPDATE account_identity i SET last_used_at = $2 FROM account_password p
               WHERE p.account = $1 AND p.version = $3 AND i.account = p.account AND i.provider = $4",

@@ -84,7 +84,33 @@ pub struct Started {
     pub expires_at: DateTime<Utc>,
 }
 
+/// Holds off whoever ends all of an account's sessions until this transaction ends. Who begins a session asks for this
+/// first, and only then whether what was shown is still good (a password, a browser's session): then either the new session
+/// is there to be ended, or the ending is there to be seen.
+///
+/// An account is locked before its sessions, always.
+///
+/// # Errors
+/// `sign_in_failed` for an account that is gone.
+pub(super) async fn account_shared(conn: &mut PgConnection, account: AccountId) -> Result<()> {
+    let there: Option<AccountId> =
+        sqlx::query_scalar("SELECT id FROM account WHERE id = $1 AND deleted_at IS NULL FOR SHARE")
+            .bind(account)
+            .fetch_optional(conn)
+            .await?;
+    there.map(drop).ok_or_else(|| Error::new(&codes::SIGN_IN_FAILED))
+}
+
+/// The other side of [`account_shared`]: waits for sessions that are being begun, and holds off others.
+pub(super) async fn account_alone(conn: &mut PgConnection, account: AccountId) -> Result<()> {
+    sqlx::query("SELECT id FROM account WHERE id = $1 FOR NO KEY UPDATE").bind(account).execute(conn).await?;
+    Ok(())
+}
+
 /// Begins a session of a browser at the sign-in host, always with a new token.
+///
+/// # Errors
+/// `sign_in_failed` for an account that is gone.
 pub async fn session_start(
     conn: &mut PgConnection,
     entropy: &Entropy,
@@ -93,6 +119,7 @@ pub async fn session_start(
 ) -> Result<Started> {
     let (id, token, expires_at) =
         (SessionId::new(), credentials::make(KeyKind::Session, entropy), proof.at + LIFE);
+    account_shared(&mut *conn, proof.account).await?;
     sqlx::query(
         "INSERT INTO session (id, account, kind, token_hash, method, second_factor, user_agent, address,
                               authenticated_at, created_at, last_seen_at, expires_at)
@@ -123,6 +150,9 @@ pub(super) async fn session_start_cli(
     now: DateTime<Utc>,
 ) -> Result<Option<SessionId>> {
     let id = SessionId::new();
+    if let Some(account) = account_of(&mut *conn, approver).await? {
+        account_shared(&mut *conn, account).await?;
+    }
     let account: Option<AccountId> = sqlx::query_scalar(
         "INSERT INTO session (id, account, kind, method, second_factor, user_agent, address,
                               authenticated_at, created_at, last_seen_at, expires_at)
@@ -142,6 +172,13 @@ pub(super) async fn session_start_cli(
     oldest_give_way(&mut *conn, account, now).await?;
     changes::notify(conn, Change::Account(account)).await?;
     Ok(Some(id))
+}
+
+async fn account_of(conn: &mut PgConnection, session: SessionId) -> Result<Option<AccountId>> {
+    Ok(sqlx::query_scalar("SELECT account FROM session WHERE id = $1")
+        .bind(session)
+        .fetch_optional(conn)
+        .await?)
 }
 
 fn cut(text: &str) -> String {
@@ -165,8 +202,12 @@ async fn oldest_give_way(conn: &mut PgConnection, account: AccountId, now: DateT
     Ok(())
 }
 
-/// A session with what it began.
+/// A session with what it began. Its row first: what it is just beginning is waited for, and then seen.
 async fn end(conn: &mut PgConnection, id: SessionId, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query("SELECT id FROM session WHERE id = $1 FOR NO KEY UPDATE")
+        .bind(id)
+        .execute(&mut *conn)
+        .await?;
     sqlx::query("UPDATE session SET revoked_at = $2 WHERE (id = $1 OR parent = $1) AND revoked_at IS NULL")
         .bind(id)
         .bind(now)
@@ -308,13 +349,14 @@ pub async fn session_revoke(
     Ok(changes::notify(conn, Change::Account(account)).await?)
 }
 
-/// Ends all of an account's sessions, but for the one it speaks from, if given.
+/// Ends all of an account's sessions, but for the one it speaks from, if given. In a transaction.
 pub async fn session_revoke_others(
     conn: &mut PgConnection,
     account: AccountId,
     keep: Option<SessionId>,
     now: DateTime<Utc>,
 ) -> Result<u64> {
+    account_alone(&mut *conn, account).await?;
     let ended = sqlx::query(
         "UPDATE session SET revoked_at = $3
           WHERE account = $1 AND revoked_at IS NULL
@@ -488,6 +530,10 @@ pub async fn hand_off_redeem(
     .fetch_optional(&mut *conn)
     .await?
     .ok_or_else(refused)?;
+    let account = account_of(&mut *conn, parent).await?.ok_or_else(refused)?;
+    account_shared(&mut *conn, account).await?;
+    // Whoever ends this one session waits for what it begins here.
+    sqlx::query("SELECT id FROM session WHERE id = $1 FOR SHARE").bind(parent).execute(&mut *conn).await?;
     let (id, token) = (SessionId::new(), credentials::make(KeyKind::Session, entropy));
     let begun: Option<(AccountId, DateTime<Utc>)> = sqlx::query_as(
         "INSERT INTO session (id, account, kind, parent, tenant, token_hash, method, second_factor, user_agent,

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::oidc::settings::ProviderSettings;
-use crate::kernel::{Error, Result, SecretRef, codes};
+use crate::kernel::{Error, Result, SecretRef, codes, settings_file};
+
+const WHAT: &str = "the identity settings";
 
 /// The file's content. Without a file there is no way in for people; keys work as ever.
 #[derive(Clone, Debug, Deserialize)]
@@ -101,9 +103,7 @@ impl Settings {
     /// # Errors
     /// `bad_request` with the line that is wrong.
     pub fn parse(text: &str) -> Result<Self> {
-        let settings: Self = toml::from_str(text).map_err(|error| {
-            Error::new(&codes::BAD_REQUEST).detail(format!("the identity settings cannot be read: {error}"))
-        })?;
+        let settings: Self = settings_file::parse(WHAT, text)?;
         settings.password.check(settings.mail.is_some())?;
         Ok(settings)
     }
@@ -119,12 +119,7 @@ impl Settings {
     /// # Errors
     /// As [`Settings::parse`], and when the file cannot be read.
     pub fn read(file: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            Error::new(&codes::BAD_REQUEST)
-                .detail(format!("the identity settings {} cannot be read", file.display()))
-                .source(error)
-        })?;
-        Self::parse(&text)
+        Self::parse(&settings_file::read(WHAT, file)?)
     }
 }
 

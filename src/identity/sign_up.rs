@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 
 use super::Identity;
 use super::members::member_add;
+use super::throttle::{self, Rate};
 use crate::control_plane::audit::Caller;
 use crate::control_plane::idempotency::{self, Claim};
 use crate::control_plane::provisioning::{NewTenant, ready_at_once, tenant_create};
@@ -17,8 +18,8 @@ use crate::kernel::ids::{AccountId, TenantId};
 use crate::kernel::secret::sha256;
 use crate::kernel::{Error, FieldError, Result, Role, codes};
 
-/// Workspaces that one account may make in a day.
-const A_DAY: i64 = 10;
+/// Workspaces that one account may make: ten in a day, whatever became of them.
+const MAKES: Rate = Rate { every: TimeDelta::minutes(144), burst: 10 };
 
 /// A workspace that a person has a seat in.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow, utoipa::ToSchema)]
@@ -70,24 +71,8 @@ impl Identity {
             Claim::InFlight { tenant } => return Ok(tenant),
             Claim::Answered { .. } => return Err(Error::internal("a sign-up keeps no answer")),
         }
-        // The account's row is the lock of its count.
-        sqlx::query("SELECT id FROM account WHERE id = $1 FOR UPDATE")
-            .bind(account)
-            .execute(&mut *tx)
-            .await?;
-        let made: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM membership m JOIN tenant t ON t.id = m.tenant
-              WHERE m.account = $1 AND m.role = 'owner' AND t.created_at > $2",
-        )
-        .bind(account)
-        .bind(now - TimeDelta::days(1))
-        .fetch_one(&mut *tx)
-        .await?;
-        if made >= A_DAY {
-            return Err(Error::new(&codes::RATE_LIMITED)
-                .detail(format!("you have made {made} workspaces within a day"))
-                .retry_after(std::time::Duration::from_secs(3600)));
-        }
+        // In this transaction: one that is not made does not count.
+        throttle::take(&mut tx, &format!("workspace:{account}"), MAKES, now).await?;
         let begun = Instant::now();
         let (tenant, _) = tenant_create(&self.cp, &mut tx, caller, new).await?;
         member_add(&mut tx, caller, tenant.id, account, Role::Owner, None, now).await?;

@@ -6,15 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::PgPool;
-use sqlx::postgres::PgListener;
 use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
+use super::listen::{Heard, listen};
 use super::wake;
 use crate::kernel::ids::RunId;
 
-/// How long the listener waits before it connects again.
-const RECONNECT: Duration = Duration::from_secs(1);
 /// How long the listener stays when nobody follows.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -25,8 +24,8 @@ pub struct RunFeed(Arc<Inner>);
 struct Inner {
     db: PgPool,
     moved: broadcast::Sender<RunId>,
-    /// There is a listener, connected or trying to be.
-    listening: AtomicBool,
+    /// Taken while there is a listener, connected or trying to be; given back however it ends.
+    listener: Arc<Semaphore>,
     /// It hears: what commits from now on is passed on.
     hearing: AtomicBool,
 }
@@ -43,18 +42,16 @@ impl RunFeed {
         Self(Arc::new(Inner {
             db,
             moved: broadcast::channel(256).0,
-            listening: AtomicBool::new(false),
+            listener: Arc::new(Semaphore::new(1)),
             hearing: AtomicBool::new(false),
         }))
     }
 
     /// Starts the listener for the first subscriber.
     pub fn subscribe(&self) -> News {
-        let receiver = self.0.moved.subscribe();
-        if !self.0.listening.swap(true, Ordering::AcqRel) {
-            tokio::spawn(listen(self.0.clone()));
-        }
-        News { moved: receiver, feed: self.0.clone() }
+        let news = News { moved: self.0.moved.subscribe(), feed: self.0.clone() };
+        news.attended();
+        news
     }
 }
 
@@ -64,8 +61,17 @@ impl News {
         self.feed.hearing.load(Ordering::Acquire)
     }
 
+    /// Sees that there is a listener.
+    fn attended(&self) {
+        if let Ok(permit) = self.feed.listener.clone().try_acquire_owned() {
+            tokio::spawn(attend(self.feed.clone(), permit));
+        }
+    }
+
     /// Waits until the run is said to have moved, but not beyond `until`.
     pub async fn of(&mut self, run: RunId, until: Instant) {
+        // It may have panicked.
+        self.attended();
         loop {
             match timeout_at(until, self.moved.recv()).await {
                 Ok(Ok(moved)) if moved != run => {}
@@ -76,39 +82,59 @@ impl News {
     }
 }
 
-async fn listen(feed: Arc<Inner>) {
+/// Passes notifications on until nobody is left to hear them.
+async fn attend(feed: Arc<Inner>, mut permit: OwnedSemaphorePermit) {
     loop {
-        let ended = pass_on(&feed).await;
-        feed.hearing.store(false, Ordering::Release);
-        if let Err(error) = ended {
+        let passing_on = listen(&feed.db, wake::RUN, |heard| match heard {
+            Heard::Listening => feed.hearing.store(true, Ordering::Release),
+            Heard::Note(run) => {
+                if let Ok(run) = run.parse() {
+                    feed.moved.send(run).ok();
+                }
+            }
             // Followers look for themselves meanwhile.
-            tracing::debug!(%error, "the listener for runs lost its connection");
-            tokio::time::sleep(RECONNECT).await;
+            Heard::Lost => feed.hearing.store(false, Ordering::Release),
+        });
+        tokio::select! {
+            never = passing_on => match never {},
+            () = deserted(&feed) => {}
         }
-        if feed.moved.receiver_count() > 0 {
-            continue;
+        drop(permit);
+        // Someone may have subscribed between the last look and this, and found a listener.
+        if feed.moved.receiver_count() == 0 {
+            return;
         }
-        feed.listening.store(false, Ordering::Release);
-        // Someone may have subscribed between the count and the store, and found a listener.
-        if feed.moved.receiver_count() == 0 || feed.listening.swap(true, Ordering::AcqRel) {
+        match feed.listener.clone().try_acquire_owned() {
+            Ok(again) => permit = again,
+            Err(_) => return,
+        }
+    }
+}
+
+/// Returns when nobody has followed for a while.
+async fn deserted(feed: &Inner) {
+    loop {
+        feed.moved.closed().await;
+        tokio::time::sleep(LINGER).await;
+        if feed.moved.receiver_count() == 0 {
             return;
         }
     }
 }
 
-/// Passes notifications on until nobody is left to hear them.
-async fn pass_on(feed: &Inner) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(&feed.db).await?;
-    listener.listen(wake::RUN).await?;
-    feed.hearing.store(true, Ordering::Release);
-    let mut heard = Instant::now();
-    while feed.moved.receiver_count() > 0 || heard.elapsed() < LINGER {
-        if let Ok(notification) = timeout(LINGER, listener.recv()).await
-            && let Ok(run) = notification?.payload().parse()
-        {
-            feed.moved.send(run).ok();
-            heard = Instant::now();
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Shown to fail: a flag in place of the permit, and no `attended` in `of`.
+    #[tokio::test]
+    async fn a_listener_that_is_gone_is_missed_by_whoever_follows() {
+        let feed = RunFeed::new(PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap());
+        let mut news = feed.subscribe();
+        assert_eq!(feed.0.listener.available_permits(), 0, "there is a listener");
+        // As if it had panicked.
+        feed.0.listener.add_permits(1);
+        news.of(RunId::new(), Instant::now()).await;
+        assert_eq!(feed.0.listener.available_permits(), 0, "there is one again");
     }
-    Ok(())
 }

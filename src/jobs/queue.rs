@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool};
 
+use crate::jobs::backoff::Backoff;
 use crate::jobs::wake;
 use crate::kernel::ids::{JobId, TenantId};
 use crate::kernel::page::{self, Page};
@@ -18,8 +19,12 @@ const LEASE: Duration = Duration::from_secs(60);
 const AHEAD: Duration = Duration::from_secs(90);
 /// The longest a job may take. Less than the lease, so that nobody does it again while it is being done.
 pub const JOB_LIMIT: Duration = Duration::from_secs(50);
+/// Between a failed attempt and the next.
+const AGAIN: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(1024));
 /// How long a job that is done stays to be looked at.
 const KEEP_DAYS: i64 = 7;
+/// Jobs that are forgotten in one statement.
+const FORGOTTEN_AT_ONCE: i64 = 5_000;
 
 /// Where a job is.
 #[derive(
@@ -143,7 +148,7 @@ pub async fn job_close(pool: &PgPool, job: &HeldJob, outcome: &Result<()>) -> Re
         Err(error) if job.attempts >= job.max_attempts => (JobState::Dead, Some(said(error))),
         Err(error) => (JobState::Ready, Some(said(error))),
     };
-    let wait = 2f64.powi(job.attempts.clamp(0, 10));
+    let wait = AGAIN.after(job.attempts).as_secs_f64();
     let close = |state: JobState| {
         sqlx::query(CLOSE)
             .bind(job.id)
@@ -162,11 +167,19 @@ pub async fn job_close(pool: &PgPool, job: &HeldJob, outcome: &Result<()>) -> Re
 
 /// Forgets jobs that are long done. Dead ones stay until someone has looked at them.
 pub async fn job_sweep(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<()> {
-    sqlx::query("DELETE FROM job WHERE state = 'done' AND created_at < $1")
+    loop {
+        let gone = sqlx::query(
+            "DELETE FROM job WHERE id IN (SELECT id FROM job WHERE state = 'done' AND finished_at < $1
+                                           ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+        )
         .bind(now - chrono::Duration::days(KEEP_DAYS))
-        .execute(conn)
+        .bind(FORGOTTEN_AT_ONCE)
+        .execute(&mut *conn)
         .await?;
-    Ok(())
+        if gone.rows_affected() < FORGOTTEN_AT_ONCE.unsigned_abs() {
+            return Ok(());
+        }
+    }
 }
 
 /// Which jobs to list.

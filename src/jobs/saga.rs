@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool};
 
+use crate::jobs::backoff::Backoff;
 use crate::jobs::faults::{self, Moment};
 use crate::jobs::run::{RunState, StepState};
 use crate::jobs::wake;
@@ -30,6 +31,8 @@ const AHEAD: Duration = Duration::from_secs(60);
 /// A run that failed this often for a reason that does not pass waits for a person. One whose shard is away only waits
 /// for the shard: nobody should have to resume every run by hand after an outage.
 const GIVE_UP: i32 = 30;
+/// Between a failed attempt and the next.
+const AGAIN: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
 /// A step that takes longer hangs on a shard that neither answers nor refuses. It is tried again later, so that the
 /// runs of other shards get its place.
 const STEP_LIMIT: Duration = Duration::from_secs(60);
@@ -360,7 +363,7 @@ async fn set_state(
 
 async fn put_back(pool: &PgPool, held: &Held, waiting: RunState, error: &Error) -> Result<RunState> {
     let state = if held.attempts >= GIVE_UP && !is_passing(error) { RunState::Stuck } else { waiting };
-    close(pool, held, state, Some(error), backoff(held.attempts)).await?;
+    close(pool, held, state, Some(error), AGAIN.after(held.attempts)).await?;
     Ok(state)
 }
 
@@ -375,12 +378,6 @@ async fn turn_round(pool: &PgPool, held: &Held, error: &Error) -> Result<()> {
         .await?;
     wake::run_moved(&mut tx, held.id).await?;
     Ok(tx.commit().await?)
-}
-
-/// 0.2 s, doubling, at most 30 s.
-fn backoff(attempts: i32) -> Duration {
-    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(8);
-    Duration::from_millis(200 * 2u64.pow(doublings)).min(Duration::from_secs(30))
 }
 
 fn is_passing(error: &Error) -> bool {
@@ -426,17 +423,5 @@ async fn heartbeat(pool: &PgPool, held: &Held) -> Error {
             // A control database that is away for a moment is no reason to drop the work: the fence decides.
             Ok(_) | Err(_) => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn backoff_grows_to_its_bound() {
-        assert_eq!(backoff(1), Duration::from_millis(200));
-        assert_eq!(backoff(2), Duration::from_millis(400));
-        assert_eq!(backoff(30), Duration::from_secs(30));
     }
 }

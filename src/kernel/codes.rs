@@ -30,6 +30,7 @@ codes! {
     PAYMENT_REQUIRED 402 "payment_required" "The workspace's plan does not allow this.";
     FORBIDDEN 403 "forbidden" "Your role does not allow this.";
     CONFIRM_REQUIRED 403 "confirm_required" "Confirm that it is you: sign in again, then repeat this within five minutes.";
+    SECOND_PERSON_REQUIRED 403 "second_person_required" "This takes two: another operator has to agree first.";
     TENANT_SUSPENDED 403 "tenant_suspended" "This workspace is suspended.";
     NOT_FOUND 404 "not_found" "There is nothing here.";
     TENANT_NOT_FOUND 404 "tenant_not_found" "There is no such tenant.";

@@ -151,6 +151,7 @@ define_id!(SessionId, "ses", "A signed-in device (the record, not the secret).")
 define_id!(InvitationId, "inv", "An invitation to a tenant.");
 define_id!(PasswordLinkId, "pwl", "A mailed link with which a password is chosen.");
 define_id!(OperatorId, "opr", "One of the provider's staff.");
+define_id!(ApprovalId, "apv", "An operator's word for what another does.");
 define_id!(SupportId, "sup", "A look into a tenant by the provider's staff.");
 
 #[cfg(test)]

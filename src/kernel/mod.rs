@@ -11,6 +11,7 @@ pub mod rfc3339;
 pub mod role;
 pub mod seal;
 pub mod secret;
+pub mod settings_file;
 pub mod slug;
 
 pub use clock::Clock;

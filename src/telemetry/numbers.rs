@@ -47,7 +47,14 @@ fn describe() {
         "Rate limits in Redis that bore another tenant's id. Should be 0."
     );
     describe_broker();
-    describe_counter!("log_lines_dropped_total", "Log lines that nobody took in time.");
+    describe_counter!(
+        "log_lines_dropped_total",
+        "Log lines that nobody took in time, or that could not be written."
+    );
+    describe_counter!(
+        "tasks_restarted_total",
+        "Tasks that should run all the time and did not: begun again. Should be 0."
+    );
     describe_counter!(
         "worker_attempts_total",
         "Attempts at runs, by kind and the state they left the run in."
@@ -58,7 +65,7 @@ fn describe() {
         "Making a tenant of a spare slot: from its slug to the commit."
     );
     describe_counter!("worker_jobs_total", "Jobs carried out, by kind and outcome.");
-    describe_counter!("worker_rounds_total", "Periodic repairs, by name and outcome.");
+    describe_counter!("worker_rounds_total", "Periodic work, billing's included, by name and outcome.");
     describe_gauge!("infra_drifted", "States in the cloud that somebody else has changed, by kind.");
     describe_gauge!("infra_orphans", "What is in the cloud and in no state.");
     describe_gauge!("infra_looks_failed", "What could not be looked at the last time, by kind.");
@@ -89,10 +96,6 @@ fn describe() {
     describe_counter!("reconcile_differences_total", "Differences found: see BILLING.md.");
     describe_gauge!("billing_incidents_open", "What somebody has to look at. Should be 0.");
     describe_counter!("billing_incidents_total", "Incidents opened or seen again.");
-    describe_counter!(
-        "billing_rounds_total",
-        "Billing's periodic work; failed that grows wants a look at the log."
-    );
     describe_counter!("webhooks_total", "Stripe's webhooks that were taken.");
     describe_counter!("webhook_refused_total", "Webhooks that were not: a wrong signature, the other mode.");
     describe_counter!(

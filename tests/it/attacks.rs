@@ -29,7 +29,7 @@ async fn scene() -> Scene {
         .execute(&mut own)
         .await
         .unwrap();
-    sqlx::query("INSERT INTO freehold.outbox (kind, key, payload) VALUES ('canary', $1, to_jsonb($1))")
+    sqlx::query("INSERT INTO freehold.outbox (kind, key, payload) VALUES ('usage', $1, to_jsonb($1))")
         .bind(CANARY)
         .execute(&mut own)
         .await
@@ -90,8 +90,8 @@ pub fn attacks(victim: &str, attacker: &str, owner: &str) -> Vec<String> {
         "SELECT payload::text FROM freehold.outbox".to_owned(),
         "DELETE FROM freehold.outbox RETURNING payload::text".to_owned(),
         "UPDATE freehold.outbox SET kind = 'x' RETURNING payload::text".to_owned(),
-        format!("INSERT INTO freehold.outbox (role_name, kind, key, payload) VALUES ('{victim}', 'x', 'x', '1')"),
-        "INSERT INTO freehold.outbox (kind, key, payload) VALUES ('x', 'x', '1') RETURNING (SELECT string_agg(payload::text, ',') FROM freehold.outbox)".to_owned(),
+        format!("INSERT INTO freehold.outbox (role_name, kind, key, payload) VALUES ('{victim}', 'usage', 'x', '1')"),
+        "INSERT INTO freehold.outbox (kind, key, payload) VALUES ('usage', 'x', '1') RETURNING (SELECT string_agg(payload::text, ',') FROM freehold.outbox)".to_owned(),
         "SELECT * FROM freehold.schema_version".to_owned(),
         "SELECT freehold.raise_fence('x', 9223372036854775807)".to_owned(),
         "SELECT pg_read_file('PG_VERSION')".to_owned(),

@@ -170,7 +170,19 @@ async fn the_whole_life_of_a_tenant_directly() {
 async fn the_whole_life_of_a_tenant_through_a_server() {
     let world = world(1).await;
     let (cli, stop) = served(&world).await;
+    // Through a server it takes two to delete a tenant and to remove it at once.
+    let direct = Cli::direct(&world);
+    direct.json(&["operator", "add", "alice@example.com", "--name", "Alice"]).await;
+    sqlx::query("UPDATE operator_key SET owner = (SELECT id FROM operator)")
+        .execute(world.db())
+        .await
+        .unwrap();
+    let give =
+        ["approval", "give", "alice@example.com", "--action", "purge", "--tenants", "1", "--reason", "test"];
+    cli.run(&give).await.failed(6, "nobody agrees to what they do themselves");
+    assert_eq!(direct.json(&give).await["used"], 0);
     whole_life_of_a_tenant(&cli).await;
+    assert_eq!(cli.json(&["approval", "list"]).await["items"][0]["used"], 1);
     stop.cancel();
 }
 

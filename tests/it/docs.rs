@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 mod commands;
 mod sample;
+mod settings;
 
 const OPERATIONS: &str = "docs/OPERATIONS.md";
 
@@ -247,7 +248,6 @@ fn every_case_of_billing_has_a_test() {
     }
 }
 
-/// The code that `docs/ADOPTING.md` shows is compiled with the tests.
 #[test]
 fn every_identity_setting_that_is_shown_can_be_read() {
     for file in ["docs/IDENTITY.md", "docs/OPERATORS.md"] {
@@ -262,6 +262,7 @@ fn every_identity_setting_that_is_shown_can_be_read() {
     }
 }
 
+/// The code that `docs/ADOPTING.md` shows is compiled with the tests.
 #[test]
 fn the_sample_product_is_the_one_that_is_shown() {
     let (page, sample) = (read("docs/ADOPTING.md"), read("tests/it/docs/sample.rs"));

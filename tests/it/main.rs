@@ -1,5 +1,6 @@
 //! One binary for all integration tests: they share one set of servers, started by the first that asks.
 
+mod approvals;
 mod attacks;
 mod audit;
 mod billing;
@@ -36,6 +37,7 @@ mod process;
 mod provisioning;
 mod replicas;
 mod runs;
+mod second_look;
 mod tenancy;
 mod terraform;
 mod terraform_refused;

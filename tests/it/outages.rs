@@ -229,13 +229,17 @@ async fn a_failed_job_gives_way_to_the_same_that_waits() {
     let refused = queue::job_retry(&mut control, first.id).await.unwrap_err();
     assert!(refused.is(&codes::STATE_CONFLICT), "{refused:?}");
 
-    // Long after, what is done is forgotten, and what is dead is not.
-    sqlx::query("UPDATE job SET state = 'done' WHERE id = $1")
+    // Long after it was done, what is done is forgotten, however long it took; what is dead is not.
+    let lately = now + chrono::Duration::days(6);
+    sqlx::query("UPDATE job SET state = 'done', finished_at = $2 WHERE id = $1")
         .bind(second.id)
+        .bind(lately)
         .execute(world.db())
         .await
         .unwrap();
     job_sweep(&mut control, now + chrono::Duration::days(8)).await.unwrap();
+    assert_eq!(job_list(&mut control, &queue::JobFilter::default()).await.unwrap().items.len(), 2);
+    job_sweep(&mut control, lately + chrono::Duration::days(8)).await.unwrap();
     let left = job_list(&mut control, &queue::JobFilter::default()).await.unwrap().items;
     assert_eq!(left.iter().map(|job| (job.id, job.state)).collect::<Vec<_>>(), [(first.id, JobState::Dead)]);
 }

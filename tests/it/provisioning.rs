@@ -55,7 +55,7 @@ async fn suspended_is_shut_at_the_shard_and_resumed_works_again() {
     let login = world.tenant_login(&tenant);
     let mut open = PgConnection::connect_with(&login).await.unwrap();
 
-    let run = tenant_suspend(&world.hands.cp, &tester(), &slug("acme"), "unpaid").await.unwrap();
+    let run = tenant_suspend(&world.hands.cp, &tester(), &slug("acme"), "test").await.unwrap();
     assert_eq!(world.finish(run).await.state, RunState::Done);
     assert!(
         sqlx::query("SELECT 1").execute(&mut open).await.is_err(),

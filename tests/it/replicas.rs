@@ -72,6 +72,30 @@ async fn a_suspension_is_heard_before_the_shard_is_fenced() {
     everywhere(&app, &key, 403, Instant::now() + Duration::from_secs(1)).await;
 }
 
+/// A server whose listener panics knows that it does not hear, and hears again a moment later. Shown to fail: run the
+/// directory without `supervise`, or without `Drop for Ear` in `jobs::listen`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_that_panics_is_begun_again() {
+    let (app, key) = app().await;
+    let listening = |replica: usize| app.replicas[replica].http.directory.health().listening;
+    sqlx::query("SELECT pg_notify('freehold_changed', 'panic')").execute(app.world.db()).await.unwrap();
+    let all_deaf = async {
+        let mut deaf = [false; REPLICAS];
+        while deaf.contains(&false) {
+            (0..REPLICAS).for_each(|replica| deaf[replica] |= !listening(replica));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), all_deaf).await.expect("they say that they do not hear");
+    eventually(Duration::from_secs(10), "all hear again", async || {
+        if (0..REPLICAS).all(listening) { Ok(()) } else { Err("one does not".to_owned()) }
+    })
+    .await;
+    let acme = TenantRef::Slug("acme".to_owned());
+    tenant_suspend(&app.world.hands.cp, &tester(), &acme, "test").await.unwrap();
+    everywhere(&app, &key, 403, Instant::now() + Duration::from_secs(1)).await;
+}
+
 /// Guard: the notification that names the key's hash.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revoked_key_is_refused_by_every_replica() {

@@ -153,7 +153,7 @@ async fn a_revoked_key_is_refused_within_a_second() {
     assert_eq!(site.get("acme.localhost", WHOAMI, &key).await.status, 200);
     let tenant = TenantRef::Slug("acme".to_owned());
     let mut conn = site.world.db().acquire().await.unwrap();
-    let id = api_key_list(&mut conn, &tenant).await.unwrap()[0].id;
+    let id = api_key_list(&mut conn, &tenant, &Default::default()).await.unwrap().items[0].id;
     api_key_revoke(&site.world.hands.cp, &tester(), id).await.unwrap();
     eventually(Duration::from_secs(1), "the revoked key is refused", async || {
         let reply = site.get("acme.localhost", WHOAMI, &key).await;
@@ -280,7 +280,10 @@ async fn a_key_revoked_while_nobody_listened_is_refused() {
     })
     .await;
     let mut conn = site.world.db().acquire().await.unwrap();
-    let keys = api_key_list(&mut conn, &TenantRef::Slug("acme".to_owned())).await.unwrap();
+    let keys = api_key_list(&mut conn, &TenantRef::Slug("acme".to_owned()), &Default::default())
+        .await
+        .unwrap()
+        .items;
     api_key_revoke(&site.world.hands.cp, &tester(), keys[0].id).await.unwrap();
     proxy.set(Mode::Pass);
     site.heard().await;
@@ -315,7 +318,10 @@ async fn the_last_use_of_a_key_is_noted() {
     }
     let mut conn = site.world.db().acquire().await.unwrap();
     eventually(Duration::from_secs(10), "the use is written", async || {
-        let keys = api_key_list(&mut conn, &TenantRef::Slug("acme".to_owned())).await.unwrap();
+        let keys = api_key_list(&mut conn, &TenantRef::Slug("acme".to_owned()), &Default::default())
+            .await
+            .unwrap()
+            .items;
         keys[0].last_used_at.map(drop).ok_or("never used")
     })
     .await;

@@ -215,15 +215,38 @@ pub struct CheckoutAnswer {
     status: Option<String>,
     #[serde(default)]
     subscription: Option<Reference>,
+    #[serde(default)]
+    client_reference_id: Option<String>,
+    created: i64,
 }
 
 impl CheckoutAnswer {
-    pub fn checkout(self) -> Checkout {
-        Checkout {
+    pub fn checkout(self) -> Result<Checkout, Trouble> {
+        Ok(Checkout {
             id: self.id,
             url: self.url,
             status: self.status.unwrap_or_else(|| "open".to_owned()),
             subscription: self.subscription.map(Reference::id),
+            reference: self.client_reference_id,
+            created_at: moment(self.created)?,
+        })
+    }
+}
+
+/// A promotion code of a list.
+#[derive(Deserialize)]
+pub struct PromotionAnswer {
+    pub id: String,
+    #[serde(default)]
+    customer: Option<Reference>,
+}
+
+impl PromotionAnswer {
+    /// Whose alone it is; none for everybody's.
+    pub fn only(&self) -> Option<&str> {
+        match &self.customer {
+            Some(Reference::Id(id) | Reference::Object { id }) => Some(id),
+            None => None,
         }
     }
 }

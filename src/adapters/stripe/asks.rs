@@ -16,7 +16,7 @@ use stripe_billing::subscription::{
 };
 use stripe_checkout::checkout_session::{
     CreateCheckoutSession, CreateCheckoutSessionDiscounts, CreateCheckoutSessionLineItems,
-    CreateCheckoutSessionSubscriptionData,
+    CreateCheckoutSessionSubscriptionData, CreateCheckoutSessionSubscriptionDataProrationBehavior,
 };
 use stripe_product::price::{
     CreatePrice, CreatePriceRecurring, CreatePriceRecurringInterval, CreatePriceRecurringUsageType,
@@ -204,16 +204,23 @@ pub fn checkout(new: &NewCheckout, now: DateTime<Utc>) -> CreateCheckoutSession 
     let mut subscription = CreateCheckoutSessionSubscriptionData::new();
     subscription.metadata = Some(metadata(PLAN, &new.plan));
     subscription.trial_end = trial_end(now, new.trial_days).map(|end| end.timestamp());
-    let request = match &new.coupon {
-        Some(coupon) => {
+    // The end of a trial is an anchor by itself, and Stripe takes one or the other.
+    if let Some(anchor) = new.anchor.filter(|_| subscription.trial_end.is_none()) {
+        subscription.billing_cycle_anchor = Some(anchor.timestamp());
+        subscription.proration_behavior =
+            Some(CreateCheckoutSessionSubscriptionDataProrationBehavior::CreateProrations);
+    }
+    let request = match &new.promotion_code {
+        Some(code) => {
             let mut discount = CreateCheckoutSessionDiscounts::new();
-            discount.coupon = Some(coupon.clone());
+            discount.promotion_code = Some(code.clone());
             CreateCheckoutSession::new().discounts(vec![discount])
         }
         // Stripe takes one or the other.
         None => CreateCheckoutSession::new().allow_promotion_codes(true),
     };
     request
+        .client_reference_id(new.reference.clone())
         .mode(stripe_shared::CheckoutSessionMode::Subscription)
         .customer(new.customer.clone())
         .line_items(items)
@@ -304,6 +311,38 @@ mod tests {
         assert_eq!(end.timestamp() % 86_400, 0);
         assert!(end - noon >= TimeDelta::days(14) && end - noon < TimeDelta::days(15));
         assert_eq!(trial_end(noon, 0), None);
+    }
+
+    #[test]
+    fn without_a_trial_periods_begin_at_the_anchor() {
+        let midnight = DateTime::from_timestamp(1_800_057_600, 0).unwrap();
+        let new = NewCheckout {
+            customer: "cus_1".to_owned(),
+            plan: "team".to_owned(),
+            prices: vec![PriceItem { price: "price_1".to_owned(), metered: false }],
+            trial_days: 0,
+            anchor: Some(midnight),
+            promotion_code: Some("promo_1".to_owned()),
+            reference: "team:0".to_owned(),
+            success_url: "http://localhost/done".to_owned(),
+            cancel_url: "http://localhost/".to_owned(),
+        };
+        let sent = fields(checkout(&new, midnight - TimeDelta::hours(3)).build().body);
+        for (name, value) in [
+            ("subscription_data[billing_cycle_anchor]", "1800057600"),
+            ("subscription_data[proration_behavior]", "create_prorations"),
+            ("discounts[0][promotion_code]", "promo_1"),
+            ("client_reference_id", "team:0"),
+        ] {
+            assert!(has(&sent, name, value), "{name} in {sent:?}");
+        }
+        assert!(!sent.iter().any(|(name, _)| name == "allow_promotion_codes" || name.contains("trial")));
+        let on_trial = NewCheckout { trial_days: 14, ..new };
+        let sent = fields(checkout(&on_trial, midnight).build().body);
+        assert!(
+            !sent.iter().any(|(name, _)| name.contains("anchor") || name.contains("proration")),
+            "{sent:?}"
+        );
     }
 
     #[test]

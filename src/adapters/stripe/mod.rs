@@ -31,7 +31,9 @@ use stripe_billing::invoice::{CreatePreviewInvoice, ListInvoice, RetrieveInvoice
 use stripe_billing::subscription::{
     CancelSubscription, ListSubscription, ListSubscriptionStatus, RetrieveSubscription, UpdateSubscription,
 };
-use stripe_checkout::checkout_session::RetrieveCheckoutSession;
+use stripe_checkout::checkout_session::{
+    ExpireCheckoutSession, ListCheckoutSession, RetrieveCheckoutSession,
+};
 use stripe_client_core::{RequestBuilder, StripeRequest};
 use stripe_core::customer::{CreateCustomer, DeleteCustomer, RetrieveCustomer};
 use stripe_core::event::ListEvent;
@@ -49,7 +51,7 @@ use crate::kernel::secret::sha256;
 use crate::kernel::{Clock, Result};
 use answers::{
     CheckoutAnswer, CustomerAnswer, InvoiceAnswer, LineAnswer, MeterAnswer, Named, Page, PageOfV2,
-    PortalAnswer, SubscriptionAnswer, SummaryAnswer,
+    PortalAnswer, PromotionAnswer, SubscriptionAnswer, SummaryAnswer,
 };
 use wire::{Said, Wire};
 
@@ -430,14 +432,44 @@ impl Api for Client {
     fn checkout<'a>(&'a self, new: &'a NewCheckout, key: IdempotencyKey) -> Asked<'a, Checkout> {
         Box::pin(async move {
             let request = asks::checkout(new, self.clock.now());
-            Ok(self.ask::<CheckoutAnswer>(&request, Some(&key)).await?.checkout())
+            self.ask::<CheckoutAnswer>(&request, Some(&key)).await?.checkout()
         })
     }
 
     fn checkout_by_id<'a>(&'a self, id: &'a str) -> Asked<'a, Checkout> {
         Box::pin(async move {
             let request = RetrieveCheckoutSession::new(asks::id(id)?);
-            Ok(self.ask::<CheckoutAnswer>(&request, None).await?.checkout())
+            self.ask::<CheckoutAnswer>(&request, None).await?.checkout()
+        })
+    }
+
+    fn checkouts_open<'a>(&'a self, customer: &'a str) -> Asked<'a, Vec<Checkout>> {
+        Box::pin(async move {
+            let open = stripe_shared::CheckoutSessionStatus::Open;
+            let request = ListCheckoutSession::new().customer(customer).status(open).limit(PAGE);
+            let page: Page<CheckoutAnswer> = self.ask(&request, None).await?;
+            page.data.into_iter().map(CheckoutAnswer::checkout).collect()
+        })
+    }
+
+    fn checkout_expire<'a>(&'a self, id: &'a str) -> Asked<'a, bool> {
+        Box::pin(async move {
+            match self.ask::<Value>(&ExpireCheckoutSession::new(asks::id(id)?), None).await {
+                Ok(_) => Ok(true),
+                Err(Trouble::Refused { .. }) => Ok(false),
+                Err(trouble) => Err(trouble),
+            }
+        })
+    }
+
+    fn promotion_code<'a>(&'a self, code: &'a str, customer: &'a str) -> Asked<'a, Option<String>> {
+        Box::pin(async move {
+            let query = format!("active=true&code={}&limit={PAGE}", asks::id(code)?);
+            let found: Page<PromotionAnswer> = self.get("v1/promotion_codes", Some(&query)).await?;
+            // One name may be several customers' codes, one each.
+            let fits = |one: &&PromotionAnswer| one.only().is_none_or(|only| only == customer);
+            let own = found.data.iter().filter(fits).max_by_key(|one| one.only().is_some());
+            Ok(own.map(|one| one.id.clone()))
         })
     }
 

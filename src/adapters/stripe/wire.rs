@@ -234,6 +234,11 @@ fn judge(status: u16, headers: &HeaderMap, body: Bytes, said: &Said) -> std::res
         },
         401 | 403 => Err(Trouble::Key { status, message: without_keys(&words().1) }),
         409 | 424 | 429 => Err(Trouble::Later { status, after: wait(headers) }),
+        // A proxy's timeout, or its page: whether Stripe was asked, nobody knows.
+        408 => Err(Trouble::Broken { status, what: "the way to Stripe took too long".to_owned() }),
+        400..=499 if !is_stripes(&body) => {
+            Err(Trouble::Broken { status, what: "the refusal is not in Stripe's words".to_owned() })
+        }
         400..=499 => {
             let (code, message) = words();
             Err(Trouble::Refused { status, code, message: without_keys(&message) })
@@ -241,6 +246,12 @@ fn judge(status: u16, headers: &HeaderMap, body: Bytes, said: &Said) -> std::res
         // 3xx too: Stripe redirects nothing.
         _ => Err(Trouble::Broken { status, what: words().1 }),
     }
+}
+
+/// Whether a refusal is Stripe's own: it says of what kind it is.
+fn is_stripes(body: &[u8]) -> bool {
+    serde_json::from_slice::<Envelope>(body)
+        .is_ok_and(|envelope| envelope.error.kind.is_some() || envelope.error.code.is_some())
 }
 
 /// Stripe repeats a part of a refused key. None of it is for our log.
@@ -305,7 +316,22 @@ mod tests {
         let Err(trouble) = judged(401, body, &[]) else { panic!() };
         assert!(matches!(trouble, Trouble::Key { status: 401, .. }));
         assert!(!format!("{trouble} {trouble:?}").contains("sk_test"), "{trouble:?}");
-        assert!(matches!(judged(400, "<html>", &[]), Err(Trouble::Refused { .. })));
+    }
+
+    /// Guards against: with any 4xx taken for Stripe's, what a proxy says settles whether Stripe has a batch.
+    #[test]
+    fn a_proxy_s_refusal_is_none_of_stripe_s() {
+        let own = r#"{"error": {"type": "invalid_request_error", "message": "no"}}"#;
+        assert!(matches!(judged(400, own, &[]), Err(Trouble::Refused { .. })));
+        for (status, body) in [
+            (400, "<html><h1>400 Bad Request</h1>"),
+            (404, ""),
+            (400, r#"{"error": "bad request"}"#),
+            (413, r#"{"error": {"message": "too large"}}"#),
+            (408, own),
+        ] {
+            assert!(matches!(judged(status, body, &[]), Err(Trouble::Broken { .. })), "{status} {body}");
+        }
     }
 
     #[test]

@@ -55,8 +55,8 @@ impl Letter {
     fn subject(&self, workspace: &str) -> String {
         match self {
             Self::Owed => format!("{workspace}: a payment is due"),
-            Self::PastDue => format!("{workspace}: still unpaid, nothing new can be made"),
-            Self::Restricted => format!("{workspace} can only be read until it is paid"),
+            Self::PastDue => format!("{workspace}: still unpaid, nothing new can be added"),
+            Self::Restricted => format!("{workspace} is read-only until it is paid"),
             Self::Suspended => format!("{workspace} is suspended until it is paid"),
             Self::Paid => format!("{workspace} is paid, thank you"),
             Self::Canceled => format!("The subscription of {workspace} has ended"),
@@ -68,36 +68,36 @@ impl Letter {
         let first = match self {
             Self::Owed => format!("A payment for the workspace {workspace} is due and has not been made."),
             Self::PastDue => format!(
-                "The workspace {workspace} is still unpaid. What is there can be worked on; nothing new can be made."
+                "The workspace {workspace} is still unpaid. Work on what is there can go on; nothing can be added."
             ),
             Self::Restricted => {
                 format!(
-                    "The workspace {workspace} is still unpaid. Everything can be read, and nothing changed."
+                    "The workspace {workspace} is still unpaid. Everything can be read; nothing can be changed."
                 )
             }
             Self::Suspended => format!(
-                "The workspace {workspace} is suspended, because it is unpaid. Its data are kept. It opens again as \
+                "The workspace {workspace} is suspended because it is unpaid. Its data is kept, and it opens again as \
                  soon as it is paid."
             ),
             Self::Paid => format!("The workspace {workspace} is paid. Everything works as before."),
             Self::Canceled => format!(
-                "The subscription of the workspace {workspace} has ended. For {} days everything can be read and \
-                 taken along.",
+                "The subscription of the workspace {workspace} has ended. For {} days, everything can still be \
+                 read and copied.",
                 super::decide::EXPORT_DAYS
             ),
             Self::TrialEnds { at } => format!(
-                "The trial of the workspace {workspace} ends on {}. From then on its plan is charged.",
+                "The trial of the workspace {workspace} ends on {}. After that, its plan is charged.",
                 at.format("%-d %B %Y")
             ),
         };
         let second = match self {
             Self::Paid => return vec![first],
-            Self::Canceled => "To go on, choose a plan.".to_owned(),
+            Self::Canceled => "To continue, choose a plan.".to_owned(),
             Self::TrialEnds { .. } => {
-                "See what it costs, and how it is paid, on the page of its plan.".to_owned()
+                "The page of its plan shows what it costs and how to pay.".to_owned()
             }
             _ => {
-                "Please see how it is paid on the page of its plan. If you have just paid, ignore this mail."
+                "The page of its plan shows how to pay. If you have just paid, please ignore this e-mail."
                     .to_owned()
             }
         };

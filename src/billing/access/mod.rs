@@ -24,8 +24,9 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 pub use decide::{Decision, Facts, Sky, decide};
-pub use settle::{Override, UNPAID, override_clear, override_set, round, settle, settle_fresh};
+pub use settle::{Override, override_clear, override_set, round, settle, settle_fresh};
 
+pub use crate::control_plane::access::UNPAID;
 use crate::kernel::Result;
 
 /// How access stands with money.

@@ -12,15 +12,12 @@ use super::letters::{self, Letter};
 use super::{Access, effect};
 use crate::billing::customers::{self, current};
 use crate::billing::{Billing, inbox, reconcile};
-use crate::control_plane::access::{tenant_resume, tenant_suspend};
+use crate::control_plane::access::{UNPAID, tenant_resume_paid, tenant_suspend};
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
 use crate::control_plane::tenants::{TenantRef, TenantState};
 use crate::kernel::ids::TenantId;
 use crate::kernel::{Error, Result, codes};
-
-/// The reason of a suspension that money led to. Only such a one is ended by paying.
-pub const UNPAID: &str = "unpaid";
 
 /// Tenants that are listed at once.
 const A_ROUND: i64 = 500;
@@ -31,6 +28,7 @@ const LONGEST_OVERRIDE: TimeDelta = TimeDelta::days(366);
 struct Row {
     livemode: bool,
     access: Access,
+    access_since: DateTime<Utc>,
     unpaid_since: Option<DateTime<Utc>>,
     override_access: Option<Access>,
     override_until: Option<DateTime<Utc>>,
@@ -61,7 +59,7 @@ async fn settle_under(billing: &Billing, tenant: TenantId, stripe: bool) -> Resu
     let now = billing.cp.clock.now();
     let mut tx = billing.cp.db.begin().await?;
     let row: Option<Row> = sqlx::query_as(
-        "SELECT a.livemode, a.access, a.unpaid_since, a.override_access, a.override_until, t.state, t.state_reason,
+        "SELECT a.livemode, a.access, a.access_since, a.unpaid_since, a.override_access, a.override_until, t.state, t.state_reason,
                 p.price IS NOT NULL AS paid_plan,
                 (SELECT greatest(a.created_at, min(m.joined_at)) FROM membership m WHERE m.tenant = t.id
                  HAVING count(*) > 0) AS payable_since
@@ -72,13 +70,15 @@ async fn settle_under(billing: &Billing, tenant: TenantId, stripe: bool) -> Resu
     .fetch_optional(&mut *tx)
     .await?;
     // Nobody's, or of the other mode: nothing of it is decided here.
-    let Some(row) = row.filter(|row| row.livemode == billing.settings.livemode()) else { return Ok(None) };
+    let Some(mut row) = row.filter(|row| row.livemode == billing.settings.livemode()) else {
+        return Ok(None);
+    };
     let sky = Sky { stripe, ..sky(&mut tx, billing, tenant, now).await? };
     let facts = facts(&mut tx, tenant, &row).await?;
     let word = row.override_access.zip(row.override_until);
     let decision = decide(&facts, now, row.access, word, &billing.settings.access, sky);
     if decision.access != row.access || decision.unpaid_since != row.unpaid_since {
-        change(&mut tx, tenant, &row, &decision, now).await?;
+        row.access_since = change(&mut tx, tenant, &row, &decision, now).await?;
     }
     tx.commit().await?;
     enforce(billing, tenant, &row, &decision).await?;
@@ -124,27 +124,27 @@ async fn facts(conn: &mut PgConnection, tenant: TenantId, row: &Row) -> Result<F
     })
 }
 
-/// Writes the decision down, tells every server, and asks for the letter.
+/// Writes the decision down, tells every server, and asks for the letter. Says since when access is as it is now.
 async fn change(
     conn: &mut PgConnection,
     tenant: TenantId,
     before: &Row,
     decision: &Decision,
     now: DateTime<Utc>,
-) -> Result<()> {
-    sqlx::query(
+) -> Result<DateTime<Utc>> {
+    let since: DateTime<Utc> = sqlx::query_scalar(
         "UPDATE billing_account SET access = $2, unpaid_since = $3, updated_at = $4,
                 access_since = CASE WHEN access = $2 THEN access_since ELSE $4 END
-          WHERE tenant = $1",
+          WHERE tenant = $1 RETURNING access_since",
     )
     .bind(tenant)
     .bind(decision.access)
     .bind(decision.unpaid_since)
     .bind(now)
-    .execute(&mut *conn)
+    .fetch_one(&mut *conn)
     .await?;
     if decision.access == before.access {
-        return Ok(());
+        return Ok(since);
     }
     changes::notify(&mut *conn, Change::Tenant(tenant)).await?;
     let detail =
@@ -160,29 +160,28 @@ async fn change(
     )
     .await?;
     metrics::counter!("access_changes_total", "to" => decision.access.as_str()).increment(1);
-    // The episode: what is owed now, or was owed until now.
-    let episode = decision.unpaid_since.or(before.unpaid_since).map_or(0, |at| at.timestamp());
-    let Some(letter) = Letter::about(before.access, decision.access) else { return Ok(()) };
+    // The episode: what is owed now, or was owed until now; where nothing is, what has just begun.
+    let episode = decision.unpaid_since.or(before.unpaid_since).unwrap_or(since).timestamp();
+    let Some(letter) = Letter::about(before.access, decision.access) else { return Ok(since) };
     // Open by finance's word and still owing: nobody is thanked for paying.
     if letter == Letter::Paid && decision.unpaid_since.is_some() {
-        return Ok(());
+        return Ok(since);
     }
     let transition = format!("access:{}:{episode}", decision.access);
     if effect(&mut *conn, &tenant.to_string(), &transition, now).await? {
         letters::post(conn, tenant, &letter, now).await?;
     }
-    Ok(())
+    Ok(since)
 }
 
 /// Suspends and resumes, by the functions that operators use. An operator's own suspension is left alone; and one whom an
-/// operator lets in again in spite of money stays in, until another episode.
+/// operator lets in again in spite of money stays in, until access is lost another time.
 async fn enforce(billing: &Billing, tenant: TenantId, row: &Row, decision: &Decision) -> Result<()> {
     let (cp, worker, which) = (&billing.cp, Caller::worker(), TenantRef::Id(tenant));
     let shut = decision.access == Access::Suspended;
     match row.state {
         TenantState::Active if shut => {
-            let episode = decision.unpaid_since.map_or(0, |at| at.timestamp());
-            let transition = format!("suspend:{episode}");
+            let transition = format!("suspend:{}", row.access_since.timestamp_micros());
             if done(billing, tenant, &transition).await? {
                 return Ok(());
             }
@@ -196,7 +195,8 @@ async fn enforce(billing: &Billing, tenant: TenantId, row: &Row, decision: &Deci
             effect(&mut conn, &tenant.to_string(), &transition, cp.clock.now()).await.map(drop)
         }
         TenantState::Suspended if !shut && row.state_reason.as_deref() == Some(UNPAID) => {
-            match tenant_resume(cp, &worker, &which).await {
+            // What was read is a moment old: an operator may have put their own hold on it meanwhile.
+            match tenant_resume_paid(cp, &worker, &which).await {
                 Err(error) if !error.is(&codes::STATE_CONFLICT) => Err(error),
                 _ => Ok(()),
             }

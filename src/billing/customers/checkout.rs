@@ -1,6 +1,7 @@
 //! Stripe's own pages. A browser is sent there and comes back; what it brings is a name, and what counts is what Stripe
 //! says of it.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 
 use super::account::{account_of, whose_id};
@@ -8,7 +9,8 @@ use super::change::note;
 use super::subscriptions::prices;
 use super::{current, customer_ensure, refresh_subscription, require_mode, require_stripe};
 use crate::billing::Billing;
-use crate::billing::stripe::NewCheckout;
+use crate::billing::reconcile::midnight;
+use crate::billing::stripe::{Checkout, NewCheckout, Trouble};
 use crate::control_plane::audit::Caller;
 use crate::control_plane::plans::plan_on_sale;
 use crate::kernel::ids::TenantId;
@@ -16,15 +18,31 @@ use crate::kernel::{Error, Result, codes};
 
 /// Two sendings of the form within this many seconds lead to one Checkout.
 const ONE_CHECKOUT: i64 = 600;
-/// Longest coupon that is passed on.
-const LONGEST_COUPON: usize = 64;
+/// An anchor lies in the future when Stripe reads it: the next day begins at least so far ahead.
+const AHEAD: TimeDelta = TimeDelta::seconds(ONE_CHECKOUT);
+/// Pages that are asked for, until one is no saved answer of a page that has ended.
+const TRIES: usize = 3;
+/// Longest code that is passed on.
+const LONGEST_CODE: usize = 64;
 
 /// Where a tenant's own pages about its plan are, at the sign-in host.
 pub fn page_of(tenant: TenantId) -> String {
     format!("/billing/{tenant}")
 }
 
-/// Begins to pay for a plan: gives the address of Stripe's Checkout. A trial is for a workspace that never had one.
+/// When the first whole period begins where there is no trial: at 00:00 UTC, as all periods do.
+fn anchor(now: DateTime<Utc>) -> DateTime<Utc> {
+    midnight((now + AHEAD).date_naive()) + TimeDelta::days(1)
+}
+
+/// Whatever is wrong with a code is said alike: what there is at Stripe is not told to whoever tries names.
+fn no_such_code() -> Error {
+    Error::field("coupon", "is not one, or holds no more")
+}
+
+/// Begins to pay for a plan: gives the address of Stripe's Checkout. A trial is for a workspace that never had one. `coupon`
+/// is a promotion code, as people type it: a coupon's own id is the provider's business. The workspace's other pages end, so
+/// that nobody pays on two.
 ///
 /// # Errors
 /// `invalid_fields` for a plan that is not on sale or costs nothing, and for a coupon that is none; `state_conflict` for a
@@ -37,10 +55,10 @@ pub async fn checkout_begin(
     coupon: Option<&str>,
 ) -> Result<String> {
     require_stripe(billing)?;
-    let coupon = coupon.map(str::trim).filter(|coupon| !coupon.is_empty());
+    let code = coupon.map(str::trim).filter(|code| !code.is_empty());
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    if coupon.is_some_and(|coupon| coupon.len() > LONGEST_COUPON || !coupon.chars().all(plain)) {
-        return Err(Error::field("coupon", "is not one"));
+    if code.is_some_and(|code| code.len() > LONGEST_CODE || !code.chars().all(plain)) {
+        return Err(no_such_code());
     }
     let mut conn = billing.cp.db.acquire().await?;
     let plan = plan_on_sale(&mut conn, plan).await?;
@@ -50,44 +68,105 @@ pub async fn checkout_begin(
     let before = current(&mut conn, tenant).await?;
     drop(conn);
     let customer = customer_ensure(billing, tenant).await?;
-    // The word of it may still be on its way: Stripe is asked.
-    for there in billing.stripe.subscriptions_of(&customer).await? {
-        if !matches!(there.status.as_str(), "canceled" | "incomplete_expired" | "incomplete") {
-            refresh_subscription(billing, &there.id).await?;
-            return Err(Error::new(&codes::STATE_CONFLICT)
-                .detail("this workspace has a subscription")
-                .hint("change its plan instead"));
-        }
-    }
+    let promotion_code = match code {
+        Some(code) => Some(billing.stripe.promotion_code(code, &customer).await?.ok_or_else(no_such_code)?),
+        None => None,
+    };
+    let (now, trial_days) = (billing.cp.clock.now(), if before.is_none() { price.trial_days } else { 0 });
+    let first = (trial_days == 0).then(|| anchor(now));
     let page = format!("{}{}", billing.cp.addresses.base_url(), page_of(tenant));
     let new = NewCheckout {
+        reference: reference(&plan.id, trial_days, first, promotion_code.as_deref()),
         customer,
         prices: prices(billing, &plan).await?,
-        trial_days: if before.is_none() { price.trial_days } else { 0 },
-        coupon: coupon.map(str::to_owned),
+        trial_days,
+        anchor: first,
+        promotion_code,
         // Stripe puts the id in.
         success_url: format!("{page}/done?session={{CHECKOUT_SESSION_ID}}"),
         cancel_url: page,
         plan: plan.id.clone(),
     };
-    let window = billing.cp.clock.now().timestamp() / ONE_CHECKOUT;
-    let trial = new.trial_days;
-    let key = format!("checkout:{tenant}:{}:{trial}:{}:{window}", plan.id, coupon.unwrap_or_default());
-    let checkout = match billing.stripe.checkout(&new, key).await {
-        Ok(checkout) => checkout,
-        // All else in it is ours.
-        Err(crate::billing::stripe::Trouble::Refused { .. }) if coupon.is_some() => {
-            return Err(Error::field("coupon", "is not one, or holds no more"));
-        }
-        Err(trouble) => return Err(trouble.into()),
-    };
-    let detail = json!({ "plan": plan.id, "trial_days": trial, "coupon": coupon });
+    let checkout = only_one(billing, tenant, &new, now).await?;
+    let detail = json!({ "plan": plan.id, "trial_days": trial_days, "promotion_code": new.promotion_code });
     note(billing, caller, tenant, "billing.checkout", &checkout.id, detail).await?;
     checkout.url.ok_or_else(|| {
         Error::new(&codes::STATE_CONFLICT)
             .detail("this has just been paid or given up")
             .hint("look at the workspace's plan again in a moment")
     })
+}
+
+/// What makes two sendings of the form the same.
+fn reference(plan: &str, trial_days: u32, first: Option<DateTime<Utc>>, code: Option<&str>) -> String {
+    let day = first.map(|at| at.date_naive().to_string()).unwrap_or_default();
+    format!("{plan}:{trial_days}:{day}:{}", code.unwrap_or_default())
+}
+
+/// The page for this, which is then the customer's only one that can be paid on.
+async fn only_one(
+    billing: &Billing,
+    tenant: TenantId,
+    new: &NewCheckout,
+    now: DateTime<Utc>,
+) -> Result<Checkout> {
+    let open = billing.stripe.checkouts_open(&new.customer).await?;
+    let same = |one: &&Checkout| {
+        one.reference.as_deref() == Some(new.reference.as_str())
+            && one.url.is_some()
+            && one.created_at + TimeDelta::seconds(ONE_CHECKOUT) > now
+    };
+    let there = open.iter().find(same).cloned();
+    for other in open.iter().filter(|one| there.as_ref().is_none_or(|there| there.id != one.id)) {
+        billing.stripe.checkout_expire(&other.id).await?;
+    }
+    // Now nothing more is paid on those. What was may not have been heard of yet: Stripe is asked.
+    for one in billing.stripe.subscriptions_of(&new.customer).await? {
+        if !matches!(one.status.as_str(), "canceled" | "incomplete_expired" | "incomplete") {
+            refresh_subscription(billing, &one.id).await?;
+            return Err(Error::new(&codes::STATE_CONFLICT)
+                .detail("this workspace has a subscription")
+                .hint("change its plan instead"));
+        }
+    }
+    if let Some(there) = there {
+        return Ok(there);
+    }
+    // The page before this one is part of the key: there and back again is another page, since the first has ended.
+    let (mut last, window) = (open.first().map(|one| one.id.clone()), now.timestamp() / ONE_CHECKOUT);
+    for _ in 0..TRIES {
+        let before = last.as_deref().unwrap_or("none");
+        let key = format!("checkout:{tenant}:{}:{before}:{window}", new.reference);
+        let made = billing.stripe.checkout(new, key).await.map_err(|trouble| match trouble {
+            // All else in it is ours.
+            Trouble::Refused { .. } if new.promotion_code.is_some() => no_such_code(),
+            trouble => trouble.into(),
+        })?;
+        let open = billing.stripe.checkouts_open(&new.customer).await?;
+        if open.iter().any(|one| one.id == made.id) {
+            // Of two that are begun at once, one stays, and both sides know which.
+            for other in open.iter().filter(|one| (one.created_at, &one.id) < (made.created_at, &made.id)) {
+                billing.stripe.checkout_expire(&other.id).await?;
+            }
+            return Ok(made);
+        }
+        // An answer that was saved, of a page that has ended since.
+        last = Some(made.id);
+    }
+    Err(Error::new(&codes::STATE_CONFLICT)
+        .detail("somebody else pays for this workspace at this moment")
+        .hint("look at the workspace's plan again in a moment"))
+}
+
+/// Ends all of a customer's pages that can still be paid on: it has its subscription.
+///
+/// # Errors
+/// What Stripe says.
+pub(super) async fn close_open(billing: &Billing, customer: &str) -> Result<()> {
+    for one in billing.stripe.checkouts_open(customer).await? {
+        billing.stripe.checkout_expire(&one.id).await?;
+    }
+    Ok(())
 }
 
 /// Fetches a Checkout, and the subscription that came of it. None for one of nobody here, and for one without any.
@@ -128,4 +207,24 @@ pub async fn is_of(billing: &Billing, tenant: TenantId, checkout: &str) -> Resul
     };
     let customer = billing.stripe.subscription(&subscription).await?.customer;
     Ok(whose_id(billing, &customer).await? == Some(tenant))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards `AHEAD`.
+    #[test]
+    fn a_first_period_begins_at_a_midnight_that_is_to_come() {
+        let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        for (now, want) in [
+            ("2026-11-22T00:00:00Z", "2026-11-23T00:00:00Z"),
+            ("2026-11-22T12:34:56Z", "2026-11-23T00:00:00Z"),
+            ("2026-11-22T23:49:59Z", "2026-11-23T00:00:00Z"),
+            ("2026-11-22T23:50:00Z", "2026-11-24T00:00:00Z"),
+            ("2026-12-31T23:59:59Z", "2027-01-02T00:00:00Z"),
+        ] {
+            assert_eq!(anchor(at(now)), at(want), "{now}");
+        }
+    }
 }

@@ -16,6 +16,10 @@
 //!
 //! **Proration.** A change of plan holds at once, up or down, and what is left of the period is settled on the next
 //! invoice. A cancellation holds at the end of the period, which is paid.
+//!
+//! **Periods** begin at 00:00 UTC. Where there is no trial, the first whole one begins at the next midnight, and the hours
+//! until then are charged by their part. **One page:** a customer has one Checkout that can be paid on, and none beside a
+//! subscription.
 
 mod account;
 mod change;

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 
 use super::account::whose_id;
 use super::keys::asked;
-use super::{account_of, before_asking, invoices, is_missing, require_mode};
+use super::{account_of, before_asking, checkout, invoices, is_missing, require_mode};
 use crate::billing::incidents::{self, kind};
 use crate::billing::stripe::{NewSubscription, PriceItem, Subscription};
 use crate::billing::{Billing, access, catalogue};
@@ -43,6 +43,18 @@ impl Kept {
 /// Stripe's words for a subscription that has ended are these two; every other one stands.
 fn is_living(status: &str) -> bool {
     !matches!(status, "canceled" | "incomplete_expired")
+}
+
+/// Whether it stands, and its first payment is not what is missing.
+fn is_paid_for(status: &str) -> bool {
+    is_living(status) && status != "incomplete"
+}
+
+async fn is_known(billing: &Billing, subscription: &str) -> Result<bool> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM subscription WHERE id = $1)")
+        .bind(subscription)
+        .fetch_one(&billing.cp.db)
+        .await?)
 }
 
 const KEPT: &str =
@@ -135,6 +147,11 @@ pub async fn keep(
 ) -> Result<()> {
     require_mode(billing, subscription.livemode, &subscription.id).await?;
     let now = billing.cp.clock.now();
+    // Whoever has a subscription buys no second one on a page that is still open in another window. Before it is kept: what
+    // fails here is tried again while it is unknown.
+    if is_paid_for(&subscription.status) && !is_known(billing, &subscription.id).await? {
+        checkout::close_open(billing, &subscription.customer).await?;
+    }
     let mut tx = billing.cp.db.begin().await?;
     // Two answers about one tenant are kept one after the other.
     sqlx::query("SELECT FROM billing_account WHERE tenant = $1 FOR UPDATE")

@@ -91,6 +91,17 @@ pub struct InvoiceRow {
     pub paid_at: Option<DateTime<Utc>>,
 }
 
+macro_rules! select_invoice {
+    ($rest:literal) => {
+        concat!(
+            "SELECT i.id, i.number, i.tenant, t.slug, i.subscription, i.status, i.held, i.currency, i.total_minor, \
+             i.tax_minor, i.paid_minor, i.credited_minor, i.period_start, i.period_end, i.created_at, i.due_at, i.paid_at \
+             FROM invoice i JOIN tenant t ON t.id = i.tenant ",
+            $rest
+        )
+    };
+}
+
 /// Invoices that were made in a time, oldest first.
 ///
 /// # Errors
@@ -104,15 +115,12 @@ pub async fn invoice_list(
     let (from, to) = days(filter.from, filter.to, now)?;
     let tenant = tenant_of(&mut *conn, filter).await?;
     let after: Option<(DateTime<Utc>, String)> = filter.cursor.as_deref().map(page::decode).transpose()?;
-    let rows = sqlx::query_as(
-        "SELECT i.id, i.number, i.tenant, t.slug, i.subscription, i.status, i.held, i.currency, i.total_minor, i.tax_minor,
-                i.paid_minor, i.credited_minor, i.period_start, i.period_end, i.created_at, i.due_at, i.paid_at
-           FROM invoice i JOIN tenant t ON t.id = i.tenant
-          WHERE i.created_at >= $1 AND i.created_at < $2 AND ($3::uuid IS NULL OR i.tenant = $3)
-            AND ($4::text IS NULL OR i.status = $4)
-            AND ($5::timestamptz IS NULL OR (i.created_at, i.id) > ($5, $6))
-          ORDER BY i.created_at, i.id LIMIT $7",
-    )
+    let rows = sqlx::query_as(select_invoice!(
+        "WHERE i.created_at >= $1 AND i.created_at < $2 AND ($3::uuid IS NULL OR i.tenant = $3)
+           AND ($4::text IS NULL OR i.status = $4)
+           AND ($5::timestamptz IS NULL OR (i.created_at, i.id) > ($5, $6))
+         ORDER BY i.created_at, i.id LIMIT $7"
+    ))
     .bind(from)
     .bind(to)
     .bind(tenant)
@@ -130,27 +138,17 @@ pub async fn invoice_list(
 /// # Errors
 /// `not_found`.
 pub async fn invoice_row(conn: &mut PgConnection, id: &str) -> Result<InvoiceRow> {
-    sqlx::query_as(
-        "SELECT i.id, i.number, i.tenant, t.slug, i.subscription, i.status, i.held, i.currency, i.total_minor, i.tax_minor,
-                i.paid_minor, i.credited_minor, i.period_start, i.period_end, i.created_at, i.due_at, i.paid_at
-           FROM invoice i JOIN tenant t ON t.id = i.tenant WHERE i.id = $1",
-    )
-    .bind(id)
-    .fetch_optional(conn)
-    .await?
-    .ok_or_else(|| Error::new(&codes::NOT_FOUND).detail(format!("there is no invoice {id}")))
+    let found: Option<InvoiceRow> =
+        sqlx::query_as(select_invoice!("WHERE i.id = $1")).bind(id).fetch_optional(conn).await?;
+    found.ok_or_else(|| Error::new(&codes::NOT_FOUND).detail(format!("there is no invoice {id}")))
 }
 
 /// Drafts that wait for finance, the one that waits longest first. At most `limit`.
 pub async fn held_drafts(conn: &mut PgConnection, limit: i64) -> Result<Vec<InvoiceRow>> {
-    Ok(sqlx::query_as(
-        "SELECT i.id, i.number, i.tenant, t.slug, i.subscription, i.status, i.held, i.currency, i.total_minor, i.tax_minor,
-                i.paid_minor, i.credited_minor, i.period_start, i.period_end, i.created_at, i.due_at, i.paid_at
-           FROM invoice i JOIN tenant t ON t.id = i.tenant WHERE i.held AND i.status = 'draft' ORDER BY i.created_at LIMIT $1",
-    )
-    .bind(limit)
-    .fetch_all(conn)
-    .await?)
+    Ok(sqlx::query_as(select_invoice!("WHERE i.held AND i.status = 'draft' ORDER BY i.created_at LIMIT $1"))
+        .bind(limit)
+        .fetch_all(conn)
+        .await?)
 }
 
 /// How a tenant's access stands with money.

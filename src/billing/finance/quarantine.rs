@@ -6,8 +6,8 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::billing::ledger::{Batch, BatchId, batch_by_id, batch_by_identifier};
-use crate::billing::reconcile::settle::{Fate, settle_one};
-use crate::billing::reconcile::usage::{Account, meters_at_stripe};
+use crate::billing::reconcile::settle::{Fate, is_absent, settle_one};
+use crate::billing::reconcile::usage::{Account, MeterAtStripe, meters_at_stripe};
 use crate::billing::reconcile::{OLDEST_SENT, require_stripe};
 use crate::billing::sender::watch::kind;
 use crate::billing::{Billing, incidents};
@@ -51,7 +51,8 @@ pub async fn quarantine_list(conn: &mut PgConnection, filter: &QuarantineFilter)
 pub enum SettleAs {
     /// Ask what Stripe counted in its minute: delivered, sent again, or left as it is.
     Check,
-    /// Send one again that Stripe refused: what was wrong is put right.
+    /// Send one again that Stripe refused: what was wrong is put right. One that Stripe took first, and did not count, a day
+    /// later, and only when its count of the minute shows that.
     Resend,
     /// Stripe has it: somebody saw it there.
     Delivered,
@@ -139,17 +140,23 @@ fn conflict(why: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 }
 
 async fn check(billing: &Billing, caller: &Caller, batch: &Batch) -> Result<Fate> {
-    require_stripe(billing)?;
     if !matches!(batch.state.as_str(), "quarantined" | "unknown") {
         return Err(conflict(format!("the batch is {}: there is nothing to find out", batch.state)));
     }
+    let (account, meter, minute) = whereabouts(billing, batch).await?;
+    settle_one(billing, caller, &account, &meter, (batch.id, minute)).await
+}
+
+/// Where Stripe counts a batch that was sent.
+async fn whereabouts(billing: &Billing, batch: &Batch) -> Result<(Account, MeterAtStripe, DateTime<Utc>)> {
+    require_stripe(billing)?;
     let livemode = billing.settings.livemode();
     let Some(customer) = batch.customer.clone().filter(|_| batch.livemode == Some(livemode)) else {
         return Err(conflict("it was never sent in this mode: Stripe cannot have it")
             .hint("settle it as resend or void"));
     };
     let meters = meters_at_stripe(&mut *billing.cp.db.acquire().await?, livemode).await?;
-    let Some(meter) = meters.iter().find(|meter| meter.meter == batch.meter) else {
+    let Some(meter) = meters.into_iter().find(|meter| meter.meter == batch.meter) else {
         return Err(conflict(format!("the meter {} is not at Stripe", batch.meter)));
     };
     let account = Account { tenant: batch.tenant, customer };
@@ -157,10 +164,23 @@ async fn check(billing: &Billing, caller: &Caller, batch: &Batch) -> Result<Fate
         .bind(batch.event_at)
         .fetch_one(&billing.cp.db)
         .await?;
-    settle_one(billing, caller, &account, meter, (batch.id, minute)).await
+    Ok((account, meter, minute))
 }
 
-/// Which state a batch may be put into, and which states it may be in for that. Pure.
+/// What Stripe took and counts would be counted twice: sent again by hand, it is another event.
+///
+/// # Errors
+/// `state_conflict` unless Stripe was asked, and does not count it.
+async fn require_absent(billing: &Billing, batch: &Batch) -> Result<()> {
+    let (account, meter, minute) = whereabouts(billing, batch).await?;
+    if is_absent(billing, &account, &meter, (batch.id, minute)).await? {
+        return Ok(());
+    }
+    Err(conflict("Stripe took it, and its count of the minute does not show that it is missing")
+        .hint("look at the count at Stripe: settle it as delivered if it is there"))
+}
+
+/// Which state a batch may be put into, and which states it may be in for that. Pure. `sent`: Stripe may have it.
 fn allowed(how: SettleAs, sent: bool) -> (&'static str, &'static [&'static str]) {
     match (how, sent) {
         // What may have arrived is never sent again by hand: that is what `check` is for.
@@ -173,7 +193,14 @@ fn allowed(how: SettleAs, sent: bool) -> (&'static str, &'static [&'static str])
 
 async fn by_hand(billing: &Billing, caller: &Caller, batch: &Batch, how: &Settle) -> Result<()> {
     let now = billing.cp.clock.now();
-    let (to, from) = allowed(how.r#as, batch.attempts > 0);
+    type Times = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
+    let (first_sent_at, last_sent_at): Times =
+        sqlx::query_as("SELECT first_sent_at, last_sent_at FROM usage_batch WHERE id = $1")
+            .bind(batch.id)
+            .fetch_one(&billing.cp.db)
+            .await?;
+    let sent_at = first_sent_at.and(last_sent_at);
+    let (to, from) = allowed(how.r#as, sent_at.is_some());
     if !from.contains(&batch.state.as_str()) {
         return Err(conflict(format!(
             "the batch is {} and was sent {} times: it cannot be settled as {}",
@@ -186,23 +213,28 @@ async fn by_hand(billing: &Billing, caller: &Caller, batch: &Batch, how: &Settle
         return Err(conflict("Stripe takes no usage that is older than 35 days")
             .hint("ask for a correction with a later moment: freehold billing correct ask"));
     }
+    if to == "ready" && sent_at.is_some() {
+        require_absent(billing, batch).await?;
+    }
     let mut tx = billing.cp.db.begin().await?;
     // Sent again, it is another event for whoever is the tenant's customer by then: Stripe may have taken the first one, and
     // said later that it could not count it. The same identifier would then be "delivered earlier", and never counted.
     let done = sqlx::query(
-        "UPDATE usage_batch SET state = $2, customer = CASE $2 WHEN 'ready' THEN NULL ELSE customer END,
-                identifier = CASE WHEN $2 = 'ready' AND attempts > 0
-                    THEN regexp_replace(identifier, ':r[0-9]+$', '') || ':r' || attempts ELSE identifier END, delivered_via = CASE $2 WHEN 'delivered' THEN 'manual' END,
+        "UPDATE usage_batch SET state = $2, delivered_via = CASE $2 WHEN 'delivered' THEN 'manual' END,
                 settled_at = CASE $2 WHEN 'ready' THEN NULL ELSE $3::timestamptz END, salt = salt + 1, not_before = $3,
                 leased_until = NULL, error = $4,
-                first_sent_at = CASE $2 WHEN 'ready' THEN NULL ELSE first_sent_at END
-          WHERE id = $1 AND state = $5",
+                customer = CASE $2 WHEN 'ready' THEN NULL ELSE customer END,
+                first_sent_at = CASE $2 WHEN 'ready' THEN NULL ELSE first_sent_at END,
+                identifier = CASE WHEN $2 = 'ready' AND attempts > 0
+                    THEN regexp_replace(identifier, ':r[0-9]+$', '') || ':r' || attempts ELSE identifier END
+          WHERE id = $1 AND state = $5 AND last_sent_at IS NOT DISTINCT FROM $6",
     )
     .bind(batch.id)
     .bind(to)
     .bind(now)
     .bind(format!("settled as {}: {}", how.r#as.as_str(), how.reason))
     .bind(&batch.state)
+    .bind(last_sent_at)
     .execute(&mut *tx)
     .await?;
     if done.rows_affected() == 0 {

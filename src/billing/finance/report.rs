@@ -313,7 +313,8 @@ async fn quantities(conn: &mut PgConnection, livemode: bool, heads: &[Head]) -> 
                            )::bigint AS refused,
                            (coalesce(sum(u.quantity) FILTER (WHERE u.carried_forward AND u.inside AND u.window_start < a.from_at), 0)
                             - coalesce(sum(u.quantity) FILTER (WHERE u.carried_forward AND NOT u.inside), 0))::bigint AS carried
-                      FROM (SELECT *, event_at >= a.from_at AND event_at < a.to_at AS inside FROM usage_batch
+                      FROM (SELECT quantity, state, event_at, window_start, seq, settled_at, carried_forward,
+                                   event_at >= a.from_at AND event_at < a.to_at AS inside FROM usage_batch
                              WHERE tenant = a.tenant AND meter = a.meter
                                AND (event_at >= a.from_at AND event_at < a.to_at
                                  OR window_start >= a.from_at AND window_start < a.to_at)) AS u) b ON true

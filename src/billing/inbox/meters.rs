@@ -8,6 +8,7 @@ use super::read::moment;
 use super::work::Taken;
 use crate::billing::Billing;
 use crate::billing::incidents::{self, kind};
+use crate::billing::sender::decide::SKEW_AT_MOST;
 use crate::kernel::Result;
 
 /// What a report says.
@@ -52,16 +53,21 @@ pub(super) async fn report(billing: &Billing, event: &Taken) -> Result<()> {
     let report = read(&whole);
     let now = billing.cp.clock.now();
     let (identifiers, whys): (Vec<String>, Vec<String>) = report.samples.iter().cloned().unzip();
+    // Our clock and Stripe's may differ by as much as senders let them.
+    let until = report.to.map(|to| to + SKEW_AT_MOST);
     let mut tx = billing.cp.db.begin().await?;
-    // A delivered one too: Stripe took it, and then did not count it.
+    // A delivered one too: Stripe took it, and then did not count it. Not one that was sent again after what the report is
+    // about: the same report may come again, days later.
     let marked: Vec<String> = sqlx::query_scalar(
         "UPDATE usage_batch b SET state = 'rejected', delivered_via = NULL, settled_at = NULL, error = said.why
            FROM (SELECT * FROM unnest($1::text[], $2::text[]) AS s (identifier, why)) said
           WHERE b.identifier = said.identifier AND b.state NOT IN ('void', 'rejected', 'quarantined')
+            AND ($3::timestamptz IS NULL AND b.requeued_at IS NULL OR greatest(b.last_sent_at, b.requeued_at) <= $3)
          RETURNING b.identifier",
     )
     .bind(&identifiers)
     .bind(&whys)
+    .bind(until)
     .fetch_all(&mut *tx)
     .await?;
     let subject = report.meter.clone().unwrap_or_else(|| "no meter".to_owned());

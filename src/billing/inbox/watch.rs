@@ -107,7 +107,7 @@ pub async fn findings(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<Vec
             severity,
             &kind,
             format!("open since {}, seen {seen} times", since.format("%Y-%m-%d %H:%M")),
-            "see it, and settle it when it is understood: freehold billing inbox",
+            "see it with: freehold billing incident list; when it is understood: freehold billing incident settle",
         );
     }
     Ok(found)

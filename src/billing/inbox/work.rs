@@ -5,18 +5,19 @@
 //! successor writes, and changes nothing (see `customers`).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::stream::{StreamExt, iter};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::Shape;
 use super::apply;
 use crate::billing::Billing;
 use crate::billing::incidents::{self, kind};
 use crate::billing::stripe::Trouble;
 use crate::control_plane::audit::{Caller, audit_add};
+use crate::jobs::backoff::Backoff;
 use crate::kernel::{Error, Result, codes};
 
 /// An event that failed this often waits for a person.
@@ -34,13 +35,13 @@ const TOGETHER: i64 = 200;
 const LEASE_SECONDS: f64 = 120.0;
 /// While Stripe is away its events wait, and no attempt is counted.
 const AWAY: TimeDelta = TimeDelta::seconds(30);
+/// Between a failed attempt and the next.
+const AGAIN: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(256));
 
 /// An event that this worker has.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(super) struct Taken {
     pub event_id: String,
-    #[allow(dead_code)]
-    pub shape: Shape,
     #[sqlx(rename = "type")]
     pub kind: String,
     pub object: Option<String>,
@@ -148,8 +149,8 @@ async fn take(billing: &Billing, lane: &str) -> Result<Vec<Taken>> {
          taken AS (
            UPDATE webhook_inbox i SET attempts = i.attempts + 1 FROM due
             WHERE i.livemode = due.livemode AND i.event_id = due.event_id
-           RETURNING i.event_id, i.shape, i.type, i.object, i.api_version, i.payload, i.attempts, i.happened_at)
-         SELECT event_id, shape, type, object, api_version, payload, attempts FROM taken ORDER BY happened_at, event_id",
+           RETURNING i.event_id, i.type, i.object, i.api_version, i.payload, i.attempts, i.happened_at)
+         SELECT event_id, type, object, api_version, payload, attempts FROM taken ORDER BY happened_at, event_id",
     )
     .bind(billing.cp.clock.now())
     .bind(billing.settings.livemode())
@@ -191,11 +192,6 @@ fn is_away(error: &Error) -> bool {
             .is_some_and(|trouble| trouble.passes() || matches!(trouble, Trouble::Key { .. }))
 }
 
-/// 2 s, doubling, at most about four minutes.
-fn backoff(attempts: i32) -> TimeDelta {
-    TimeDelta::seconds(2i64.pow(u32::try_from(attempts.clamp(1, 8)).unwrap_or(8)))
-}
-
 async fn put_back(billing: &Billing, events: &[Taken], error: &Error) -> Result<()> {
     let now = billing.cp.clock.now();
     let said = format!("{error:?}");
@@ -204,7 +200,8 @@ async fn put_back(billing: &Billing, events: &[Taken], error: &Error) -> Result<
     let mut tx = billing.cp.db.begin().await?;
     for event in events {
         let dead = !away && event.attempts >= MAX_ATTEMPTS;
-        let after = if away { AWAY } else { backoff(event.attempts) };
+        let after =
+            if away { AWAY } else { TimeDelta::from_std(AGAIN.after(event.attempts)).unwrap_or(AWAY) };
         sqlx::query(
             "UPDATE webhook_inbox SET state = $3, attempts = attempts - $4, not_before = $5, error = $6
               WHERE livemode = $1 AND event_id = $2 AND state = 'ready'",

@@ -1,5 +1,9 @@
 //! Corrections. Nothing in the ledger is changed: one person asks for a signed fact, another agrees, and the new fact goes the
 //! way of all facts. Each step has its line in the audit log.
+//!
+//! A person is an operator: whoever is signed in, or whose key it is. A key that is nobody's, and the command line on the
+//! databases, ask and do not decide: one person may have them beside a key of their own. What they ask for nobody known
+//! stands for, so two operators have to agree to it.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -7,11 +11,14 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use super::events::{Fact, Recorded, aggregation_of, record_many};
+use super::finals::credit_warning;
 use super::meters::Aggregation;
 use super::{CorrectionId, FactId, books, late};
 use crate::control_plane::ControlPlane;
+use crate::control_plane::approvals::person_of;
 use crate::control_plane::audit::{Caller, audit_add};
-use crate::kernel::ids::TenantId;
+use crate::db::violated;
+use crate::kernel::ids::{OperatorId, TenantId};
 use crate::kernel::{Error, Result, codes};
 
 const SOURCE: &str = "correction";
@@ -36,11 +43,15 @@ pub struct NewCorrection {
     pub quantity: i64,
     /// The moment that it counts for: at most 34 days ago.
     pub occurred_at: DateTime<Utc>,
-    /// The fact that was wrong, or that was kept aside.
+    /// The fact that was wrong, or that was kept aside. A fact is corrected once; a correction that was wrong is a fact
+    /// too, and is corrected itself.
     #[serde(default)]
     pub corrects: Option<FactId>,
     /// 3 to 500 characters.
     pub reason: String,
+    /// The asker's own name for it: asked again under it, it is the same correction. 1 to 255 characters.
+    #[serde(default)]
+    pub reference: Option<String>,
 }
 
 /// A correction, asked for or decided.
@@ -54,29 +65,48 @@ pub struct Correction {
     pub corrects: Option<FactId>,
     pub reason: String,
     pub asked_by: String,
+    /// The operator who stands for it: who asked; when that is not known, the first who agreed.
+    pub asked_person: Option<OperatorId>,
     pub asked_at: DateTime<Utc>,
     pub state: CorrectionState,
     pub decided_by: Option<String>,
+    /// The operator who decided.
+    pub decided_person: Option<OperatorId>,
     pub decided_at: Option<DateTime<Utc>>,
+    /// The asker's own name for it.
+    pub reference: Option<String>,
+    /// What whoever agreed has to know: it does not lower an invoice that is final. Only in the answer to a decision.
+    #[sqlx(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 macro_rules! columns {
     () => {
-        "id, tenant, meter, quantity, occurred_at, corrects, reason, asked_by, asked_at, state, decided_by, decided_at"
+        "id, tenant, meter, quantity, occurred_at, corrects, reason, asked_by, asked_person, asked_at, state, decided_by, \
+         decided_person, decided_at, reference"
     };
 }
 
-/// Asks for a correction. Nothing counts before another person agrees.
+/// Asks for a correction. Nothing counts before another person agrees. With a reference that this caller has used before,
+/// it is the correction of before.
 ///
 /// # Errors
-/// `tenant_not_found`; `invalid_fields` for what is not valid.
+/// `tenant_not_found`; `invalid_fields` for what is not valid; `state_conflict` for a fact that another correction is about;
+/// `idempotency_conflict` for a reference that was used for another correction.
 pub async fn correction_ask(cp: &ControlPlane, caller: &Caller, new: &NewCorrection) -> Result<Correction> {
     let now = cp.clock.now();
     let mut tx = cp.db.begin().await?;
+    if let Some(before) = asked_before(&mut tx, caller, new).await? {
+        return same(before, new);
+    }
     check(&mut tx, new, now).await?;
-    let asked: Correction = sqlx::query_as(concat!(
-        "INSERT INTO usage_correction (id, tenant, meter, quantity, occurred_at, corrects, reason, asked_by, asked_at, state)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'asked') RETURNING ",
+    let person = person_of(&mut tx, &caller.actor).await?;
+    let asked: Option<Correction> = sqlx::query_as(concat!(
+        "INSERT INTO usage_correction (id, tenant, meter, quantity, occurred_at, corrects, reason, asked_by, asked_at, state,
+                                       asked_person, reference)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'asked', $10, $11)
+         ON CONFLICT (asked_by, reference) WHERE reference IS NOT NULL DO NOTHING RETURNING ",
         columns!()
     ))
     .bind(CorrectionId::new())
@@ -88,11 +118,61 @@ pub async fn correction_ask(cp: &ControlPlane, caller: &Caller, new: &NewCorrect
     .bind(new.reason.trim())
     .bind(&caller.actor)
     .bind(now)
-    .fetch_one(&mut *tx)
-    .await?;
+    .bind(person)
+    .bind(&new.reference)
+    .fetch_optional(&mut *tx)
+    .await
+    .map_err(corrected_once)?;
+    let Some(asked) = asked else {
+        // Asked twice at once: the other one was faster.
+        let before = asked_before(&mut tx, caller, new).await?;
+        return same(before.ok_or_else(|| Error::internal("a reference that is and is not there"))?, new);
+    };
     note(&mut tx, caller, now, "usage.correction.ask", &asked).await?;
     tx.commit().await?;
     Ok(asked)
+}
+
+/// What this caller has asked for under this reference.
+async fn asked_before(
+    conn: &mut PgConnection,
+    caller: &Caller,
+    new: &NewCorrection,
+) -> Result<Option<Correction>> {
+    let Some(reference) = &new.reference else { return Ok(None) };
+    Ok(sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM usage_correction WHERE asked_by = $1 AND reference = $2"
+    ))
+    .bind(&caller.actor)
+    .bind(reference)
+    .fetch_optional(conn)
+    .await?)
+}
+
+/// The correction of before, if it is the one that is asked for now. The moment is not compared: left out, it is that of
+/// asking, and a repeat is asked later.
+fn same(before: Correction, new: &NewCorrection) -> Result<Correction> {
+    let is_same = (before.tenant, before.quantity, before.corrects)
+        == (new.tenant, new.quantity, new.corrects)
+        && (before.meter.as_str(), before.reason.as_str()) == (new.meter.as_str(), new.reason.trim());
+    if is_same {
+        return Ok(before);
+    }
+    Err(Error::new(&codes::IDEMPOTENCY_CONFLICT)
+        .detail("you have asked for another correction under this reference"))
+}
+
+/// A fact that is corrected twice would count twice.
+fn corrected_once(error: sqlx::Error) -> Error {
+    match violated(&error) {
+        Some("usage_correction_once") => Error::new(&codes::STATE_CONFLICT)
+            .detail("another correction of this fact was asked for, or agreed to")
+            .hint("see it with: freehold billing correct list --decided; one that was wrong is corrected itself")
+            .source(error),
+        _ => error.into(),
+    }
 }
 
 async fn check(conn: &mut PgConnection, new: &NewCorrection, now: DateTime<Utc>) -> Result<()> {
@@ -123,6 +203,9 @@ async fn check(conn: &mut PgConnection, new: &NewCorrection, now: DateTime<Utc>)
     if !(3..=500).contains(&new.reason.trim().chars().count()) {
         return Err(Error::field("reason", "3 to 500 characters"));
     }
+    if new.reference.as_ref().is_some_and(|text| !(1..=255).contains(&text.chars().count())) {
+        return Err(Error::field("reference", "1 to 255 characters"));
+    }
     if let Some(wrong) = new.corrects {
         let fact = books::fact_by_id(conn, wrong).await?;
         if !fact.is_some_and(|fact| fact.tenant == new.tenant && fact.meter == new.meter) {
@@ -132,11 +215,12 @@ async fn check(conn: &mut PgConnection, new: &NewCorrection, now: DateTime<Utc>)
     Ok(())
 }
 
-/// Agrees to a correction, or refuses it. Agreed to, it is a fact at once.
+/// Agrees to a correction, or refuses it. Agreed to by a second person, it is a fact at once. One that nobody known asked for
+/// is the first's who agrees, and waits for another.
 ///
 /// # Errors
-/// `not_found`; `state_conflict` for one that is decided; `forbidden` for whoever asked for it; `invalid_fields` when its moment
-/// has become too old meanwhile.
+/// `not_found`; `state_conflict` for one that is decided, and for a fact that another correction is about; `forbidden` for
+/// whoever asked for it, and for a caller who is no operator; `invalid_fields` when its moment has become too old meanwhile.
 pub async fn correction_decide(
     cp: &ControlPlane,
     caller: &Caller,
@@ -154,23 +238,48 @@ pub async fn correction_decide(
     if asked.state != CorrectionState::Asked {
         return Err(Error::new(&codes::STATE_CONFLICT).detail("this correction is decided already"));
     }
-    if asked.asked_by == caller.actor {
+    let Some(person) = person_of(&mut tx, &caller.actor).await? else {
+        return Err(Error::new(&codes::FORBIDDEN)
+            .detail("a correction is decided by an operator, and this key, or login, is nobody's")
+            .hint(
+                "decide at /operator/money, or with a key of your own: freehold operator-key create --owner",
+            ));
+    };
+    if asked.asked_by == caller.actor || asked.asked_person == Some(person) {
         return Err(Error::new(&codes::FORBIDDEN)
             .detail("a correction is decided by another person than the one who asked for it"));
     }
+    if agree && asked.asked_person.is_none() {
+        let stood_for: Correction = sqlx::query_as(concat!(
+            "UPDATE usage_correction SET asked_person = $2 WHERE id = $1 RETURNING ",
+            columns!()
+        ))
+        .bind(id)
+        .bind(person)
+        .fetch_one(&mut *tx)
+        .await?;
+        note(&mut tx, caller, now, "usage.correction.stand_for", &stood_for).await?;
+        tx.commit().await?;
+        return Ok(stood_for);
+    }
     let state = if agree { CorrectionState::Approved } else { CorrectionState::Refused };
-    let decided: Correction = sqlx::query_as(concat!(
-        "UPDATE usage_correction SET state = $2, decided_by = $3, decided_at = $4 WHERE id = $1 RETURNING ",
+    let mut decided: Correction = sqlx::query_as(concat!(
+        "UPDATE usage_correction SET state = $2, decided_by = $3, decided_at = $4, decided_person = $5,
+                repeated = repeated AND $2 = 'refused' WHERE id = $1 RETURNING ",
         columns!()
     ))
     .bind(id)
     .bind(state)
     .bind(&caller.actor)
     .bind(now)
+    .bind(person)
     .fetch_one(&mut *tx)
-    .await?;
+    .await
+    .map_err(corrected_once)?;
     if agree {
         count(&mut tx, &decided, now).await?;
+        let about = (decided.tenant, decided.quantity, decided.occurred_at);
+        decided.warning = credit_warning(&mut tx, about, now).await?;
     }
     let action = if agree { "usage.correction.approve" } else { "usage.correction.refuse" };
     note(&mut tx, caller, now, action, &decided).await?;
@@ -222,6 +331,7 @@ async fn note(
     let detail = json!({
         "meter": correction.meter, "quantity": correction.quantity, "occurred_at": correction.occurred_at,
         "corrects": correction.corrects, "reason": correction.reason, "asked_by": correction.asked_by,
+        "asked_person": correction.asked_person,
     });
     audit_add(tx, caller, now, action, Some(correction.tenant), &correction.id.to_string(), detail).await
 }

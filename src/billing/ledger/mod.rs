@@ -10,6 +10,7 @@
 //! | `months` | partitions, made ahead |
 //! | `late` | too old, from the future: kept aside. Pure, and the list of them |
 //! | `window` | windows, billing boundaries, identifiers, the time Stripe is told. Pure |
+//! | `finals` | periods whose invoice takes nothing more |
 //! | `sealer` | makes batches of facts |
 //! | `api_calls`, `sampler` | facts that no transaction of a tenant makes |
 //! | `corrections` | two people, one new signed fact |
@@ -23,6 +24,7 @@ pub mod books;
 pub mod corrections;
 pub mod dedupe;
 pub mod events;
+pub mod finals;
 pub mod late;
 pub mod meters;
 pub mod months;

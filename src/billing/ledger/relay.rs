@@ -9,8 +9,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use serde_json::json;
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection, PgConnection, Postgres};
@@ -35,6 +36,8 @@ const BATCH: i64 = 4_000;
 const LEASE_SECONDS: f64 = 15.0;
 /// The longest one shard may keep the others' next round waiting.
 const SHARD_LIMIT: Duration = Duration::from_secs(60);
+/// How often it is noted that a shard's outbox is empty.
+const NOTED_EVERY: TimeDelta = TimeDelta::seconds(15);
 /// Shards that are carried from side by side. Each holds a connection to the control database meanwhile.
 const SHARDS_AT_ONCE: usize = 4;
 /// So many strays of one round are told of one by one; the incident counts all.
@@ -113,9 +116,11 @@ pub async fn relay_shard(
 ) -> Result<Carried> {
     admins.expect_answer(shard.id)?;
     let mut conn = session(admins, shard).await?;
+    let asked_at = cp.clock.now();
     let mut rows = rows_after(&mut conn, 0).await?;
     gauge_oldest(cp, shard, rows.first());
     if rows.is_empty() {
+        note_empty(cp, shard.id, worker, asked_at).await?;
         return Ok(Carried::default());
     }
     let mut control = cp.db.acquire().await?;
@@ -124,6 +129,7 @@ pub async fn relay_shard(
     }
     let carrier = Carrier::new(cp, shard, &mut control).await?;
     let (mut carried, mut done): (_, Vec<i64>) = (Carried::default(), Vec::new());
+    let mut whole = false;
     // While the control database writes one batch, the shard forgets the one before and reads the next.
     while let Some(last) = rows.last() {
         let after = last.id;
@@ -141,6 +147,12 @@ pub async fn relay_shard(
         if !lease(&mut control, cp, shard.id, worker, done.len()).await? {
             break;
         }
+        whole = rows.is_empty();
+    }
+    drop(control);
+    if whole {
+        // All that was committed by the first look was there to be seen by one of them.
+        note_empty(cp, shard.id, worker, asked_at).await?;
     }
     remove(&mut conn, &done).await?;
     faults::point("usage", "relay", Moment::AfterRecord);
@@ -209,6 +221,27 @@ async fn lease(
     .fetch_optional(control)
     .await?;
     Ok(held.is_some())
+}
+
+/// Notes that whatever was committed on the shard by then is in the ledger: a period is not closed before. Nothing was there,
+/// so nobody's lease is needed, and a mark never goes back.
+async fn note_empty(cp: &ControlPlane, shard: ShardId, worker: &str, at: DateTime<Utc>) -> Result<()> {
+    static NOTED: LazyLock<Mutex<HashMap<ShardId, DateTime<Utc>>>> = LazyLock::new(Mutex::default);
+    let fresh = |noted: &DateTime<Utc>| *noted <= at && at - *noted < NOTED_EVERY;
+    if NOTED.lock().get(&shard).is_some_and(fresh) {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO usage_relay (shard, held_by, leased_until, emptied_at) VALUES ($1, $2, clock_timestamp(), $3)
+         ON CONFLICT (shard) DO UPDATE SET emptied_at = greatest(usage_relay.emptied_at, EXCLUDED.emptied_at)",
+    )
+    .bind(shard)
+    .bind(worker)
+    .bind(at)
+    .execute(&cp.db)
+    .await?;
+    NOTED.lock().insert(shard, at);
+    Ok(())
 }
 
 /// Writes batches of one shard's rows.

@@ -3,17 +3,23 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use sqlx::{FromRow, PgConnection};
 
 use super::BatchId;
+use super::finals::{DRAFT_FOR, is_final};
 use super::meters::Aggregation;
 use super::window::{self, Span, due_before, identifier, told_at};
+use crate::billing::incidents;
 use crate::control_plane::ControlPlane;
 use crate::kernel::Result;
 use crate::kernel::ids::TenantId;
 
 /// Windows of one tenant and meter that are sealed in one transaction.
 const AT_ONCE: i64 = 500;
+
+/// The kind of incident for a correction that came to nothing.
+pub const CORRECTION_VOID: &str = "correction_void";
 
 /// What was sealed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,7 +91,7 @@ async fn seal_some(cp: &ControlPlane) -> Result<(Sealed, bool)> {
     if open.is_empty() {
         return Ok((Sealed::default(), false));
     }
-    let periods = periods_of(&mut tx, &open).await?;
+    let periods = periods_of(&mut tx, &open, now).await?;
     let parts: Vec<Part> = open.iter().flat_map(|open| plan(open, periods.get(&open.tenant))).collect();
     let sealed = write(&mut tx, &parts, now).await?;
     tx.commit().await?;
@@ -109,17 +115,23 @@ async fn open_windows(conn: &mut PgConnection, before: DateTime<Utc>) -> Result<
     .await?)
 }
 
-async fn periods_of(conn: &mut PgConnection, open: &[Open]) -> Result<HashMap<TenantId, Periods>> {
+async fn periods_of(
+    conn: &mut PgConnection,
+    open: &[Open],
+    now: DateTime<Utc>,
+) -> Result<HashMap<TenantId, Periods>> {
     let mut tenants: Vec<TenantId> = open.iter().map(|open| open.tenant).collect();
     tenants.sort_unstable();
     tenants.dedup();
-    let rows: Vec<(TenantId, DateTime<Utc>, DateTime<Utc>, bool)> = sqlx::query_as(
+    let rows: Vec<(TenantId, DateTime<Utc>, DateTime<Utc>, bool)> = sqlx::query_as(concat!(
         "SELECT tenant, period_start, period_end, false FROM subscription WHERE tenant = ANY($1)
          UNION ALL
-         SELECT tenant, period_start, period_end, status IN ('open', 'paid', 'uncollectible') FROM invoice
-          WHERE tenant = ANY($1) AND status <> 'void'",
-    )
+         SELECT i.tenant, i.period_start, i.period_end, ",
+        is_final!("$2"),
+        " FROM invoice i WHERE i.tenant = ANY($1) AND i.status <> 'void'",
+    ))
     .bind(tenants)
+    .bind(now - DRAFT_FOR)
     .fetch_all(conn)
     .await?;
     let mut periods: HashMap<TenantId, Periods> = HashMap::new();
@@ -164,7 +176,8 @@ fn plan(open: &Open, periods: Option<&Periods>) -> Vec<Part> {
 /// makes no batch.
 ///
 /// Where the newest counts, a batch that is not the newest of its part tells nothing and is void; so is one that comes after
-/// its period's invoice, since it says nothing of the next.
+/// its period's invoice, since it says nothing of the next. Of facts of one moment the one that was heard of last is the
+/// newest: a correction is made for the moment of the fact that it corrects.
 async fn write(conn: &mut PgConnection, parts: &[Part], now: DateTime<Utc>) -> Result<Sealed> {
     let (Some(least), Some(most)) =
         (parts.iter().map(|part| part.span.from).min(), parts.iter().map(|part| part.span.to).max())
@@ -174,7 +187,7 @@ async fn write(conn: &mut PgConnection, parts: &[Part], now: DateTime<Utc>) -> R
     let identifiers: Vec<String> =
         parts.iter().map(|part| identifier(part.tenant, &part.meter, part.window, part.seq)).collect();
     let times = |of: fn(&Part) -> DateTime<Utc>| parts.iter().map(of).collect::<Vec<_>>();
-    let facts: Vec<i32> = sqlx::query_scalar(
+    let written: Vec<(BatchId, i32, bool)> = sqlx::query_as(
         "WITH part AS (
              SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[],
                                   $7::timestamptz[], $8::int4[], $9::text[], $10::timestamptz[], $11::bool[])
@@ -188,6 +201,7 @@ async fn write(conn: &mut PgConnection, parts: &[Part], now: DateTime<Utc>) -> R
              RETURNING e.batch, e.quantity, e.occurred_at, e.id, part.aggregation),
          total AS (
              SELECT batch, count(*)::int4 AS facts, sum(quantity) AS sum, max(occurred_at) AS newest,
+                    (array_agg(id ORDER BY occurred_at DESC, id DESC))[1] AS newest_id,
                     (array_agg(quantity ORDER BY occurred_at DESC, id DESC) FILTER (WHERE aggregation = 'last'))[1] AS last
                FROM taken GROUP BY batch),
          said AS (
@@ -195,7 +209,8 @@ async fn write(conn: &mut PgConnection, parts: &[Part], now: DateTime<Utc>) -> R
                     part.aggregation = 'last' AND (part.carried OR EXISTS (
                         SELECT FROM usage_event o
                          WHERE o.tenant = part.tenant AND o.meter = part.meter
-                           AND o.occurred_at >= total.newest AND o.occurred_at < part.to_at AND o.batch IS NOT NULL)) AS idle
+                           AND o.occurred_at >= total.newest AND o.occurred_at < part.to_at
+                           AND (o.occurred_at, o.id) > (total.newest, total.newest_id) AND o.batch IS NOT NULL)) AS idle
                FROM part JOIN total ON total.batch = part.id)
          INSERT INTO usage_batch (id, tenant, meter, window_start, seq, quantity, facts, identifier, event_at, state, not_before,
                                   carried_forward, error, sealed_at, settled_at)
@@ -203,7 +218,7 @@ async fn write(conn: &mut PgConnection, parts: &[Part], now: DateTime<Utc>) -> R
                 CASE WHEN idle THEN 'void' ELSE 'ready' END, $14, carried,
                 CASE WHEN idle THEN 'a newer reading counts' END, $14, CASE WHEN idle THEN $14 END
            FROM said
-         RETURNING facts",
+         RETURNING id, facts, state = 'void'",
     )
     // Planned with the arrays before the planner's eyes.
     .persistent(false)
@@ -221,9 +236,35 @@ async fn write(conn: &mut PgConnection, parts: &[Part], now: DateTime<Utc>) -> R
     .bind(least)
     .bind(most)
     .bind(now)
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await?;
-    Ok(Sealed { batches: facts.len(), facts: facts.iter().map(|facts| i64::from(*facts)).sum() })
+    let void: Vec<BatchId> = written.iter().filter(|(.., void)| *void).map(|(batch, ..)| *batch).collect();
+    if !void.is_empty() {
+        tell_of_corrections(conn, &void, now).await?;
+    }
+    Ok(Sealed { batches: written.len(), facts: written.iter().map(|(_, facts, _)| i64::from(*facts)).sum() })
+}
+
+/// Two people agreed to a correction, and it changes no bill: somebody has to know.
+async fn tell_of_corrections(conn: &mut PgConnection, void: &[BatchId], now: DateTime<Utc>) -> Result<()> {
+    let idle: Vec<(TenantId, String, String, i64, String, bool)> = sqlx::query_as(
+        "SELECT e.tenant, e.meter, e.key, e.quantity, b.identifier, b.carried_forward
+           FROM usage_event e JOIN usage_batch b ON b.id = e.batch
+          WHERE e.batch = ANY($1) AND e.source = 'correction' ORDER BY e.key",
+    )
+    .bind(void)
+    .fetch_all(&mut *conn)
+    .await?;
+    for (tenant, meter, correction, quantity, batch, carried) in idle {
+        let why = if carried {
+            "the invoice of its period is final, and a reading says nothing of the next: credit what is owed"
+        } else {
+            "a newer reading of the same window counts: correct that one"
+        };
+        let detail = json!({ "meter": meter, "quantity": quantity, "batch": batch, "why": why });
+        incidents::open(&mut *conn, CORRECTION_VOID, &correction, Some(tenant), detail, now).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

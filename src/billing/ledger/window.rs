@@ -55,7 +55,18 @@ pub fn parts(window: DateTime<Utc>, boundaries: &[DateTime<Utc>]) -> Vec<Span> {
 /// second, so that it is newer there too.
 pub fn told_at(part: Span, finals: &[Span], aggregation: Aggregation, seq: i32) -> (DateTime<Utc>, bool) {
     let first = whole_second(part.from);
-    let mut at = first;
+    let mut at = past(first, finals);
+    let carried = at != first;
+    if aggregation == Aggregation::Last {
+        let room = if carried { WINDOW } else { (part.to - at).num_seconds() };
+        at += Duration::seconds(i64::from(seq).clamp(0, (room - 1).max(0)));
+    }
+    (at, carried)
+}
+
+/// The same moment, or the beginning of the first period after it whose invoice takes more.
+pub fn past(at: DateTime<Utc>, finals: &[Span]) -> DateTime<Utc> {
+    let mut at = at;
     // Each step leaves one final period for good, so there are no more steps than periods.
     for _ in finals {
         match finals.iter().filter(|period| period.holds(at)).map(|period| period.to).max() {
@@ -63,12 +74,7 @@ pub fn told_at(part: Span, finals: &[Span], aggregation: Aggregation, seq: i32) 
             None => break,
         }
     }
-    let carried = at != first;
-    if aggregation == Aggregation::Last {
-        let room = if carried { WINDOW } else { (part.to - at).num_seconds() };
-        at += Duration::seconds(i64::from(seq).clamp(0, (room - 1).max(0)));
-    }
-    (at, carried)
+    at
 }
 
 /// Upwards.

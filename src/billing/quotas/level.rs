@@ -131,13 +131,13 @@ impl Level {
                 "When all are used, requests with a key or a token are refused until the month ends."
             }
             (Quota::RequestsPerMonth, Stage::Hard) => {
-                "Requests with a key or a token are refused until the month ends. These pages go on working."
+                "Requests with a key or a token are refused until the month ends. These pages keep working."
             }
             (Quota::StoredBytes, Stage::Soft) => {
-                "When all of it is used, nothing can be added or changed. Reading and deleting go on."
+                "When all of it is used, nothing can be added or changed. Reading and deleting still work."
             }
             (Quota::StoredBytes, Stage::Hard) => {
-                "Nothing can be added or changed until there is room again. Reading and deleting go on."
+                "Nothing can be added or changed until there is room again. Reading and deleting still work."
             }
             (Quota::Seats, Stage::Soft) => "When all are taken, nobody else can join.",
             (Quota::Seats, Stage::Hard) => "Nobody else can join until a seat is free.",
@@ -160,7 +160,7 @@ impl Level {
         match self.resets_at {
             Some(end) => error
                 .detail(format!(
-                    "{}; the count begins anew at {}",
+                    "{}; the count starts again at {}",
                     self.text(),
                     end.to_rfc3339_opts(SecondsFormat::Secs, true)
                 ))
@@ -168,7 +168,7 @@ impl Level {
                 .retry_after((end - now).to_std().unwrap_or_default()),
             None => error.detail(self.text()).hint(match self.quota {
                 Quota::StoredBytes => {
-                    "delete what is not needed, or an owner can move the workspace to a larger plan, on its page /usage"
+                    "delete what you no longer need, or an owner can move the workspace to a larger plan, on its page /usage"
                 }
                 _ => RAISE,
             }),
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(
             error.public_detail(),
             Some(
-                "100,000 of 100,000 requests of November 2026 are used; the count begins anew at 2026-12-01T00:00:00Z"
+                "100,000 of 100,000 requests of November 2026 are used; the count starts again at 2026-12-01T00:00:00Z"
             )
         );
         assert!(error.public_hint().unwrap().contains("/usage"));

@@ -1,16 +1,19 @@
 //! L1 and L2: our own books. No question to Stripe.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 
 use super::SETTLED;
 use super::class::{Class, Level};
 use super::runs::{Found, Span};
+use crate::billing::ledger::window::{PATIENCE, WINDOW};
 use crate::kernel::Result;
 use crate::kernel::ids::TenantId;
 
 /// Differences of one level of one tenant that are written down. Where there are more, the first ones say what is wrong.
 const MOST: i64 = 500;
+/// After the last window of a period may be sealed: what servers count in memory for a minute has come by then, too.
+const MARGIN: TimeDelta = TimeDelta::minutes(1);
 
 /// L1: each batch is what its facts come to, and each fact that says it is sealed is in a batch.
 pub async fn facts_and_seals(conn: &mut PgConnection, tenant: TenantId, span: Span) -> Result<Vec<Found>> {
@@ -126,6 +129,70 @@ pub async fn seals_and_deliveries(
         theirs: 0,
         class: Class::MissingAtStripe,
         detail: format!("{facts} facts wait to be sealed for more than two hours: is a worker running?"),
+    }));
+    Ok(found)
+}
+
+/// At period close: what may still come for the period of a draft. Nothing of it is wrong; the draft waits for it.
+///
+/// A period is in when its last window may be sealed, its tenant's shard was found empty since, and no fact of it is open.
+pub async fn not_in_yet(
+    conn: &mut PgConnection,
+    tenant: TenantId,
+    invoice: &str,
+    now: DateTime<Utc>,
+) -> Result<Vec<Found>> {
+    let end: Option<DateTime<Utc>> = sqlx::query_scalar(
+        "SELECT max((line->>'period_end')::timestamptz) FROM invoice, jsonb_array_elements(lines) AS line
+          WHERE id = $1 AND line->>'meter' IS NOT NULL",
+    )
+    .bind(invoice)
+    .fetch_one(&mut *conn)
+    .await?;
+    let Some(end) = end else { return Ok(Vec::new()) };
+    let waits = |subject: String, meter: Option<String>, ours: i64, detail: String| Found {
+        level: Level::L2,
+        meter,
+        subject,
+        ours,
+        theirs: 0,
+        class: Class::Pending,
+        detail,
+    };
+    let mut found = Vec::new();
+    let patience = TimeDelta::seconds(PATIENCE);
+    let in_by = end + TimeDelta::seconds(WINDOW) + patience + MARGIN;
+    if now < in_by {
+        let detail = format!("the period's last window is sealed and told by {in_by} at the earliest");
+        found.push(waits(format!("window:{invoice}"), None, 0, detail));
+    }
+    let behind: Vec<(String, Option<DateTime<Utc>>)> = sqlx::query_as(
+        "SELECT s.name, r.emptied_at FROM placement p JOIN shard s ON s.id = p.shard
+           LEFT JOIN usage_relay r ON r.shard = p.shard
+          WHERE p.tenant = $1 AND (r.emptied_at IS NULL OR r.emptied_at < $2)",
+    )
+    .bind(tenant)
+    // A transaction that began in the period may end a little later.
+    .bind(end + patience)
+    .fetch_all(&mut *conn)
+    .await?;
+    found.extend(behind.into_iter().map(|(shard, at)| {
+        let since = at.map_or_else(|| "never".to_owned(), |at| format!("last at {at}"));
+        let detail = format!("the outbox of the shard {shard} was emptied {since}: facts may wait there");
+        waits(format!("outbox:{shard}:{tenant}"), None, 0, detail)
+    }));
+    let open: Vec<(String, i64, i64)> = sqlx::query_as(
+        "SELECT meter, sum(quantity)::bigint, count(*) FROM usage_event
+          WHERE tenant = $1 AND occurred_at < $2 AND batch IS NULL AND quarantined IS NULL
+          GROUP BY meter ORDER BY meter",
+    )
+    .bind(tenant)
+    .bind(end)
+    .fetch_all(conn)
+    .await?;
+    found.extend(open.into_iter().map(|(meter, ours, facts)| {
+        let detail = format!("{facts} facts of the period are not sealed");
+        waits(format!("unsealed:{tenant}:{meter}"), Some(meter), ours, detail)
     }));
     Ok(found)
 }

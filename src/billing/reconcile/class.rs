@@ -81,6 +81,10 @@ pub enum Class {
     Rounding,
     /// Our own books disagree with themselves.
     LedgerMismatch,
+    /// Less than nothing is left to bill in a period. Stripe bills nothing then; the rest is owed to the customer.
+    CreditDue,
+    /// Stripe refused the questions about this tenant, so nothing is known of it.
+    NotCompared,
 }
 
 impl Class {
@@ -94,6 +98,8 @@ impl Class {
             Self::ManualStripeEdit => "manual_stripe_edit",
             Self::Rounding => "rounding",
             Self::LedgerMismatch => "ledger_mismatch",
+            Self::CreditDue => "credit_due",
+            Self::NotCompared => "not_compared",
         }
     }
 
@@ -153,9 +159,14 @@ pub struct PeriodAtHome {
 }
 
 impl PeriodAtHome {
+    /// What is left of the period with all that was carried. Below 0, that much is owed to the customer.
+    pub fn net(&self) -> i64 {
+        self.sealed - self.carried_out + self.carried_in
+    }
+
     /// What the invoice should say. Stripe bills no negative use.
     pub fn billable(&self) -> i64 {
-        (self.sealed - self.carried_out + self.carried_in).max(0)
+        self.net().max(0)
     }
 }
 
@@ -168,12 +179,17 @@ pub struct PeriodAtStripe {
     pub invoiced: i64,
     /// A draft that is young is still brought up to date by Stripe.
     pub settling: bool,
+    /// A credit note was made for the invoice: what was owed was given.
+    pub credited: bool,
 }
 
 /// The name of a difference between what was used in a period and what its invoice says (L4).
 pub fn of_period(home: &PeriodAtHome, stripe: &PeriodAtStripe) -> Option<Class> {
     let (billable, counted) = (home.billable(), stripe.counted.max(0));
     if stripe.invoiced == billable {
+        if home.net() < 0 && !stripe.credited {
+            return Some(Class::CreditDue);
+        }
         let carried = home.carried_in != 0 || home.carried_out != 0;
         return carried.then_some(Class::CarriedForward);
     }
@@ -296,7 +312,8 @@ mod tests {
 
     #[test]
     fn a_period_and_its_invoice() {
-        let stripe = |counted, invoiced| PeriodAtStripe { counted, invoiced, settling: false };
+        let stripe =
+            |counted, invoiced| PeriodAtStripe { counted, invoiced, settling: false, credited: false };
         let home = PeriodAtHome { sealed: 10, ..PeriodAtHome::default() };
         assert_eq!(of_period(&home, &stripe(10, 10)), None);
         assert_eq!(of_period(&home, &stripe(10, 12)), Some(Class::ManualStripeEdit));
@@ -312,8 +329,21 @@ mod tests {
         assert_eq!(of_period(&late, &stripe(8, 8)), Some(Class::CarriedForward));
         let next = PeriodAtHome { carried_in: 2, ..home };
         assert_eq!(of_period(&next, &stripe(12, 12)), Some(Class::CarriedForward));
+    }
+
+    /// Guards against: with what is left cut at 0 before it is looked at, the customer pays too much and nobody is told.
+    #[test]
+    fn less_than_nothing_is_owed_to_the_customer() {
+        let stripe = PeriodAtStripe { counted: -8, invoiced: 0, settling: false, credited: false };
+        let carried = PeriodAtHome { sealed: 4, carried_in: -12, ..PeriodAtHome::default() };
+        assert_eq!((carried.net(), carried.billable()), (-8, 0));
+        assert_eq!(of_period(&carried, &stripe), Some(Class::CreditDue));
         let negative = PeriodAtHome { sealed: -4, ..PeriodAtHome::default() };
-        assert_eq!(of_period(&negative, &stripe(-4, 0)), None, "no negative use is billed");
+        assert_eq!(of_period(&negative, &PeriodAtStripe { counted: -4, ..stripe }), Some(Class::CreditDue));
+        assert!(!Class::CreditDue.is_benign() && !Class::NotCompared.is_benign());
+        let given = PeriodAtStripe { credited: true, ..stripe };
+        assert_eq!(of_period(&carried, &given), Some(Class::CarriedForward), "a credit note was made");
+        assert_eq!(of_period(&negative, &PeriodAtStripe { counted: -4, ..given }), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
-use super::class::{InvoiceSides, Level, PeriodAtHome, PeriodAtStripe, of_invoice, of_period};
+use super::class::{Class, InvoiceSides, Level, PeriodAtHome, PeriodAtStripe, of_invoice, of_period};
 use super::runs::{Found, Span};
 use super::usage::{Account, MeterAtStripe};
 use super::{SETTLED, ask};
@@ -179,18 +179,23 @@ async fn lines(
         let home = period_at_home(&mut conn, account.tenant, meter, (from, to), now).await?;
         drop(conn);
         let settling = invoice.status == "draft" && invoice.created_at > now - SETTLING;
-        let stripe = PeriodAtStripe { counted, invoiced, settling };
+        let credited = invoice.credited_minor > 0;
+        let stripe = PeriodAtStripe { counted, invoiced, settling, credited };
         let Some(class) = of_period(&home, &stripe) else { continue };
         let PeriodAtHome { sealed, carried_in, carried_out, .. } = home;
+        let owed = match home.net() {
+            less if less < 0 => format!("; {} units are owed to the customer", less.saturating_neg()),
+            _ => String::new(),
+        };
         found.push(Found {
             level: Level::L4,
             meter: Some(meter.meter.clone()),
             subject: format!("{}:{}:{}", invoice.id, meter.meter, from.date_naive()),
-            ours: home.billable(),
+            ours: if class == Class::CreditDue { home.net() } else { home.billable() },
             theirs: invoiced,
             class,
             detail: format!(
-                "sealed {sealed}, carried in {carried_in}, carried out {carried_out}; Stripe counted {counted}, invoiced {invoiced}"
+                "sealed {sealed}, carried in {carried_in}, carried out {carried_out}; Stripe counted {counted}, invoiced {invoiced}{owed}"
             ),
         });
     }
@@ -238,7 +243,8 @@ async fn period_at_home(
                     state IN ('ready', 'sending', 'unknown') AND greatest(sealed_at, requeued_at) > $5
                     OR state = 'delivered' AND settled_at > $5)), 0)::bigint,
                 coalesce(sum(quantity) FILTER (WHERE inside AND state IN ('rejected', 'quarantined')), 0)::bigint
-           FROM (SELECT *, event_at >= $3 AND event_at < $4 AS inside FROM usage_batch
+           FROM (SELECT quantity, carried_forward, window_start, state, sealed_at, requeued_at, settled_at,
+                        event_at >= $3 AND event_at < $4 AS inside FROM usage_batch
                   WHERE tenant = $1 AND meter = $2 AND state <> 'void'
                     AND (event_at >= $3 AND event_at < $4 OR window_start >= $3 AND window_start < $4)) AS b",
     )

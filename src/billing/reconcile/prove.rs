@@ -13,6 +13,7 @@ use super::usage::{Account, MeterAtStripe};
 use super::{OLDEST_SENT, SETTLED, ask, midnight};
 use crate::billing::Billing;
 use crate::billing::ledger::{Aggregation, BatchId};
+use crate::billing::sender::decide;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::kernel::Result;
 use crate::kernel::ids::TenantId;
@@ -32,6 +33,17 @@ pub struct Sent {
     pub sure: bool,
     /// Nobody knows, or it was delivered a moment ago: the numbers of its minute prove nothing.
     pub open: bool,
+    pub last_sent_at: Option<DateTime<Utc>>,
+    /// It was put back once: what is absent again is for a person.
+    pub requeued: bool,
+}
+
+impl Sent {
+    /// Since when Stripe does not know its identifier any more. Sent before that, it is "delivered earlier" again, and not
+    /// counted again.
+    pub fn forgotten_at(&self) -> DateTime<Utc> {
+        self.last_sent_at.map_or(DateTime::UNIX_EPOCH, |at| at + decide::REMEMBERED)
+    }
 }
 
 /// What was sent of a meter between two moments, in the order of its minutes.
@@ -45,10 +57,12 @@ async fn sent_between(
     Ok(sqlx::query_as(
         "SELECT id, identifier, quantity, state, date_trunc('minute', event_at, 'UTC') AS minute,
                 state = 'delivered' AND coalesce(settled_at <= $6, true) AS sure,
-                state <> 'delivered' OR coalesce(settled_at > $6, false) AS open
+                state <> 'delivered' OR coalesce(settled_at > $6, false) AS open, last_sent_at,
+                requeued_at IS NOT NULL AS requeued
            FROM usage_batch
           WHERE tenant = $1 AND customer = $2 AND meter = $3 AND event_at >= $4 AND event_at < $5
-            AND (state = 'delivered' OR (state IN ('sending', 'unknown', 'quarantined') AND first_sent_at IS NOT NULL))
+            AND (state = 'delivered'
+              OR state IN ('sending', 'unknown', 'quarantined', 'rejected') AND first_sent_at IS NOT NULL)
           ORDER BY minute, seq, id",
     )
     .bind(account.tenant)
@@ -128,7 +142,8 @@ pub(super) async fn sent_in_minute(
 }
 
 /// Puts a batch that is proven absent back into the queue: once in its life, and only while Stripe still takes its time. Its
-/// next sending has another idempotency header, because Stripe replays saved answers for a day.
+/// next sending has another idempotency header, because Stripe replays saved answers for a day. One that Stripe took before
+/// waits until Stripe has forgotten its identifier: see [`Sent::forgotten_at`].
 pub(super) async fn requeue(
     conn: &mut PgConnection,
     tenant: TenantId,
@@ -140,12 +155,14 @@ pub(super) async fn requeue(
         "UPDATE usage_batch SET state = 'ready', delivered_via = NULL, settled_at = NULL, salt = salt + 1, not_before = $3,
                 first_sent_at = NULL, leased_until = NULL, requeued_at = $3, error = 'Stripe does not have it; it is sent again'
           WHERE id = $1 AND state = $2 AND requeued_at IS NULL AND event_at > $4
+            AND ($2 <> 'delivered' OR last_sent_at IS NULL OR last_sent_at <= $5)
             AND (leased_until IS NULL OR leased_until < $3)",
     )
     .bind(batch.id)
     .bind(was)
     .bind(now)
     .bind(now - OLDEST_SENT)
+    .bind(now - decide::REMEMBERED)
     .execute(&mut *conn)
     .await?;
     if done.rows_affected() == 0 {
@@ -170,6 +187,8 @@ mod tests {
             minute: DateTime::UNIX_EPOCH,
             sure: !open,
             open,
+            last_sent_at: None,
+            requeued: false,
         }
     }
 

@@ -3,19 +3,21 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use sqlx::PgConnection;
 
-use super::class::Class;
+use super::class::{Class, Level};
+use super::prove::Sent;
 use super::runs::{
     Ask, Found, ReconcileId, Run, RunDetail, RunState, Span, Why, differences_add, run_by_id, run_columns,
     run_show,
 };
-use super::usage::{Account, meters_at_stripe};
+use super::usage::{Account, MeterAtStripe, meters_at_stripe};
 use super::{books, invoices, prove, usage};
 use crate::billing::ledger::Aggregation;
 use crate::billing::sender::settle::settle_unknown;
+use crate::billing::stripe::Trouble;
 use crate::billing::{Billing, incidents};
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::tenants::{TenantRef, tenant_find};
@@ -24,6 +26,9 @@ use crate::kernel::{Error, Result, codes};
 
 /// The kind of incident for a run that found something.
 pub const DIFFERS: &str = "reconcile_differs";
+/// While Stripe is away a nightly run waits where it is, and goes on from there. After this it has failed.
+const WAITS_AT_MOST: TimeDelta = TimeDelta::hours(12);
+
 /// What a run looks at.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
@@ -130,6 +135,9 @@ pub async fn reconcile_go_on(billing: &Billing, id: ReconcileId, patience: Durat
     while let Some((tenant, customer)) = next_tenant(billing, &held).await? {
         match compare(billing, &held, tenant, customer).await {
             Ok(fixed) => step(billing, id, tenant, fixed).await?,
+            Err(error) if waits(&held.run, &error, billing.cp.clock.now()) => {
+                return pause(billing, id, tenant, &error).await;
+            }
             Err(error) => return fail(billing, id, tenant, &error).await,
         }
         held.after_tenant = Some(tenant);
@@ -161,7 +169,7 @@ async fn next_tenant(billing: &Billing, held: &Held) -> Result<Option<(TenantId,
 
 async fn step(billing: &Billing, id: ReconcileId, tenant: TenantId, fixed: i64) -> Result<()> {
     sqlx::query(
-        "UPDATE reconcile_run SET checked = checked + 1, fixed = fixed + $3, after_tenant = $2,
+        "UPDATE reconcile_run SET checked = checked + 1, fixed = fixed + $3, after_tenant = $2, error = NULL,
                 leased_until = clock_timestamp() + interval '3 minutes'
           WHERE id = $1 AND state = 'running'",
     )
@@ -171,6 +179,33 @@ async fn step(billing: &Billing, id: ReconcileId, tenant: TenantId, fixed: i64) 
     .execute(&billing.cp.db)
     .await?;
     Ok(())
+}
+
+/// Whether a run that cannot go on now does so later: nobody waits for it, and the trouble passes. Pure.
+fn waits(run: &Run, error: &Error, now: DateTime<Utc>) -> bool {
+    run.why == Why::Nightly
+        && run.tenant.is_none()
+        && error.cause::<Trouble>().is_some_and(Trouble::passes)
+        && now - run.started_at < WAITS_AT_MOST
+}
+
+/// Whether an answer is about this one tenant, and says nothing about the others. Pure.
+fn is_of_one(error: &Error) -> bool {
+    matches!(error.cause::<Trouble>(), Some(Trouble::Refused { .. } | Trouble::Broken { status: 200, .. }))
+}
+
+/// Leaves a run where it is, for some minutes. The tenant that it was at comes first then.
+async fn pause(billing: &Billing, id: ReconcileId, tenant: TenantId, error: &Error) -> Result<Run> {
+    tracing::warn!(reconcile = %id, %tenant, ?error, "a reconciliation waits for Stripe");
+    sqlx::query(
+        "UPDATE reconcile_run SET error = $2, leased_until = clock_timestamp() + interval '5 minutes'
+          WHERE id = $1 AND state = 'running'",
+    )
+    .bind(id)
+    .bind(format!("at tenant {tenant}: {error}"))
+    .execute(&billing.cp.db)
+    .await?;
+    run_by_id(&mut *billing.cp.db.acquire().await?, id).await
 }
 
 async fn fail(billing: &Billing, id: ReconcileId, tenant: TenantId, error: &Error) -> Result<Run> {
@@ -218,7 +253,8 @@ async fn finish(billing: &Billing, id: ReconcileId) -> Result<Run> {
     Ok(run)
 }
 
-/// One tenant on all five levels. Says how many batches were put right.
+/// One tenant on all five levels. Says how many batches were put right. What Stripe refuses to say of this tenant is a
+/// difference of its own; the others are compared all the same.
 async fn compare(billing: &Billing, held: &Held, tenant: TenantId, customer: Option<String>) -> Result<i64> {
     let (run, now) = (&held.run, billing.cp.clock.now());
     let span = Span { from: run.from_at, to: run.to_at };
@@ -230,25 +266,18 @@ async fn compare(billing: &Billing, held: &Held, tenant: TenantId, customer: Opt
     let mut found = books::facts_and_seals(&mut conn, tenant, span).await?;
     if account.is_some() {
         found.extend(books::seals_and_deliveries(&mut conn, tenant, span, now).await?);
+        if let Some(invoice) = run.invoice.as_deref().filter(|_| run.why == Why::PeriodClose) {
+            found.extend(books::not_in_yet(&mut conn, tenant, invoice, now).await?);
+        }
     }
     drop(conn);
     let mut all: Vec<(Found, bool)> = found.into_iter().map(|one| (one, false)).collect();
     if let Some(account) = &account {
-        for day in usage::days(billing, account, &meters, span, now).await? {
-            let put_back = match day.found.class {
-                Class::MissingAtStripe if !held.look_only => put_back(billing, account, &day, now).await?,
-                _ => Vec::new(),
-            };
-            fixed += i64::try_from(put_back.len()).unwrap_or(0);
-            // Put right is what leaves nothing over.
-            let whole = !put_back.is_empty()
-                && (day.meter.aggregation == Aggregation::Last
-                    || put_back.iter().sum::<i64>() == day.found.ours - day.found.theirs);
-            all.push((day.found, whole));
+        let asked = at_stripe(billing, held, account, &meters, now, &mut all, &mut fixed).await;
+        match asked {
+            Err(error) if is_of_one(&error) => all.push((not_compared(tenant, &error), false)),
+            asked => asked?,
         }
-        let only = run.invoice.as_deref();
-        let of_invoices = invoices::invoices(billing, account, &meters, span, only, now).await?;
-        all.extend(of_invoices.into_iter().map(|one| (one, false)));
     }
     let mut tx = billing.cp.db.begin().await?;
     differences_add(&mut tx, run.id, tenant, &all).await?;
@@ -260,17 +289,79 @@ async fn compare(billing: &Billing, held: &Held, tenant: TenantId, customer: Opt
     Ok(fixed)
 }
 
-/// Puts the batches of a day that are proven absent back into the queue. Gives their quantities.
+/// L3 to L5 of one tenant.
+async fn at_stripe(
+    billing: &Billing,
+    held: &Held,
+    account: &Account,
+    meters: &[MeterAtStripe],
+    now: DateTime<Utc>,
+    all: &mut Vec<(Found, bool)>,
+    fixed: &mut i64,
+) -> Result<()> {
+    let run = &held.run;
+    let span = Span { from: run.from_at, to: run.to_at };
+    for mut day in usage::days(billing, account, meters, span, now).await? {
+        let absent = match day.found.class {
+            Class::MissingAtStripe if !held.look_only => {
+                prove::absent_of_day(billing, account, &day.meter, day.day, now).await?
+            }
+            _ => Vec::new(),
+        };
+        let put_back = put_back(billing, account, &absent, now).await?;
+        *fixed += i64::try_from(put_back.len()).unwrap_or(0);
+        // Put right is what leaves nothing over.
+        let missing = day.found.ours - day.found.theirs;
+        let last = day.meter.aggregation == Aggregation::Last;
+        let whole = !put_back.is_empty() && (last || put_back.iter().sum::<i64>() == missing);
+        // So is what is sent again as soon as that counts.
+        let waiting: Vec<&Sent> =
+            absent.iter().filter(|one| !one.requeued && one.forgotten_at() > now).collect();
+        let rest = missing - put_back.iter().sum::<i64>();
+        if let Some(until) = waiting.iter().map(|one| one.forgotten_at()).max() {
+            if last || waiting.iter().map(|one| one.quantity).sum::<i64>() == rest {
+                day.found.class = Class::Pending;
+            }
+            let detail = format!(
+                ", {} batches are proven missing and wait until Stripe has forgotten their identifiers, {until}",
+                waiting.len()
+            );
+            day.found.detail.push_str(&detail);
+        }
+        all.push((day.found, whole));
+    }
+    let only = run.invoice.as_deref();
+    let of_invoices = invoices::invoices(billing, account, meters, span, only, now).await?;
+    all.extend(of_invoices.into_iter().map(|one| (one, false)));
+    Ok(())
+}
+
+fn not_compared(tenant: TenantId, error: &Error) -> Found {
+    let said = error.cause::<Trouble>().map(ToString::to_string);
+    Found {
+        level: Level::L3,
+        meter: None,
+        subject: format!("asked:{tenant}"),
+        ours: 0,
+        theirs: 0,
+        class: Class::NotCompared,
+        detail: said.unwrap_or_else(|| error.to_string()),
+    }
+}
+
+/// Puts batches that are proven absent back into the queue, if that counts by now. Gives their quantities.
 async fn put_back(
     billing: &Billing,
     account: &Account,
-    day: &usage::Day,
+    absent: &[Sent],
     now: DateTime<Utc>,
 ) -> Result<Vec<i64>> {
-    let absent = prove::absent_of_day(billing, account, &day.meter, day.day, now).await?;
-    let mut tx = billing.cp.db.begin().await?;
     let mut back = Vec::new();
-    for batch in &absent {
+    if absent.is_empty() {
+        return Ok(back);
+    }
+    let mut tx = billing.cp.db.begin().await?;
+    for batch in absent {
         if prove::requeue(&mut tx, account.tenant, batch, "delivered", now).await? {
             back.push(batch.quantity);
         }

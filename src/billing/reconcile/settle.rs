@@ -13,6 +13,7 @@ use super::prove::{Sent, requeue, sent_in_minute};
 use super::usage::{Account, MeterAtStripe};
 use crate::billing::Billing;
 use crate::billing::ledger::{Aggregation, BatchId};
+use crate::billing::stripe::Trouble;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::kernel::Result;
 use crate::kernel::ids::TenantId;
@@ -70,6 +71,35 @@ pub async fn settle_one(
     Ok(fate)
 }
 
+/// Whether Stripe certainly does not count a batch. A customer that Stripe does not know has nothing.
+///
+/// # Errors
+/// `payments_unavailable` when Stripe does not answer.
+pub async fn is_absent(
+    billing: &Billing,
+    account: &Account,
+    meter: &MeterAtStripe,
+    (batch, minute): (BatchId, DateTime<Utc>),
+) -> Result<bool> {
+    let now = billing.cp.clock.now();
+    let (id, customer) = (&meter.stripe_id, &account.customer);
+    let end = minute + TimeDelta::minutes(1);
+    let counted = match ask(|| billing.stripe.total_between(id, customer, minute, end)).await {
+        Ok(counted) => counted,
+        Err(error) => {
+            return match error.cause::<Trouble>() {
+                Some(Trouble::Refused { code, .. }) if code == "resource_missing" => Ok(true),
+                _ => Err(error),
+            };
+        }
+    };
+    let mut conn = billing.cp.db.acquire().await?;
+    let sent = sent_in_minute(&mut conn, account, &meter.meter, minute, now).await?;
+    let unsure = sent.iter().any(|one| one.open && one.state == "delivered");
+    let absent = decide(meter.aggregation, &sent, counted).unwrap_or_default();
+    Ok(!unsure && absent.contains(&batch))
+}
+
 /// Of the open batches of a minute, those that are absent. None when the numbers do not say.
 fn decide(aggregation: Aggregation, sent: &[Sent], counted: Option<i64>) -> Option<Vec<BatchId>> {
     let sure = sent.iter().filter(|one| !one.open).map(|one| one.quantity).sum();
@@ -120,6 +150,8 @@ mod tests {
             minute: DateTime::UNIX_EPOCH,
             sure: !open,
             open,
+            last_sent_at: None,
+            requeued: false,
         };
         let minute = [sent(3, false), sent(5, true)];
         assert_eq!(decide(Aggregation::Sum, &minute, Some(8)), Some(vec![]));

@@ -3,9 +3,9 @@
 //! | answer | meaning | next |
 //! |---|---|---|
 //! | 2xx, read | delivered | done |
-//! | 400 "already exists with identifier" | delivered earlier | done |
+//! | 400 "already exists with identifier" | delivered earlier; in doubt when it was seen to be missing | done; summaries settle it |
 //! | 400 `idempotency_error` | unknown | later, with another idempotency header |
-//! | other 400, 404 | rejected | a person looks |
+//! | other 400, 404 | rejected; after an unknown attempt in doubt | a person looks; summaries settle it |
 //! | 401, 403 | our key | nothing more is sent |
 //! | 409, 424, 429 | not now | later, with the same idempotency header |
 //! | no connection | not sent | later, with the same header |
@@ -19,9 +19,13 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::billing::stripe::Trouble;
+use crate::jobs::backoff::Backoff;
 
 /// Unknown for longer, a batch is quarantined: Stripe promises to know an identifier again for 24 hours only.
 pub const UNKNOWN_AT_MOST: TimeDelta = TimeDelta::hours(20);
+/// Stripe knows an identifier again for 24 hours; half an hour is for clocks. Sent again before that, what Stripe took and did
+/// not count is answered as delivered, and still not counted.
+pub const REMEMBERED: TimeDelta = TimeDelta::minutes(24 * 60 + 30);
 /// Stripe takes timestamps of the last 35 days. One day is for us.
 pub const OLDEST: TimeDelta = TimeDelta::days(34);
 /// Stripe takes timestamps up to five minutes ahead. One minute is for the way and for clocks.
@@ -61,6 +65,8 @@ pub enum Next {
         salt: bool,
         why: String,
     },
+    /// The answer does not say whether Stripe counts it: set aside, for what Stripe counted to say.
+    Doubtful(String),
     /// Our key is refused: nothing more is sent by anyone. This batch is as it was.
     Halt(String),
 }
@@ -89,16 +95,36 @@ pub fn next(answer: &Result<(), Trouble>, attempts: i32, jitter: f64) -> Next {
     }
 }
 
+/// What was tried with a batch before, which an answer is read by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Before {
+    /// Stripe may have it from an attempt before this one.
+    pub maybe: bool,
+    /// It was seen to be missing at Stripe since it was first taken, and is sent again.
+    pub requeued: bool,
+}
+
+/// What an answer means for a batch that was tried before. A refusal says nothing of an attempt before it, and "delivered
+/// earlier" no more than what was known of a batch that Stripe took and did not count.
+pub fn in_view_of(next: Next, before: Before) -> Next {
+    match next {
+        Next::Rejected(why) if before.maybe => {
+            Next::Doubtful(format!("Stripe may have it from an earlier attempt; then: {why}"))
+        }
+        Next::Delivered(Via::Duplicate400) if before.requeued => {
+            Next::Doubtful("Stripe knows its identifier, and was seen not to count it".to_owned())
+        }
+        next => next,
+    }
+}
+
 /// Whether a refusal says that Stripe has this event.
 fn is_duplicate(message: &str) -> bool {
     message.to_ascii_lowercase().contains("already exists with identifier")
 }
 
-/// Twice as long each time, spread over the upper half, so that those who failed together do not come back together.
 fn backoff(attempts: i32, jitter: f64) -> Duration {
-    let doubled = FIRST_WAIT.as_secs_f64() * 2f64.powi((attempts - 1).clamp(0, 12));
-    let whole = doubled.min(LONGEST_WAIT.as_secs_f64());
-    Duration::from_secs_f64(whole * (0.5 + jitter.clamp(0.0, 1.0) / 2.0))
+    Backoff::new(FIRST_WAIT, LONGEST_WAIT).wait(attempts, jitter)
 }
 
 /// Whether a batch may be sent at all.
@@ -173,6 +199,21 @@ mod tests {
             let broken = Err(Trouble::Broken { status, what: "HTML".to_owned() });
             assert!(matches!(next(&broken, 1, 0.0), Next::Unknown { salt: true, .. }), "{status}");
         }
+    }
+
+    /// Guards against: with the answer alone, a batch that Stripe has is rejected, sent by hand and counted twice; and one that
+    /// it lost is delivered for good.
+    #[test]
+    fn an_answer_is_read_by_what_was_tried_before() {
+        let maybe = Before { maybe: true, requeued: false };
+        let requeued = Before { maybe: false, requeued: true };
+        let rejected = || Next::Rejected("no such customer".to_owned());
+        assert_eq!(in_view_of(rejected(), Before::default()), rejected());
+        assert!(matches!(in_view_of(rejected(), maybe), Next::Doubtful(_)));
+        let duplicate = Next::Delivered(Via::Duplicate400);
+        assert_eq!(in_view_of(duplicate.clone(), maybe), duplicate);
+        assert!(matches!(in_view_of(duplicate, requeued), Next::Doubtful(_)));
+        assert_eq!(in_view_of(Next::Delivered(Via::Http200), requeued), Next::Delivered(Via::Http200));
     }
 
     #[test]

@@ -7,7 +7,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::decide::{Next, Via};
+use super::decide::{Before, Next, Via};
+use crate::billing::ledger::finals::{DRAFT_FOR, final_periods, is_final};
+use crate::billing::ledger::{Aggregation, window};
 use crate::kernel::Result;
 use crate::kernel::ids::TenantId;
 
@@ -29,6 +31,13 @@ pub struct Due {
     pub event_at: DateTime<Utc>,
     /// Since when Stripe may have it. None: it certainly has not.
     pub first_sent_at: Option<DateTime<Utc>>,
+    pub aggregation: Aggregation,
+    /// Its moment lies in a period whose invoice takes nothing more.
+    pub closed: bool,
+    pub carried_forward: bool,
+    /// The moment that it was to be told for before [`carry`] moved it, and whether it was carried forward then.
+    #[sqlx(skip)]
+    pub moved_from: Option<(DateTime<Utc>, bool)>,
 }
 
 /// A batch whose attempt is on record.
@@ -42,8 +51,12 @@ pub struct Attempt {
     pub event_at: DateTime<Utc>,
     pub attempts: i32,
     pub salt: i32,
-    /// Whether Stripe may have it from an attempt before this one.
-    pub maybe: bool,
+    /// What was tried with it before this attempt.
+    #[sqlx(skip)]
+    pub before: Before,
+    requeued: bool,
+    #[sqlx(skip)]
+    moved_from: Option<(DateTime<Utc>, bool)>,
 }
 
 fn after(now: DateTime<Utc>, wait: Duration) -> DateTime<Utc> {
@@ -118,18 +131,51 @@ pub async fn release(db: &PgPool, lane: &Lane) -> Result<()> {
 
 /// What is due next in a lane.
 pub async fn next_due(db: &PgPool, lane: &Lane, livemode: bool, now: DateTime<Utc>) -> Result<Option<Due>> {
-    Ok(sqlx::query_as(
-        "SELECT id, event_at, first_sent_at FROM usage_batch
-         WHERE tenant = $1 AND meter = $2 AND state IN ('ready', 'sending', 'unknown') AND not_before <= $3
-           AND (livemode IS NULL OR livemode = $4) AND (leased_until IS NULL OR leased_until <= $3)
-         ORDER BY event_at, seq LIMIT 1",
-    )
+    Ok(sqlx::query_as(concat!(
+        "SELECT b.id, b.event_at, b.first_sent_at, m.aggregation, b.carried_forward,
+                EXISTS (SELECT FROM invoice i WHERE i.tenant = b.tenant AND i.period_start <= b.event_at
+                           AND b.event_at < i.period_end AND ",
+        is_final!("$5"),
+        ") AS closed
+           FROM usage_batch b JOIN meter m ON m.id = b.meter
+          WHERE b.tenant = $1 AND b.meter = $2 AND b.state IN ('ready', 'sending', 'unknown') AND b.not_before <= $3
+            AND (b.livemode IS NULL OR b.livemode = $4) AND (b.leased_until IS NULL OR b.leased_until <= $3)
+          ORDER BY b.event_at, b.seq LIMIT 1"
+    ))
     .bind(lane.tenant)
     .bind(&lane.meter)
     .bind(now)
     .bind(livemode)
+    .bind(now - DRAFT_FOR)
     .fetch_optional(db)
     .await?)
+}
+
+/// Moves a batch that Stripe certainly does not have past the periods whose invoice takes nothing more: it was sealed while
+/// there was room, and what is told there now is counted and never billed. [`begin`] writes the new moment down. Gives why one
+/// that cannot be moved may not be sent either.
+pub async fn carry(
+    db: &PgPool,
+    lane: &Lane,
+    due: &mut Due,
+    now: DateTime<Utc>,
+) -> Result<Option<&'static str>> {
+    if !due.closed {
+        return Ok(None);
+    }
+    if due.first_sent_at.is_some() {
+        return Ok(Some("unknown, and its period's invoice is final by now: summaries will settle it"));
+    }
+    if due.aggregation == Aggregation::Last {
+        return Ok(Some("its period's invoice is final, and a reading says nothing of the next period"));
+    }
+    let finals = final_periods(&mut *db.acquire().await?, lane.tenant, now).await?;
+    let later = window::past(due.event_at, &finals);
+    if later != due.event_at {
+        due.moved_from = Some((due.event_at, due.carried_forward));
+        (due.event_at, due.carried_forward) = (later, true);
+    }
+    Ok(None)
 }
 
 /// Puts an attempt on record, before the call: whatever becomes of this process, others see that Stripe may have it. None
@@ -142,18 +188,19 @@ pub async fn begin(
     now: DateTime<Utc>,
     lease: Duration,
 ) -> Result<Option<Attempt>> {
-    Ok(sqlx::query_as(
+    let attempt: Option<Attempt> = sqlx::query_as(
         "WITH mine AS (
             UPDATE usage_lane SET leased_until = $1 WHERE tenant = $2 AND meter = $3 AND fence = $4 RETURNING 1
          )
          UPDATE usage_batch b
          SET state = 'sending', attempts = b.attempts + 1, livemode = $5, customer = COALESCE(b.customer, a.customer),
-             first_sent_at = COALESCE(b.first_sent_at, $6), last_sent_at = $6, leased_until = $1, fence = $4
+             first_sent_at = COALESCE(b.first_sent_at, $6), last_sent_at = $6, leased_until = $1, fence = $4,
+             event_at = $8, carried_forward = $9
          FROM billing_account a, meter m
          WHERE b.id = $7 AND a.tenant = b.tenant AND a.livemode = $5 AND m.id = b.meter
            AND b.state IN ('ready', 'sending', 'unknown') AND EXISTS (SELECT 1 FROM mine)
          RETURNING b.id, b.identifier, m.event_name, b.customer, b.quantity, b.event_at, b.attempts, b.salt,
-             $8::boolean AS maybe",
+             b.requeued_at IS NOT NULL AS requeued",
     )
     .bind(after(now, lease))
     .bind(lane.tenant)
@@ -162,9 +209,15 @@ pub async fn begin(
     .bind(livemode)
     .bind(now)
     .bind(due.id)
-    .bind(due.first_sent_at.is_some())
+    .bind(due.event_at)
+    .bind(due.carried_forward)
     .fetch_optional(db)
-    .await?)
+    .await?;
+    Ok(attempt.map(|attempt| Attempt {
+        before: Before { maybe: due.first_sent_at.is_some(), requeued: attempt.requeued },
+        moved_from: due.moved_from,
+        ..attempt
+    }))
 }
 
 /// Writes down what became of an attempt. False when the lane is another's by now: then nothing is changed, and the
@@ -177,19 +230,24 @@ pub async fn record(
     now: DateTime<Utc>,
 ) -> Result<bool> {
     // Not taken this time; whether it was before, only an earlier attempt could say.
-    let as_it_was = if attempt.maybe { "unknown" } else { "ready" };
+    let as_it_was = if attempt.before.maybe { "unknown" } else { "ready" };
     let (state, via, salt, wait, why): (&str, Option<Via>, bool, Duration, Option<&str>) = match next {
         Next::Delivered(via) => ("delivered", Some(*via), false, Duration::ZERO, None),
         Next::Rejected(why) => ("rejected", None, false, Duration::ZERO, Some(why)),
+        Next::Doubtful(why) => ("quarantined", None, false, Duration::ZERO, Some(why)),
         Next::Again { wait, why } => (as_it_was, None, false, *wait, Some(why)),
         Next::Unknown { wait, salt, why } => ("unknown", None, *salt, *wait, Some(why)),
         Next::Halt(why) => (as_it_was, None, false, Duration::ZERO, Some(why)),
     };
-    let settled = matches!(state, "delivered" | "rejected").then_some(now);
+    let settled = matches!(state, "delivered" | "rejected" | "quarantined").then_some(now);
+    // What Stripe knows already it knows as of the moment that it was told then.
+    let known = matches!(next, Next::Delivered(Via::Duplicate400) | Next::Doubtful(_));
+    let moved_back = attempt.moved_from.filter(|_| known);
     let done = sqlx::query(
         "UPDATE usage_batch
          SET state = $1, delivered_via = $2, salt = salt + $3, not_before = $4, error = $5, leased_until = NULL,
-             settled_at = $6, first_sent_at = CASE WHEN $1 = 'ready' THEN NULL ELSE first_sent_at END
+             settled_at = $6, first_sent_at = CASE WHEN $1 IN ('ready', 'rejected') THEN NULL ELSE first_sent_at END,
+             event_at = COALESCE($9, event_at), carried_forward = COALESCE($10, carried_forward)
          WHERE id = $7 AND fence = $8 AND state = 'sending'",
     )
     .bind(state)
@@ -200,6 +258,8 @@ pub async fn record(
     .bind(settled)
     .bind(attempt.id)
     .bind(lane.fence)
+    .bind(moved_back.map(|(at, _)| at))
+    .bind(moved_back.map(|(_, carried)| carried))
     .execute(db)
     .await?;
     Ok(done.rows_affected() == 1)

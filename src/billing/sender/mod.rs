@@ -206,10 +206,15 @@ impl Sender {
     /// One batch. Says whether the lane goes on.
     async fn one(&self, lane: &Lane, sent: &mut Sent) -> Result<bool> {
         let (db, clock) = (&self.cp.db, &self.cp.clock);
-        let Some(due) = lanes::next_due(db, lane, self.livemode, clock.now()).await? else {
+        let Some(mut due) = lanes::next_due(db, lane, self.livemode, clock.now()).await? else {
             return Ok(false);
         };
-        if let Fitness::Quarantine(why) = decide::fitness(due.event_at, due.first_sent_at, clock.now()) {
+        let stays = lanes::carry(db, lane, &mut due, clock.now()).await?;
+        let fitness = match stays {
+            Some(why) => Fitness::Quarantine(why),
+            None => decide::fitness(due.event_at, due.first_sent_at, clock.now()),
+        };
+        if let Fitness::Quarantine(why) = fitness {
             if lanes::quarantine(db, lane, due.id, why, clock.now()).await? {
                 sent.quarantined += 1;
                 self.alarm(watch::kind::QUARANTINED, lane, &due.id.to_string(), why).await?;
@@ -235,6 +240,7 @@ impl Sender {
         self.breaker.saw(&answer);
         sent.attempts += 1;
         let next = decide::next(&answer, attempt.attempts, self.jitter());
+        let next = decide::in_view_of(next, attempt.before);
         if !lanes::record(db, lane, &attempt, &next, clock.now()).await? {
             tracing::warn!(
                 batch = attempt.identifier,
@@ -253,6 +259,11 @@ impl Sender {
             Next::Rejected(why) => {
                 sent.rejected += 1;
                 self.alarm(watch::kind::REJECTED, lane, &attempt.identifier, &why).await?;
+                return Ok(true);
+            }
+            Next::Doubtful(why) => {
+                sent.quarantined += 1;
+                self.alarm(watch::kind::QUARANTINED, lane, &attempt.id.to_string(), &why).await?;
                 return Ok(true);
             }
             Next::Again { wait, .. } => {
@@ -292,6 +303,7 @@ fn count(next: &Next) {
         Next::Delivered(Via::Duplicate400) => "duplicate",
         Next::Delivered(_) => "delivered",
         Next::Rejected(_) => "rejected",
+        Next::Doubtful(_) => "in_doubt",
         Next::Again { .. } => "not_now",
         Next::Unknown { .. } => "unknown",
         Next::Halt(_) => "key_refused",

@@ -96,13 +96,21 @@ struct Batch {
     event_at: DateTime<Utc>,
     /// Since when Stripe may have it.
     first_sent_at: Option<DateTime<Utc>>,
+    last_sent_at: Option<DateTime<Utc>>,
     settled_at: Option<DateTime<Utc>>,
+    requeued_at: Option<DateTime<Utc>>,
 }
 
 impl Batch {
     /// Set aside, and Stripe may have it.
     fn unknown(&self) -> bool {
         self.state == "quarantined" && self.first_sent_at.is_some()
+    }
+
+    /// Whether sending it again tells more. One that Stripe knew and did not count, it has to forget first.
+    fn may_be_sent(&self, now: DateTime<Utc>) -> bool {
+        let forgotten = self.last_sent_at.is_none_or(|at| now - at >= decide::REMEMBERED);
+        now - self.event_at <= decide::OLDEST && (self.requeued_at.is_none() || forgotten)
     }
 }
 
@@ -145,7 +153,7 @@ async fn settle_day(billing: &Billing, lane: &Lane, day: &Day, settled: &mut Set
     let now = billing.cp.clock.now();
     let until = day.day + TimeDelta::days(1);
     let batches: Vec<Batch> = sqlx::query_as(
-        "SELECT id, quantity, state, event_at, first_sent_at, settled_at FROM usage_batch
+        "SELECT id, quantity, state, event_at, first_sent_at, last_sent_at, settled_at, requeued_at FROM usage_batch
          WHERE tenant = $1 AND meter = $2 AND customer = $3 AND event_at >= $4 AND event_at < $5
          ORDER BY event_at, seq",
     )
@@ -156,10 +164,11 @@ async fn settle_day(billing: &Billing, lane: &Lane, day: &Day, settled: &mut Set
     .bind(until)
     .fetch_all(&billing.cp.db)
     .await?;
+    let lately = |at: Option<DateTime<Utc>>| at.is_some_and(|at| now - at < COUNTED_AFTER);
     let moving = batches.iter().any(|batch| match batch.state.as_str() {
         "sending" | "unknown" => true,
         "delivered" => batch.settled_at.is_none_or(|at| now - at < COUNTED_AFTER),
-        _ => false,
+        _ => batch.unknown() && lately(batch.last_sent_at),
     });
     if moving {
         return Ok(());
@@ -222,11 +231,12 @@ async fn deliver(billing: &Billing, lane: &Lane, batches: &[Uuid]) -> Result<u64
     Ok(done.rows_affected())
 }
 
-/// Back in the queue, as if never sent: Stripe was seen not to have them. What Stripe would refuse by now stays with a person.
+/// Back in the queue, as if never sent: Stripe was seen not to have them. What Stripe would refuse by now stays with a person,
+/// and what it would take for the first sending waits.
 async fn requeue(billing: &Billing, lane: &Lane, batches: &[&Batch], settled: &mut Settled) -> Result<()> {
     let now = billing.cp.clock.now();
     let ids: Vec<Uuid> =
-        batches.iter().filter(|batch| now - batch.event_at <= decide::OLDEST).map(|batch| batch.id).collect();
+        batches.iter().filter(|batch| batch.may_be_sent(now)).map(|batch| batch.id).collect();
     let done = sqlx::query(
         "UPDATE usage_batch SET state = 'ready', first_sent_at = NULL, salt = salt + 1, not_before = $1,
              leased_until = NULL, settled_at = NULL, error = 'Stripe was seen not to have it: sent again'

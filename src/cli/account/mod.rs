@@ -25,25 +25,25 @@ const WORTH: chrono::TimeDelta = chrono::TimeDelta::seconds(60);
 
 /// Sign in as yourself, with a browser
 #[derive(Debug, Args)]
-#[command(after_long_help = "\
+#[command(after_help = "\
 Examples:
   freehold login --server https://freehold.example.com
-  freehold login # beside freehold dev, or where you signed in before
+  freehold login # next to freehold dev, or where you signed in before
 
-Shows a code and an address. Open the address in any browser, on any device, and type the code. What comes of it is kept
+Shows a code and an address. Open the address in any browser, on any device, and type the code. What comes of it is kept \
 in freehold/credentials.json below XDG_CONFIG_HOME (or ~/.config), or in FREEHOLD_HOME, for your eyes only.")]
 pub struct LoginArgs {}
 
-/// Tell who is signed in, and in which tenants
+/// Show who is signed in, and to which tenants they belong
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Examples:\n  freehold whoami\n  freehold whoami --output json | jq -r '.tenants[].slug'"
+    after_help = "Examples:\n  freehold whoami\n  freehold whoami --output json | jq -r '.tenants[].slug'"
 )]
 pub struct WhoamiArgs {}
 
-/// Print an access token for a tenant's API. It is good for ten minutes
+/// Print an access token for a tenant's API, good for ten minutes
 #[derive(Debug, Args)]
-#[command(after_long_help = "\
+#[command(after_help = "\
 Examples:
   freehold token --tenant acme
   freehold token --tenant acme --output json | jq -r .expires_at
@@ -58,7 +58,7 @@ pub struct TokenArgs {
 /// Sign out: the session ends here and on the server
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Examples:\n  freehold logout\n  freehold logout --server https://freehold.example.com"
+    after_help = "Examples:\n  freehold logout\n  freehold logout --server https://freehold.example.com"
 )]
 pub struct LogoutArgs {}
 

@@ -31,7 +31,7 @@ use crate::billing::reconcile::{
 };
 use crate::billing::settings::Settings;
 use crate::cli::Globals;
-use crate::cli::fleet::{Direct, Fleet};
+use crate::cli::fleet::{Direct, Fleet, OperatorClient};
 use crate::config::home;
 use crate::control_plane::tenants::{TenantRef, tenant_find};
 use crate::db::admin::ShardAdmins;
@@ -45,34 +45,23 @@ use secrecy::ExposeSecret;
 const WHOLE: i64 = 500;
 
 /// Money, reached in one of two ways.
-pub struct Till {
-    fleet: Fleet,
-    /// Of this process's own: only where it works on the databases itself.
-    billing: Option<Billing>,
+pub enum Till {
+    /// On the databases, with this process's own way to Stripe.
+    Direct(Box<Direct>, Box<Billing>),
+    /// By the operators' API.
+    Remote(OperatorClient),
 }
 
 impl Till {
     pub async fn open(globals: &Globals, stripe: Option<&Path>) -> Result<Self> {
-        let fleet = Fleet::open(globals).await?;
-        let billing = match &fleet {
-            Fleet::Direct(direct) => Some(of_direct(globals, direct, stripe)?),
-            Fleet::Remote(_) => None,
-        };
-        Ok(Self { fleet, billing })
-    }
-
-    fn way(&self) -> Way<'_> {
-        match (&self.fleet, &self.billing) {
-            (Fleet::Direct(direct), Some(billing)) => Way::Direct(direct, billing),
-            (Fleet::Remote(client), _) => Way::Remote(client),
-            (Fleet::Direct(_), None) => unreachable!("a direct till has its billing"),
+        match Fleet::open(globals).await? {
+            Fleet::Direct(direct) => {
+                let billing = of_direct(globals, &direct, stripe)?;
+                Ok(Self::Direct(direct, Box::new(billing)))
+            }
+            Fleet::Remote(client) => Ok(Self::Remote(client)),
         }
     }
-}
-
-enum Way<'a> {
-    Direct(&'a Direct, &'a Billing),
-    Remote(&'a crate::cli::fleet::OperatorClient),
 }
 
 /// With the settings that are named; beside `freehold dev`, with those that it left.
@@ -101,9 +90,9 @@ macro_rules! lists {
     ($($name:ident($filter:ty) -> $item:ty, $path:expr, |$conn:ident, $billing:ident, $wish:ident| $direct:expr;)+) => {
         impl Till {
             $(pub async fn $name(&self, $wish: &$filter) -> Result<Page<$item>> {
-                match self.way() {
-                    Way::Remote(client) => client.get(&$path, $wish).await,
-                    Way::Direct(direct, $billing) => {
+                match self {
+                    Self::Remote(client) => client.get(&$path, $wish).await,
+                    Self::Direct(direct, $billing) => {
                         let mut held = direct.control().await?;
                         let $conn = &mut *held;
                         $direct
@@ -147,52 +136,52 @@ lists! {
 
 impl Till {
     pub async fn standing(&self) -> Result<Standing> {
-        match self.way() {
-            Way::Direct(direct, billing) => {
+        match self {
+            Self::Direct(direct, billing) => {
                 standing(&mut *direct.control().await?, billing.settings.livemode()).await
             }
-            Way::Remote(client) => client.get(&["billing", "standing"], &()).await,
+            Self::Remote(client) => client.get(&["billing", "standing"], &()).await,
         }
     }
 
     pub async fn facts(&self, batch: &str, filter: &FactsFilter) -> Result<Page<FactLine>> {
-        match self.way() {
-            Way::Direct(direct, _) => facts(&mut *direct.control().await?, batch, filter).await,
-            Way::Remote(client) => client.get(&["billing", "batches", batch, "facts"], filter).await,
+        match self {
+            Self::Direct(direct, _) => facts(&mut *direct.control().await?, batch, filter).await,
+            Self::Remote(client) => client.get(&["billing", "batches", batch, "facts"], filter).await,
         }
     }
 
     pub async fn explain(&self, invoice: &str, filter: &ExplainFilter) -> Result<Explained> {
-        match self.way() {
-            Way::Direct(direct, _) => explain(&mut *direct.control().await?, invoice, filter).await,
-            Way::Remote(client) => client.get(&["billing", "invoices", invoice, "explain"], filter).await,
+        match self {
+            Self::Direct(direct, _) => explain(&mut *direct.control().await?, invoice, filter).await,
+            Self::Remote(client) => client.get(&["billing", "invoices", invoice, "explain"], filter).await,
         }
     }
 
     pub async fn preview(&self, tenant: &str) -> Result<Preview> {
-        match self.way() {
-            Way::Direct(_, billing) => preview(billing, tenant).await,
-            Way::Remote(client) => client.get(&["tenants", tenant, "invoice-preview"], &()).await,
+        match self {
+            Self::Direct(_, billing) => preview(billing, tenant).await,
+            Self::Remote(client) => client.get(&["tenants", tenant, "invoice-preview"], &()).await,
         }
     }
 
     pub async fn usage(&self, tenant: &str) -> Result<TenantUse> {
-        match self.way() {
-            Way::Direct(direct, billing) => {
+        match self {
+            Self::Direct(direct, billing) => {
                 let mut conn = direct.control().await?;
                 let tenant = tenant_find(&mut conn, &named(tenant)).await?;
                 usage(&mut conn, tenant.id, billing.cp.clock.now()).await
             }
-            Way::Remote(client) => client.get(&["tenants", tenant, "usage"], &()).await,
+            Self::Remote(client) => client.get(&["tenants", tenant, "usage"], &()).await,
         }
     }
 
     /// To its end, however long that takes.
     pub async fn reconcile(&self, wish: &Ask) -> Result<RunDetail> {
         validate(wish)?;
-        let client = match self.way() {
-            Way::Direct(direct, billing) => return reconcile_run(billing, &direct.caller, wish).await,
-            Way::Remote(client) => client,
+        let client = match self {
+            Self::Direct(direct, billing) => return reconcile_run(billing, &direct.caller, wish).await,
+            Self::Remote(client) => client,
         };
         let mut found: RunDetail = client.post(&["billing", "reconcile"], wish).await?;
         while found.run.state == RunState::Running {
@@ -204,8 +193,8 @@ impl Till {
 
     pub async fn correction_ask(&self, wish: &AskCorrection) -> Result<Correction> {
         validate(wish)?;
-        match self.way() {
-            Way::Direct(direct, billing) => {
+        match self {
+            Self::Direct(direct, billing) => {
                 let tenant = tenant_find(&mut *direct.control().await?, &named(&wish.tenant)).await?;
                 let new = NewCorrection {
                     tenant: tenant.id,
@@ -214,17 +203,18 @@ impl Till {
                     occurred_at: wish.occurred_at.unwrap_or_else(|| billing.cp.clock.now()),
                     corrects: wish.corrects,
                     reason: wish.reason.clone(),
+                    reference: wish.reference.clone(),
                 };
                 correction_ask(&direct.cp, &direct.caller, &new).await
             }
-            Way::Remote(client) => client.post(&["billing", "corrections"], wish).await,
+            Self::Remote(client) => client.post(&["billing", "corrections"], wish).await,
         }
     }
 
     pub async fn correction_decide(&self, id: CorrectionId, agree: bool) -> Result<Correction> {
-        match self.way() {
-            Way::Direct(direct, _) => correction_decide(&direct.cp, &direct.caller, id, agree).await,
-            Way::Remote(client) => {
+        match self {
+            Self::Direct(direct, _) => correction_decide(&direct.cp, &direct.caller, id, agree).await,
+            Self::Remote(client) => {
                 client.post(&["billing", "corrections", &id.to_string(), "decide"], &Decide { agree }).await
             }
         }
@@ -232,26 +222,26 @@ impl Till {
 
     pub async fn settle(&self, batch: &str, how: &Settle) -> Result<Settled> {
         validate(how)?;
-        match self.way() {
-            Way::Direct(direct, billing) => quarantine_settle(billing, &direct.caller, batch, how).await,
-            Way::Remote(client) => client.post(&["billing", "quarantine", batch, "settle"], how).await,
+        match self {
+            Self::Direct(direct, billing) => quarantine_settle(billing, &direct.caller, batch, how).await,
+            Self::Remote(client) => client.post(&["billing", "quarantine", batch, "settle"], how).await,
         }
     }
 
     pub async fn replay(&self, event: &str) -> Result<InboxEvent> {
-        match self.way() {
-            Way::Direct(direct, billing) => {
+        match self {
+            Self::Direct(direct, billing) => {
                 inbox::replay(billing, &direct.caller, event).await?;
                 inbox_event(&mut *direct.control().await?, billing.settings.livemode(), event).await
             }
-            Way::Remote(client) => client.post(&["billing", "inbox", event, "replay"], &()).await,
+            Self::Remote(client) => client.post(&["billing", "inbox", event, "replay"], &()).await,
         }
     }
 
     pub async fn incident_settle(&self, id: IncidentId) -> Result<Incident> {
-        match self.way() {
-            Way::Direct(direct, _) => incident_settle(&direct.cp, &direct.caller, id).await,
-            Way::Remote(client) => {
+        match self {
+            Self::Direct(direct, _) => incident_settle(&direct.cp, &direct.caller, id).await,
+            Self::Remote(client) => {
                 client.post(&["billing", "incidents", &id.to_string(), "settle"], &()).await
             }
         }
@@ -259,36 +249,36 @@ impl Till {
 
     pub async fn release(&self, invoice: &str, why: &Release) -> Result<InvoiceRow> {
         validate(why)?;
-        match self.way() {
-            Way::Direct(direct, billing) => {
+        match self {
+            Self::Direct(direct, billing) => {
                 invoice_release(billing, &direct.caller, invoice, why).await?;
                 invoice_row(&mut *direct.control().await?, invoice).await
             }
-            Way::Remote(client) => client.post(&["billing", "invoices", invoice, "release"], why).await,
+            Self::Remote(client) => client.post(&["billing", "invoices", invoice, "release"], why).await,
         }
     }
 
     pub async fn override_set(&self, tenant: &str, word: &OverrideAccess) -> Result<TenantAccess> {
         validate(word)?;
-        match self.way() {
-            Way::Direct(direct, billing) => {
+        match self {
+            Self::Direct(direct, billing) => {
                 let id = tenant_find(&mut *direct.control().await?, &named(tenant)).await?.id;
                 let word = Override { access: word.access, reason: word.reason.clone(), until: word.until };
                 override_set(billing, &direct.caller, id, &word).await?;
                 tenant_access(&mut *direct.control().await?, id).await
             }
-            Way::Remote(client) => client.post(&["tenants", tenant, "billing-override"], word).await,
+            Self::Remote(client) => client.post(&["tenants", tenant, "billing-override"], word).await,
         }
     }
 
     pub async fn override_clear(&self, tenant: &str) -> Result<TenantAccess> {
-        match self.way() {
-            Way::Direct(direct, billing) => {
+        match self {
+            Self::Direct(direct, billing) => {
                 let id = tenant_find(&mut *direct.control().await?, &named(tenant)).await?.id;
                 override_clear(billing, &direct.caller, id).await?;
                 tenant_access(&mut *direct.control().await?, id).await
             }
-            Way::Remote(client) => client.delete(&["tenants", tenant, "billing-override"]).await,
+            Self::Remote(client) => client.delete(&["tenants", tenant, "billing-override"]).await,
         }
     }
 }

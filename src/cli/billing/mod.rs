@@ -15,7 +15,7 @@ use crate::billing::finance::lists::ListFilter;
 use crate::billing::finance::quarantine::{QuarantineFilter, Settle, SettleAs};
 use crate::billing::finance::report::ReportFilter;
 use crate::billing::incidents::IncidentId;
-use crate::billing::ledger::{CorrectionId, FactId};
+use crate::billing::ledger::{CorrectionId, CorrectionState, FactId};
 use crate::billing::reconcile::close::Release;
 use crate::billing::reconcile::{Ask, DifferenceFilter, ReconcileId, RunsFilter};
 use crate::http::operator::billing::{AskCorrection, DoneToo, OverrideAccess};
@@ -31,7 +31,8 @@ use sheet::{Sheet, print_sheet};
 
 #[derive(Debug, Args)]
 pub struct Billing {
-    /// How Stripe is reached: the servers' TOML file. Beside freehold dev, the one that it left
+    /// How Stripe is reached: the same TOML file as the servers' (docs/STRIPE.md, infra/stripe.example.toml). Next to freehold dev,
+    /// its own is used by default
     #[arg(long, global = true, env = "FREEHOLD_STRIPE", value_name = "FILE")]
     stripe: Option<PathBuf>,
     #[command(subcommand)]
@@ -40,13 +41,13 @@ pub struct Billing {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show in some numbers how money stands: what waits, what differs
+    /// Show where things stand, in figures: what is waiting, what differs
     #[command(
-        after_long_help = "Examples:\n  freehold billing status\n  freehold billing status --output json | jq .rejected"
+        after_help = "Examples:\n  freehold billing status\n  freehold billing status --output json | jq .rejected"
     )]
     Status,
-    /// List what was used, told, counted, invoiced and paid: a row for each tenant, meter and period
-    #[command(after_long_help = "\
+    /// List what was used, reported, counted, invoiced and paid: a row for each tenant, meter and period
+    #[command(after_help = "\
 Examples:
   freehold billing report --all
   freehold billing report --from 2026-10-01 --to 2026-10-31 --all --output csv > october.csv
@@ -56,7 +57,7 @@ What Stripe counted is as of the last reconciliation. CSV has money in major uni
 A page holds the rows of up to --limit tenants. An invoice's tax and credit notes stand in its first row only.")]
     Report(Days),
     /// Compare the ledger, what was delivered, what Stripe counted, invoices and payments
-    #[command(after_long_help = "\
+    #[command(after_help = "\
 Examples:
   freehold billing reconcile
   freehold billing reconcile --fail-on-diff --output json > found.json
@@ -65,58 +66,58 @@ Examples:
 What Stripe provably does not have goes back into the queue, once. Nothing else is changed, and nothing is ever reduced.
 With --fail-on-diff it ends with 1 when something differs that does not explain itself.")]
     Reconcile(Reconcile),
-    /// List what comparisons found; of the last one of all tenants when none is named
-    #[command(after_long_help = "\
+    /// List what a comparison found; by default, the last one of all tenants
+    #[command(after_help = "\
 Examples:
   freehold billing differences --all --output csv > differences.csv
   freehold billing differences --class missing_at_stripe")]
     Differences(Differences),
     /// List comparisons, newest first
-    #[command(after_long_help = "Examples:\n  freehold billing runs --limit 5")]
+    #[command(after_help = "Examples:\n  freehold billing runs --limit 5")]
     Runs(Pages),
-    /// Walk an invoice down: lines, batches, single facts
-    #[command(after_long_help = "\
+    /// Trace an invoice down to its lines, batches and single facts
+    #[command(after_help = "\
 Examples:
   freehold billing explain in_1Pabc
   freehold billing explain in_1Pabc --line il_1Pdef --facts 10000 --output json")]
     Explain(Explain),
     /// List the facts of a batch
     #[command(
-        after_long_help = "Examples:\n  freehold billing facts ub:ten_06fqv3k1s9t4m7b2n8c5v0r6e4:api_calls:1795219200:0 --all"
+        after_help = "Examples:\n  freehold billing facts ub:ten_06fqv3k1s9t4m7b2n8c5v0r6e4:api_calls:1795219200:0 --all"
     )]
     Facts(Facts),
-    /// Show a tenant's next invoice, as Stripe would make it now, and what our books say
-    #[command(after_long_help = "Examples:\n  freehold billing preview acme")]
+    /// Show a tenant's next invoice as Stripe would make it now, and what our own books say
+    #[command(after_help = "Examples:\n  freehold billing preview acme")]
     Preview(Tenant),
-    /// Show what a tenant used: today, in the running period, and where it leads
-    #[command(after_long_help = "Examples:\n  freehold billing usage acme")]
+    /// Show what a tenant used today and in the current period, with a forecast
+    #[command(after_help = "Examples:\n  freehold billing usage acme")]
     Usage(Tenant),
-    /// Correct what was counted: one person asks, another agrees
+    /// Correct what was counted: one person asks, another one agrees
     #[command(subcommand)]
     Correct(Correct),
-    /// Work on a webhook again: one that was given up, or one that is done
-    #[command(after_long_help = "Examples:\n  freehold billing replay evt_1Pabc")]
+    /// Process a webhook again, whether it was given up or is done
+    #[command(after_help = "Examples:\n  freehold billing replay evt_1Pabc")]
     Replay(Event),
-    /// Batches and facts that wait for a person
+    /// Batches and facts that are waiting for a person
     #[command(subcommand)]
     Quarantine(Quarantine),
-    /// List webhooks as they came, newest first
-    #[command(after_long_help = "\
+    /// List the webhooks received, newest first
+    #[command(after_help = "\
 Examples:
   freehold billing inbox --state dead
   freehold billing inbox --type invoice. --object in_1Pabc --all --output csv > webhooks.csv")]
     Inbox(Inbox),
-    /// What somebody has to look at
+    /// Incidents: what somebody has to look at
     #[command(subcommand)]
     Incident(Incidents),
-    /// Let a held draft go although something differs
-    #[command(after_long_help = "Examples:\n  freehold billing release in_1Pabc --reason 'credited by hand'")]
+    /// Release a held draft invoice although something differs
+    #[command(after_help = "Examples:\n  freehold billing release in_1Pabc --reason 'credited by hand'")]
     Release(Released),
-    /// Say how a tenant's access stands, whatever is owed, for a time
+    /// Fix a tenant's access for a time, whatever it owes
     #[command(subcommand)]
     Override(Overrides),
-    /// Write one of the lists as a whole
-    #[command(after_long_help = "\
+    /// Export a whole list
+    #[command(after_help = "\
 Examples:
   freehold billing export batches --from 2026-11-01 --output csv > batches.csv
   freehold billing export invoices --tenant acme --output json")]
@@ -125,13 +126,13 @@ Examples:
 
 #[derive(Clone, Debug, Args)]
 struct Days {
-    /// Only of this tenant: slug or id
+    /// Only this tenant: slug or id
     #[arg(long)]
     tenant: Option<String>,
-    /// The first day, in UTC; that of this month when not said
+    /// The first day, in UTC; by default the first of this month
     #[arg(long, value_name = "DAY")]
     from: Option<NaiveDate>,
-    /// The last day; that of the same month when not said
+    /// The last day; by default the last of the same month
     #[arg(long, value_name = "DAY")]
     to: Option<NaiveDate>,
     #[command(flatten)]
@@ -143,29 +144,29 @@ struct Reconcile {
     /// Only this tenant: slug or id
     #[arg(long)]
     tenant: Option<String>,
-    /// The first day, in UTC; 34 days ago when not said
+    /// The first day, in UTC; by default 34 days ago
     #[arg(long, value_name = "DAY")]
     from: Option<NaiveDate>,
-    /// The last day; today when not said
+    /// The last day; by default today
     #[arg(long, value_name = "DAY")]
     to: Option<NaiveDate>,
-    /// Only look: put nothing back into the queue
+    /// Only compare; put nothing back into the queue
     #[arg(long)]
     look_only: bool,
-    /// End with 1 when something differs that does not explain itself
+    /// Exit with 1 if there is an unexplained difference
     #[arg(long)]
     fail_on_diff: bool,
 }
 
 #[derive(Debug, Args)]
 struct Differences {
-    /// Of this comparison
+    /// Only those of this comparison
     #[arg(long, value_name = "ID")]
     run: Option<ReconcileId>,
-    /// Only of this class, as in missing_at_stripe
+    /// Only of this class, for example missing_at_stripe
     #[arg(long)]
     class: Option<String>,
-    /// Only of this level, as in L3
+    /// Only of this level, for example L3
     #[arg(long)]
     level: Option<String>,
     #[command(flatten)]
@@ -180,12 +181,12 @@ struct Pages {
 
 #[derive(Debug, Args)]
 struct Explain {
-    /// The invoice at Stripe, as in in_1Pabc
+    /// The invoice's id at Stripe, for example in_1Pabc
     invoice: String,
     /// Only this line
     #[arg(long, value_name = "ID")]
     line: Option<String>,
-    /// Facts to show, at most (1 to 10000; 1000 when not said)
+    /// The most facts to show, 1 to 10000 (default 1000)
     #[arg(long, value_name = "N")]
     facts: Option<u32>,
 }
@@ -212,26 +213,30 @@ struct Event {
 
 #[derive(Debug, Subcommand)]
 enum Correct {
-    /// Ask for a correction. Nothing counts before another person agrees
-    #[command(after_long_help = "\
+    /// Ask for a correction. It counts only once another person has agreed
+    #[command(after_help = "\
 Examples:
   freehold billing correct ask acme --meter tasks_created --quantity -12 --reason 'ticket 4711: imported twice'
   freehold billing correct ask acme --meter tasks_created --quantity 3 --at 2026-11-20T12:00:00Z --reason 'came too late'")]
     Ask(AskArgs),
-    /// List corrections that wait for a second person
+    /// List corrections that are waiting for a second person
     #[command(
-        after_long_help = "Examples:\n  freehold billing correct list\n  freehold billing correct list --decided --output csv > corrections.csv"
+        after_help = "Examples:\n  freehold billing correct list\n  freehold billing correct list --decided --output csv > corrections.csv"
     )]
     List(Decided),
     /// Agree to a correction that another person asked for
-    #[command(
-        after_long_help = "Examples:\n  freehold billing correct approve cor_06fqv3k1s9t4m7b2n8c5v0r6e4"
-    )]
+    #[command(after_help = "\
+Examples:
+  freehold billing correct approve cor_06fqv3k1s9t4m7b2n8c5v0r6e4
+
+Use --server, with a key of your own (created with --owner): a login on the databases is nobody in particular.")]
     Approve(Which),
     /// Refuse a correction that another person asked for
-    #[command(
-        after_long_help = "Examples:\n  freehold billing correct refuse cor_06fqv3k1s9t4m7b2n8c5v0r6e4"
-    )]
+    #[command(after_help = "\
+Examples:
+  freehold billing correct refuse cor_06fqv3k1s9t4m7b2n8c5v0r6e4
+
+Use --server, with a key of your own (created with --owner): a login on the databases is nobody in particular.")]
     Refuse(Which),
 }
 
@@ -242,23 +247,26 @@ struct AskArgs {
     /// Which meter
     #[arg(long)]
     meter: String,
-    /// What is added; below 0, taken away. Of a meter where the newest counts: the reading itself
+    /// What to add, or, below 0, to take away. For a meter whose newest reading counts: the reading itself
     #[arg(long, allow_negative_numbers = true, value_name = "N")]
     quantity: i64,
-    /// The moment that it counts for, at most 34 days ago; now when not said
+    /// The moment it counts for, at most 34 days ago; now by default
     #[arg(long, value_name = "TIME")]
     at: Option<DateTime<Utc>>,
-    /// The fact that was wrong, or that was kept aside
+    /// The fact that was wrong or was kept aside
     #[arg(long, value_name = "FACT")]
     corrects: Option<FactId>,
     /// Why, for the audit log
     #[arg(long)]
     reason: String,
+    /// A reference of your own: asking again with the same one does not make a second correction
+    #[arg(long, value_name = "TEXT")]
+    reference: Option<String>,
 }
 
 #[derive(Debug, Args)]
 struct Decided {
-    /// Also those that are decided
+    /// Include those already decided
     #[arg(long)]
     decided: bool,
 }
@@ -271,21 +279,19 @@ struct Which {
 
 #[derive(Debug, Subcommand)]
 enum Quarantine {
-    /// List batches that Stripe refused, or that were set aside
-    #[command(
-        after_long_help = "Examples:\n  freehold billing quarantine list --all --output csv > waiting.csv"
-    )]
+    /// List batches that Stripe refused or that were set aside
+    #[command(after_help = "Examples:\n  freehold billing quarantine list --all --output csv > waiting.csv")]
     List(Pages),
-    /// List facts that were too old or from the future. They count by a correction that names them
-    #[command(after_long_help = "Examples:\n  freehold billing quarantine facts")]
+    /// List facts that were too old or from the future. A correction that names one makes it count
+    #[command(after_help = "Examples:\n  freehold billing quarantine facts")]
     Facts,
-    /// Settle a batch that waits
-    #[command(after_long_help = "\
+    /// Settle a batch that is waiting
+    #[command(after_help = "\
 Examples:
   freehold billing quarantine settle ub:ten_06fqv3k1s9t4m7b2n8c5v0r6e4:api_calls:1795219200:0 --as check --reason 'monthly look'
 
-check asks what Stripe counted in its minute, and does what that proves. resend sends one again that Stripe refused.
-delivered: somebody saw it at Stripe. void: it is never sent and never billed.")]
+check asks what Stripe counted in the batch's minute, and does what that proves. resend sends a refused batch again.
+delivered means that somebody has seen it at Stripe; void, that it is never sent and never billed.")]
     Settle(SettleArgs),
 }
 
@@ -303,13 +309,13 @@ struct SettleArgs {
 
 #[derive(Debug, Args)]
 struct Inbox {
-    /// Only those that are ready, done, dead or ignored
+    /// Only those in this state: ready, done, dead or ignored
     #[arg(long)]
     state: Option<String>,
-    /// Only of this type, as in invoice.paid, or of all that begin so, as in invoice.
+    /// Only of this type (invoice.paid), or of every type that begins like this (invoice.)
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
-    /// Only about this object, as in sub_1Pabc
+    /// Only about this object, for example sub_1Pabc
     #[arg(long, value_name = "ID")]
     object: Option<String>,
     #[command(flatten)]
@@ -319,18 +325,16 @@ struct Inbox {
 #[derive(Debug, Subcommand)]
 enum Incidents {
     /// List what somebody has to look at
-    #[command(after_long_help = "Examples:\n  freehold billing incident list")]
+    #[command(after_help = "Examples:\n  freehold billing incident list")]
     List(IncidentList),
-    /// Say that one was looked at and is over
-    #[command(
-        after_long_help = "Examples:\n  freehold billing incident settle inc_06fqv3k1s9t4m7b2n8c5v0r6e4"
-    )]
+    /// Settle an incident: somebody has looked at it, and it is over
+    #[command(after_help = "Examples:\n  freehold billing incident settle inc_06fqv3k1s9t4m7b2n8c5v0r6e4")]
     Settle(IncidentArgs),
 }
 
 #[derive(Debug, Args)]
 struct IncidentList {
-    /// Also those that are over
+    /// Include those that are over
     #[arg(long)]
     settled: bool,
 }
@@ -352,13 +356,13 @@ struct Released {
 
 #[derive(Debug, Subcommand)]
 enum Overrides {
-    /// Say how access stands until a moment
-    #[command(after_long_help = "\
+    /// Fix a tenant's access until a given time
+    #[command(after_help = "\
 Examples:
   freehold billing override set acme --access active --until 2026-12-01T00:00:00Z --reason 'bank transfer on its way'")]
     Set(OverrideArgs),
-    /// Take it back: access follows money again
-    #[command(after_long_help = "Examples:\n  freehold billing override clear acme")]
+    /// Remove the override: access follows what is owed again
+    #[command(after_help = "Examples:\n  freehold billing override clear acme")]
     Clear(Tenant),
 }
 
@@ -366,7 +370,7 @@ Examples:
 struct OverrideArgs {
     /// Its slug or id
     tenant: String,
-    /// How access stands
+    /// The access it is to have
     #[arg(long, value_enum)]
     access: Access,
     /// Until when, within a year
@@ -380,12 +384,12 @@ struct OverrideArgs {
 /// What can be exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// As freehold billing report
+    /// The same as freehold billing report
     Report,
     /// One row for each meter event at Stripe
     Batches,
     Invoices,
-    /// Of the last comparison of all tenants
+    /// What the last comparison of all tenants found
     Differences,
     /// Corrections, decided or not
     Corrections,
@@ -396,13 +400,13 @@ struct Export {
     /// Which list
     #[arg(value_enum)]
     what: What,
-    /// Only of this tenant: slug or id
+    /// Only this tenant: slug or id
     #[arg(long)]
     tenant: Option<String>,
-    /// The first day, in UTC; that of this month when not said
+    /// The first day, in UTC; by default the first of this month
     #[arg(long, value_name = "DAY")]
     from: Option<NaiveDate>,
-    /// The last day; that of the same month when not said
+    /// The last day; by default the last of the same month
     #[arg(long, value_name = "DAY")]
     to: Option<NaiveDate>,
 }
@@ -521,8 +525,9 @@ async fn differences(globals: &Globals, till: &Till, args: &Differences) -> Resu
 
 async fn correct(globals: &Globals, till: &Till, command: Correct) -> Result<()> {
     match command {
-        Correct::Ask(AskArgs { tenant, meter, quantity, at, corrects, reason }) => {
-            let wish = AskCorrection { tenant, meter, quantity, occurred_at: at, corrects, reason };
+        Correct::Ask(AskArgs { tenant, meter, quantity, at, corrects, reason, reference }) => {
+            let wish =
+                AskCorrection { tenant, meter, quantity, occurred_at: at, corrects, reason, reference };
             one(globals, till.correction_ask(&wish).await?)?;
             globals.note("it counts when another person approves it");
             Ok(())
@@ -530,7 +535,15 @@ async fn correct(globals: &Globals, till: &Till, command: Correct) -> Result<()>
         Correct::List(Decided { decided }) => {
             print_sheet(globals, &till.corrections(&DoneToo { done_too: Some(decided) }).await?)
         }
-        Correct::Approve(Which { id }) => one(globals, till.correction_decide(id, true).await?),
+        Correct::Approve(Which { id }) => {
+            let said = till.correction_decide(id, true).await?;
+            let waits = said.state == CorrectionState::Asked;
+            one(globals, said)?;
+            if waits {
+                globals.note("who asked is not known: it counts when another operator agrees too");
+            }
+            Ok(())
+        }
         Correct::Refuse(Which { id }) => one(globals, till.correction_decide(id, false).await?),
     }
 }

@@ -13,6 +13,7 @@ use crate::control_plane::shards::{
     NewPool, NewShard, pool_add, pool_list, shard_add, shard_list, shard_set_endpoint,
 };
 use crate::control_plane::{Hands, fleet, probe, runs, slots};
+use crate::db::tenant_tls::TenantTls;
 use crate::db::{admin, migrations};
 use crate::jobs::run::RunState;
 use crate::kernel::{Error, Result, SecretRef, codes};
@@ -53,7 +54,8 @@ pub async fn prepare(hands: &Hands, folder: &Path, stack: &Stack) -> Result<()> 
         match known.iter().find(|shard| shard.name == name) {
             Some(shard) => {
                 let options = admin::options(&SecretString::from(url))?;
-                shard_set_endpoint(&mut *hands.cp.db.acquire().await?, shard.id, &options).await?;
+                let tls = TenantTls::of(&options)?;
+                shard_set_endpoint(&mut *hands.cp.db.acquire().await?, shard.id, &options, &tls).await?;
             }
             None => add(hands, &name, &file).await?,
         }

@@ -35,20 +35,20 @@ use sign_in::People;
 
 /// Run everything on this machine: PostgreSQL, Redis, server, worker, sign-in, a stand-in for Stripe, two demo tenants
 #[derive(Debug, Args)]
-#[command(after_help = "EXAMPLES:
-  freehold dev                                        # start, or go on with the data of last time
+#[command(after_help = "Examples:
+  freehold dev                                        # start, or continue with the data of last time
   freehold dev --reset                                # throw the data away and start over
   freehold dev --with-cloud                           # Terraform too, against a stand-in for AWS
   FREEHOLD_HTTP_ADDR=127.0.0.1:9000 freehold dev      # another port
 
-While it runs, the other commands find it by themselves when started in the same folder: freehold tenant list.
-Everything it keeps is in .freehold/ (or FREEHOLD_HOME). Ctrl-C stops all that it started.")]
+While it runs, other commands find it by themselves when they are started in the same folder: freehold tenant list. \
+It keeps everything in .freehold/ (or FREEHOLD_HOME). Ctrl-C stops all that it started.")]
 pub struct DevArgs {
     /// Throw away the data of earlier runs first
     #[arg(long)]
     pub reset: bool,
 
-    /// Provision with the real Terraform, against a stand-in for AWS (moto). In a checkout of Freehold; needs Terraform and
+    /// Provision with the real Terraform, against a stand-in for AWS (moto). Needs a checkout of Freehold, Terraform and
     /// Python 3
     #[arg(long)]
     pub with_cloud: bool,

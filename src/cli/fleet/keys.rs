@@ -4,18 +4,16 @@ use super::Fleet;
 use super::changes::checked;
 use crate::control_plane::tenants::TenantRef;
 use crate::http::operator::NewOperatorKey;
-use crate::identity::keys::{self, ApiKey, NewApiKey, OperatorKey, WithSecret};
+use crate::identity::keys::{self, ApiKey, KeyFilter, NewApiKey, OperatorKey, WithSecret};
 use crate::kernel::Result;
 use crate::kernel::ids::{ApiKeyId, OperatorKeyId};
 use crate::kernel::page::Page;
 
 impl Fleet {
-    pub async fn api_key_list(&self, tenant: &TenantRef) -> Result<Page<ApiKey>> {
+    pub async fn api_key_list(&self, tenant: &TenantRef, filter: &KeyFilter) -> Result<Page<ApiKey>> {
         match self {
-            Self::Direct(direct) => {
-                keys::api_key_list(&mut *direct.control().await?, tenant).await.map(Page::whole)
-            }
-            Self::Remote(client) => client.get(&["tenants", &tenant.to_string(), "api-keys"], &()).await,
+            Self::Direct(direct) => keys::api_key_list(&mut *direct.control().await?, tenant, filter).await,
+            Self::Remote(client) => client.get(&["tenants", &tenant.to_string(), "api-keys"], filter).await,
         }
     }
 
@@ -34,12 +32,10 @@ impl Fleet {
         }
     }
 
-    pub async fn operator_key_list(&self) -> Result<Page<OperatorKey>> {
+    pub async fn operator_key_list(&self, filter: &KeyFilter) -> Result<Page<OperatorKey>> {
         match self {
-            Self::Direct(direct) => {
-                keys::operator_key_list(&mut *direct.control().await?).await.map(Page::whole)
-            }
-            Self::Remote(client) => client.get(&["operator-keys"], &()).await,
+            Self::Direct(direct) => keys::operator_key_list(&mut *direct.control().await?, filter).await,
+            Self::Remote(client) => client.get(&["operator-keys"], filter).await,
         }
     }
 
@@ -47,8 +43,9 @@ impl Fleet {
         checked(new)?;
         match self {
             Self::Direct(direct) => {
-                let (cp, caller) = (&direct.cp, &direct.caller);
-                keys::operator_key_create_as(cp, caller, &new.name, new.role, new.expires_at).await
+                let (cp, caller, owner) = (&direct.cp, &direct.caller, new.owner());
+                keys::operator_key_create_for(cp, caller, &new.name, new.role, owner.as_ref(), new.expires_at)
+                    .await
             }
             Self::Remote(client) => client.post(&["operator-keys"], new).await,
         }

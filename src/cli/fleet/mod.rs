@@ -8,6 +8,7 @@ use super::Globals;
 use crate::jobs::run::{Run, RunState};
 use crate::kernel::{Code, Error, Result, codes};
 
+mod approvals;
 mod changes;
 mod client;
 mod direct;

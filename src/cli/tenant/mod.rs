@@ -18,8 +18,8 @@ mod psql;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make a tenant, or many from a file
-    #[command(after_long_help = "\
+    /// Create a tenant, or many from a file
+    #[command(after_help = "\
 Examples:
   freehold tenant create acme --name 'Acme Inc.' --plan team
   freehold tenant create acme --output json | jq -r .url
@@ -27,7 +27,7 @@ Examples:
   freehold tenant create --from - --output json")]
     Create(Create),
     /// List tenants, oldest first
-    #[command(after_long_help = "\
+    #[command(after_help = "\
 Examples:
   freehold tenant list
   freehold tenant list --state suspended --all
@@ -35,47 +35,45 @@ Examples:
     List(List),
     /// Show one tenant, with its schema, login, epoch and version
     #[command(
-        after_long_help = "Examples:\n  freehold tenant show acme\n  freehold tenant show ten_06fqv3k1s9t4m7b2n8c5v0r6e4"
+        after_help = "Examples:\n  freehold tenant show acme\n  freehold tenant show ten_06fqv3k1s9t4m7b2n8c5v0r6e4"
     )]
     Show(One),
-    /// Shut a tenant: its next request is refused, and its database login too
-    #[command(
-        after_long_help = "Examples:\n  freehold tenant suspend acme --reason 'invoice 4711 is unpaid'"
-    )]
+    /// Suspend a tenant: its next request is refused, and its database login is disabled
+    #[command(after_help = "Examples:\n  freehold tenant suspend acme --reason 'invoice 4711 is unpaid'")]
     Suspend(WithReason),
-    /// Let a suspended tenant work again
-    #[command(after_long_help = "Examples:\n  freehold tenant resume acme")]
+    /// Let a suspended tenant back in
+    #[command(after_help = "Examples:\n  freehold tenant resume acme")]
     Resume(One),
-    /// Give a tenant another slug, name or both; the old address stops working at once
-    #[command(after_long_help = "\
+    /// Change a tenant's slug, name or both; the old address stops working at once
+    #[command(after_help = "\
 Examples:
   freehold tenant rename acme --name 'Acme International'
   freehold tenant rename acme --slug acme-int")]
     Rename(RenameArgs),
-    /// Delete a tenant softly: shut at once, removed for good after 30 days
-    #[command(after_long_help = "\
+    /// Delete a tenant: shut off at once, removed for good after 30 days
+    #[command(after_help = "\
 Examples:
   freehold tenant delete acme --reason 'contract ended'
   freehold tenant undelete acme # within the 30 days")]
     Delete(WithReason),
-    /// Bring a softly deleted tenant back
-    #[command(after_long_help = "Examples:\n  freehold tenant undelete acme")]
+    /// Restore a deleted tenant within its 30 days
+    #[command(after_help = "Examples:\n  freehold tenant undelete acme")]
     Undelete(One),
-    /// Remove a softly deleted tenant for good: its schema, its login, its keys
-    #[command(after_long_help = "\
+    /// Remove a deleted tenant for good: its schema, its login, its keys
+    #[command(after_help = "\
 Examples:
   freehold tenant purge acme # once its 30 days are over
   freehold tenant purge acme --now
 
 A purged tenant is gone: nothing but a backup of its shard brings its data back. What stays is its audit log.")]
     Purge(PurgeArgs),
-    /// Run psql as the tenant's own login, for support. It is written to the audit log
-    #[command(after_long_help = "\
+    /// Run psql as the tenant's own login, for support. The audit log records it
+    #[command(after_help = "\
 Examples:
   freehold tenant psql acme
   freehold tenant psql acme -- -c 'SELECT count(*) FROM task'
 
-psql sees what the tenant's requests see: its own schema, within its plan's limits. What follows -- goes to psql as it is,
+psql sees what the tenant's requests see: its own schema, within its plan's limits. What follows -- goes to psql as it is, \
 and into the audit log. The exit code is psql's.")]
     Psql(Psql),
 }
@@ -85,20 +83,20 @@ pub struct Create {
     /// Its name in the address: acme in acme.example.com
     #[arg(required_unless_present = "from", conflicts_with = "from")]
     slug: Option<String>,
-    /// Its name for people; the slug when not given
+    /// Its display name; by default the slug
     #[arg(long, requires = "slug")]
     name: Option<String>,
-    /// The plan it is on; free when not given
+    /// Its plan; by default free
     #[arg(long, requires = "slug")]
     plan: Option<String>,
-    /// Make many: a file with one JSON object per line, or - for stdin
+    /// Create many: a file with one JSON object per line, or - for stdin
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub struct List {
-    /// Only tenants in this state. Deleted ones are left out unless asked for
+    /// Only tenants in this state; deleted ones are shown only if you ask for them
     #[arg(long, value_enum)]
     state: Option<TenantState>,
     /// Only tenants on this shard
@@ -151,7 +149,7 @@ pub struct PurgeArgs {
 pub struct Psql {
     /// Its slug or id
     tenant: TenantRef,
-    /// What psql is told
+    /// Arguments for psql
     #[arg(last = true, value_name = "PSQL ARGS")]
     args: Vec<String>,
 }

@@ -10,6 +10,8 @@ use crate::cli::fleet::Direct;
 use crate::control_plane::audit::audit_add;
 use crate::control_plane::shards::{shard_by_id, shard_tls};
 use crate::control_plane::tenants::{TenantRef, TenantState, tenant_find};
+use crate::db::admin;
+use crate::db::tenant_tls::root_cert;
 use crate::kernel::{Error, Result, codes};
 
 /// What could lead psql elsewhere, or change who it is.
@@ -44,10 +46,16 @@ pub async fn run(direct: &Direct, tenant: &TenantRef, args: &[String]) -> Result
         .env("PGPORT", shard.port.unwrap_or(5432).to_string())
         .env("PGDATABASE", shard.database()?)
         .env("PGUSER", role)
-        .env("PGSSLMODE", tls)
+        .env("PGSSLMODE", &tls)
         .env("PGAPPNAME", "freehold-psql")
         // By environment: arguments can be read by every user of the machine.
         .env("PGPASSWORD", password.expose_secret());
+    // The same authorities that the admin's DSN names. The servers have them from the registry; psql wants a file.
+    if tls == "verify-full"
+        && let Some(file) = root_cert(&admin::options(&shard.admin_dsn()?.read(Some(master))?)?)
+    {
+        psql.env("PGSSLROOTCERT", file);
+    }
     // The log first: what cannot be written down does not happen.
     let detail = json!({ "args": args });
     let now = direct.cp.clock.now();

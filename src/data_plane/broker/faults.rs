@@ -43,6 +43,12 @@ pub fn is_login_refused(error: &sqlx::Error) -> bool {
     login_fault(error) == LoginFault::Refused
 }
 
+/// Whether the server refused this login because of its password: behind an error that already went through [`Error`].
+pub fn is_wrong_password(error: &Error) -> bool {
+    let code = |cause: &sqlx::Error| cause.as_database_error()?.code().map(|code| code == "28P01");
+    error.cause::<sqlx::Error>().and_then(code).unwrap_or(false)
+}
+
 /// Sorts a failed login.
 pub fn login_fault(error: &sqlx::Error) -> LoginFault {
     let sqlx::Error::Database(db) = error else { return LoginFault::Unreachable };
@@ -75,6 +81,17 @@ pub fn outward(error: Error) -> Error {
             unavailable().detail("This workspace's database has no room for more.").source(error)
         }
         _ => error,
+    }
+}
+
+/// What is said of a transaction that cannot be committed as a whole, though its work said it was done.
+pub fn not_whole(error: sqlx::Error) -> Error {
+    match error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() {
+        Some("25P02") => Error::internal(
+            "a statement failed and the work hid it: nothing was kept. A savepoint would have let it go on",
+        ),
+        Some("25P01") => Error::internal("the work ended its transaction itself"),
+        _ => outward(error.into()),
     }
 }
 

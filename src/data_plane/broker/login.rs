@@ -1,11 +1,11 @@
 //! Where a tenant's rows are and how its login gets there.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use secrecy::ExposeSecret;
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::postgres::PgConnectOptions;
 
+use crate::db::tenant_tls::TenantTls;
 use crate::kernel::MasterKey;
 use crate::kernel::ids::ShardId;
 
@@ -27,8 +27,8 @@ pub struct Endpoint {
 pub enum Tls {
     /// Plain: for a Unix socket or a network that is protected otherwise.
     Off,
-    /// Encrypted, certificate and host name checked, against the public authorities or the ones in a file.
-    Verify { ca: Option<PathBuf> },
+    /// Encrypted, certificate and host name checked, against the public authorities or these, as PEM.
+    Verify { ca: Option<Arc<str>> },
 }
 
 /// All the broker needs to open a connection of one tenant.
@@ -63,9 +63,8 @@ impl Login {
             // The release step may roll back where nothing is open; the server's warning about it says nothing.
             .options([("client_min_messages", "error")]);
         match &self.endpoint.tls {
-            Tls::Off => options.ssl_mode(PgSslMode::Disable),
-            Tls::Verify { ca: None } => options.ssl_mode(PgSslMode::VerifyFull),
-            Tls::Verify { ca: Some(file) } => options.ssl_mode(PgSslMode::VerifyFull).ssl_root_cert(file),
+            Tls::Off => TenantTls::apply(Some("disable"), None, options),
+            Tls::Verify { ca } => TenantTls::apply(None, ca.as_deref(), options),
         }
     }
 }

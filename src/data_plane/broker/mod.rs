@@ -220,6 +220,9 @@ impl Broker {
     /// Runs work in a transaction on the tenant's own connection: committed when it returns `Ok`, rolled back when it
     /// returns `Err` or is dropped. It runs at most once.
     ///
+    /// Work that hides a statement's failure has not done all it says it has: nothing is kept, and that is `internal`. To
+    /// go on after a failure it takes a savepoint (`conn.begin()`) and rolls back to it.
+    ///
     /// When the connection is lost at COMMIT, nobody knows whether the change was made; the error says so and nothing
     /// is repeated. Whoever repeats it must be idempotent.
     pub async fn write<T, F>(&self, login: &Login, work: F) -> Result<T, Failure<F>>
@@ -320,6 +323,12 @@ impl<T, F> Ended<T, F> {
     }
 }
 
+/// Fails where COMMIT would not: PostgreSQL rolls a transaction back in which a statement has failed, calls that no error,
+/// and says so in a tag that sqlx does not pass on. It costs a round trip, which nothing else that is sent could carry:
+/// sqlx waits for each statement's end, and keeps the transaction's state that every answer bears to itself. The cheapest
+/// statement that an aborted transaction refuses: nothing to plan, no row; COMMIT releases it.
+const WHOLE: &str = "SAVEPOINT freehold_whole";
+
 async fn transact<T, F>(shard: &Shard, login: &Login, pg: &mut PgConnection, work: F) -> Ended<T, F>
 where
     F: AsyncFnOnce(&mut PgConnection) -> Result<T>,
@@ -336,6 +345,14 @@ where
         Some(Err(error)) => return Ended::Failed(faults::outward(error)),
         None => return Ended::Lost(faults::unavailable()),
     };
+    match shard.while_alive(at, sqlx::raw_sql(WHOLE).execute(&mut *tx)).await {
+        Some(Ok(_)) => {}
+        Some(Err(error)) if faults::is_connection_fault(&error) => {
+            return Ended::Lost(faults::outward(error.into()));
+        }
+        Some(Err(error)) => return Ended::Failed(faults::not_whole(error)),
+        None => return Ended::Lost(faults::unavailable()),
+    }
     let unknown = || {
         faults::unavailable().detail(
             "The connection was lost while the change was being saved; it may or may not have been made.",

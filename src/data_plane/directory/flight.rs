@@ -2,24 +2,33 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt, Shared};
 use parking_lot::Mutex;
 
-type Flight<T> = Shared<BoxFuture<'static, T>>;
+/// What came of a lookup; none when it panicked.
+type Flight<T> = Shared<BoxFuture<'static, Option<T>>>;
+
+type Flying<K, T> = HashMap<K, (u64, Flight<T>)>;
 
 /// Lookups under way, by key. A flight is joined only by those who know of no change that it may have missed: each
 /// flight remembers the count of changes at its start.
-pub struct Flights<K, T: Clone>(Mutex<HashMap<K, (u64, Flight<T>)>>);
+pub struct Flights<K: Eq + Hash, T: Clone>(Arc<Mutex<Flying<K, T>>>);
 
-impl<K, T: Clone> Default for Flights<K, T> {
+impl<K: Eq + Hash, T: Clone> Default for Flights<K, T> {
     fn default() -> Self {
-        Self(Mutex::new(HashMap::new()))
+        Self(Arc::new(Mutex::new(HashMap::new())))
     }
 }
 
-impl<K: Eq + Hash + Clone, T: Clone + Send + Sync + 'static> Flights<K, T> {
-    /// The flight to wait for. It runs in a task of its own: a caller that gives up stops nobody else.
+impl<K, T> Flights<K, T>
+where
+    K: Eq + Hash + Clone + Send + 'static,
+    T: Clone + Send + Sync + 'static,
+{
+    /// The flight to wait for. It runs in a task of its own: a caller that gives up stops nobody else. Once it has ended,
+    /// however it did, the next caller starts a new one.
     pub fn join<F>(&self, key: &K, changes: u64, work: impl FnOnce(K) -> F) -> Flight<T>
     where
         F: Future<Output = T> + Send + 'static,
@@ -30,11 +39,15 @@ impl<K: Eq + Hash + Clone, T: Clone + Send + Sync + 'static> Flights<K, T> {
         {
             return flight.clone();
         }
-        let task = tokio::spawn(work(key.clone()));
+        let (all, own, work) = (self.0.clone(), key.clone(), work(key.clone()));
+        let task = tokio::spawn(async move {
+            let _landing = Landing { flights: all, key: own, changes };
+            work.await
+        });
         let flight = async move {
             match task.await {
-                Ok(value) => value,
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Ok(value) => Some(value),
+                Err(error) if error.is_panic() => None,
                 // Cancelled: the runtime is going away, and this caller with it.
                 Err(_) => std::future::pending().await,
             }
@@ -44,19 +57,28 @@ impl<K: Eq + Hash + Clone, T: Clone + Send + Sync + 'static> Flights<K, T> {
         flights.insert(key.clone(), (changes, flight.clone()));
         flight
     }
+}
 
-    /// The flight that began at this count has landed: the next caller starts a new one.
-    pub fn land(&self, key: &K, changes: u64) {
-        let mut flights = self.0.lock();
-        if flights.get(key).is_some_and(|(began, _)| *began == changes) {
-            flights.remove(key);
-        }
+/// Takes a flight out of the map when it is over: when its task ends, panics or is dropped.
+struct Landing<K: Eq + Hash, T: Clone> {
+    flights: Arc<Mutex<Flying<K, T>>>,
+    key: K,
+    changes: u64,
+}
+
+impl<K: Eq + Hash, T: Clone> Drop for Landing<K, T> {
+    fn drop(&mut self) {
+        let mut flights = self.flights.lock();
+        let landed = flights.get(&self.key).is_some_and(|(began, _)| *began == self.changes);
+        // Dropped after the lock is given back: it may be the last to hold the task.
+        let flight = if landed { flights.remove(&self.key) } else { None };
+        drop(flights);
+        drop(flight);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
@@ -79,10 +101,20 @@ mod tests {
         let old = fly(0);
         gate.add_permits(10);
         for flight in first {
-            assert_eq!(flight.await, 1);
+            assert_eq!(flight.await, Some(1));
         }
-        assert_eq!((later.await, old.await), (2, 2));
-        flights.land(&1, 1);
-        assert_eq!(fly(1).await, 3);
+        assert_eq!((later.await, old.await), (Some(2), Some(2)));
+        assert_eq!(fly(1).await, Some(3), "those have landed");
+        assert!(flights.0.lock().is_empty());
+    }
+
+    /// Shown to fail: without `Landing`, everybody who asks for the key from then on is told of the same panic.
+    #[tokio::test]
+    async fn a_flight_that_panics_is_over() {
+        let flights = Flights::<u8, u32>::default();
+        let crash = flights.join(&1, 0, |_| async { panic!("a row that nobody thought of") });
+        assert_eq!(crash.clone().await, None);
+        assert_eq!(crash.await, None);
+        assert_eq!(flights.join(&1, 0, |_| async { 7 }).await, Some(7));
     }
 }

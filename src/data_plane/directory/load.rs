@@ -19,13 +19,17 @@ use crate::kernel::credentials::KeyHash;
 use crate::kernel::ids::{ApiKeyId, ShardId, TenantId};
 use crate::kernel::{Role, Slug};
 
-/// A tenant's row did not make sense. Not the client's fault and not an outage: the log has to show it.
+/// Why there is no answer. A row that makes no sense is not the client's fault and not an outage: the log has to show it.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error(transparent)]
     Database(#[from] sqlx::Error),
     #[error("tenant {0}: {1}")]
     Nonsense(TenantId, String),
+    #[error("too many lookups at once")]
+    Crowd,
+    #[error("the lookup panicked")]
+    Panicked,
 }
 
 type Plan = (Arc<str>, Arc<Entitlements>);
@@ -82,6 +86,7 @@ struct TenantRow {
     port: Option<i32>,
     database: Option<String>,
     tls: Option<String>,
+    tls_ca: Option<String>,
 }
 
 macro_rules! tenant_where {
@@ -92,7 +97,8 @@ macro_rules! tenant_where {
                                WHERE q.tenant = t.id AND q.quota = 'stored_bytes' AND q.period = '1970-01-01'), 0)
                         AS stored_bytes,
                     array(SELECT d.domain FROM tenant_domain d WHERE d.tenant = t.id ORDER BY 1) AS domains,
-                    p.schema_name, p.credential_version, s.id AS shard, s.host, s.port, s.database, s.tls
+                    p.schema_name, p.credential_version, s.id AS shard, s.host, s.port, s.database, s.tls,
+                    s.tls_ca
              FROM tenant t
              JOIN plan ON plan.id = t.plan
              LEFT JOIN billing_account account ON account.tenant = t.id
@@ -148,7 +154,7 @@ fn tenant(row: TenantRow, shared: &Shared) -> Result<Arc<Tenant>, LoadError> {
             let shard = ShardId(shard);
             let tls = match row.tls.as_deref() {
                 Some("disable") => Tls::Off,
-                Some("verify-full") => Tls::Verify { ca: None },
+                Some("verify-full") => Tls::Verify { ca: row.tls_ca.map(Into::into) },
                 other => return Err(nonsense(&format!("unknown tls mode {other:?}"))),
             };
             let port = u16::try_from(port).map_err(|_| nonsense("port out of range"))?;

@@ -6,6 +6,7 @@
 //! - While the control database is away, known tenants and keys keep being served from memory; unknown ones get 503,
 //!   never 404 or 401: nobody is told that a thing is gone because we cannot look.
 
+mod amends;
 mod cache;
 mod entry;
 mod flight;
@@ -22,6 +23,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use moka::sync::Cache;
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
@@ -39,10 +41,10 @@ use flight::Flights;
 use freshness::Verdict;
 use load::LoadError;
 
-/// The longest a request waits for the control database.
+/// The longest a request waits for the control database; and before that, as long again for its turn.
 const LOAD_LIMIT: Duration = Duration::from_secs(1);
-/// Lookups at once: a flood of unknown keys must not take every connection of the control database.
-const LOADS_AT_ONCE: usize = 16;
+/// Lookups at once: a flood of unknown keys must not take every connection of the control database. Half of them.
+const LOADS_AT_ONCE: usize = 8;
 /// How long "there is no such thing" is believed.
 const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 
@@ -106,6 +108,7 @@ struct Inner {
     loads: Semaphore,
     shared: load::Shared,
     notes: notes::Notes,
+    amends: amends::Amends,
 }
 
 impl Directory {
@@ -126,6 +129,7 @@ impl Directory {
             loads: Semaphore::new(LOADS_AT_ONCE),
             shared: load::Shared::default(),
             notes: notes::Notes::default(),
+            amends: amends::Amends::default(),
         }))
     }
 
@@ -347,19 +351,22 @@ impl Directory {
     fn start(&self, lookup: &Lookup) -> impl Future<Output = Result<Found, Arc<LoadError>>> + use<> {
         let changes = self.0.signals.changes(lookup);
         let directory = self.clone();
-        self.0.flights.join(lookup, changes, move |lookup| async move {
-            let found = directory.load(&lookup, changes).await;
-            directory.0.flights.land(&lookup, changes);
-            found.map_err(Arc::new)
-        })
+        let flight = self.0.flights.join(lookup, changes, move |lookup| async move {
+            directory.load(&lookup, changes).await.map_err(Arc::new)
+        });
+        flight.map(|found| found.unwrap_or_else(|| Err(Arc::new(LoadError::Panicked))))
     }
 
     async fn load(&self, lookup: &Lookup, changes: u64) -> Result<Found, LoadError> {
         let inner = &self.0;
+        // A crowd that waits for itself says nothing about the control database: only what was asked and not answered is
+        // a miss. The semaphore is never closed; were it, going on without a permit is right.
+        let _permit = match tokio::time::timeout(LOAD_LIMIT, inner.loads.acquire()).await {
+            Ok(permit) => permit,
+            Err(_) => return Err(LoadError::Crowd),
+        };
         let flushes = inner.signals.flushes();
         let query = async {
-            // The semaphore is never closed; were it, going on without a permit is right.
-            let _permit = inner.loads.acquire().await;
             Ok(match lookup {
                 Lookup::Tenant(id) => found(load::tenant_by_id(&inner.db, &inner.shared, *id).await?),
                 Lookup::Slug(slug) => found(load::tenant_by_slug(&inner.db, &inner.shared, slug).await?),
@@ -400,6 +407,8 @@ impl Directory {
                     tracing::warn!(%error, "the control database cannot be asked; serving what is known");
                 }
             }
+            // Not from a query.
+            Err(LoadError::Crowd | LoadError::Panicked) => {}
         }
         outcome
     }
@@ -508,5 +517,25 @@ impl Found {
             Self::Key(key) => Some(key),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Shown to fail: the permit taken inside what `LOAD_LIMIT` bounds as an answer.
+    #[tokio::test]
+    async fn a_crowd_that_waits_for_its_turn_is_no_outage() {
+        let db = PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap();
+        let capacity = Capacity { tenants: 10, keys: 10, people: 10, unknown: 10 };
+        let directory = Directory::new(db, Clock::System, capacity);
+        let others = directory.0.loads.acquire_many(LOADS_AT_ONCE as u32).await.unwrap();
+        let refused = directory.key([7; 32]).await.map(drop).unwrap_err();
+        assert!(refused.is(&codes::CONTROL_UNAVAILABLE), "{refused:?}");
+        let health = directory.health();
+        assert!(health.reachable, "nobody has asked the control database");
+        assert_eq!(health.lookups, 0);
+        drop(others);
     }
 }

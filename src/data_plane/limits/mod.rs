@@ -6,7 +6,8 @@
 //! | file | holds |
 //! |---|---|
 //! | `gcra` | the algorithm: one number per bucket. Pure |
-//! | `bucket`, `buckets` | what this process knows of a bucket, and when that is enough (pure); of all of them |
+//! | `bucket` | what this process knows of a bucket, and when that is enough. Pure |
+//! | `known` | what it knows of every tenant, for `bucket` and `monthly` |
 //! | `shared` | the buckets in Redis, by a script that mirrors `gcra` |
 //! | `script` | several visits of a script in one round trip |
 //! | `local`, `breaker` | without Redis: own buckets; when to ask it again |
@@ -15,9 +16,9 @@
 
 mod breaker;
 pub mod bucket;
-mod buckets;
 pub mod gcra;
 pub mod headers;
+mod known;
 mod local;
 pub mod monthly;
 mod script;
@@ -38,7 +39,7 @@ use crate::kernel::Clock;
 use crate::kernel::ids::TenantId;
 use breaker::{Breaker, Gate};
 use bucket::{Bucket, Next};
-use buckets::Buckets;
+use known::Known;
 use local::LocalBuckets;
 use monthly::Months;
 use shared::Visit;
@@ -59,7 +60,7 @@ struct Inner {
     breaker: Breaker,
     local: LocalBuckets,
     start: Instant,
-    known: Buckets,
+    known: Known<Bucket>,
     /// Buckets that owe something.
     owing: Mutex<Vec<Owing>>,
     decided_alone: OnceLock<Counter>,
@@ -231,7 +232,7 @@ impl Inner {
             breaker: Breaker::default(),
             local: LocalBuckets::default(),
             start: Instant::now(),
-            known: Buckets::default(),
+            known: Known::new(Bucket::owes),
             owing: Mutex::default(),
             decided_alone: OnceLock::new(),
             months: None,

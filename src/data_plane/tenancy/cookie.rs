@@ -18,7 +18,7 @@ pub const SESSION_COOKIE: &str = "__Host-freehold";
 pub const CSRF_HEADER: &str = "x-freehold-csrf";
 
 /// The value of the one cookie of this name. Of two, a proxy or another application may have put one there: then none
-/// counts.
+/// counts. This is why no library's jar reads them: a jar keeps the last.
 pub fn value_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
     let mut values = lines

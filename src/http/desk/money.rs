@@ -63,7 +63,7 @@ struct Asked {
     correction: Correction,
     quantity: String,
     at: String,
-    /// Whoever asked does not decide.
+    /// Whoever asked, or stands for it, does not decide.
     mine: bool,
 }
 
@@ -90,7 +90,7 @@ pub async fn show(staff: Staff, State(site): State<Site>, Extension(billing): Ex
     let open = incidents::list(&mut conn, false, i64::from(ROWS)).await?;
     let meters = days_of_all(&mut conn, now).await?;
     drop(conn);
-    let actor = staff.caller().actor;
+    let own = staff.who.id;
     let draft = |invoice: InvoiceRow| Draft {
         total: amount(invoice.total_minor, &invoice.currency),
         made: moment(invoice.created_at),
@@ -99,7 +99,7 @@ pub async fn show(staff: Staff, State(site): State<Site>, Extension(billing): Ex
     let asked = |correction: Correction| Asked {
         quantity: grouped(correction.quantity),
         at: moment(correction.occurred_at),
-        mine: correction.asked_by == actor,
+        mine: correction.asked_person == Some(own),
         correction,
     };
     let opened = |incident: Incident| Open {

@@ -7,8 +7,8 @@ use utoipa_axum::routes;
 
 use super::Inside;
 use super::caller::{Operator, Which};
-use crate::http::vocabulary::{Json, Path};
-use crate::identity::keys::{self, ApiKey, NewApiKey, WithSecret};
+use crate::http::vocabulary::{Json, Path, Query};
+use crate::identity::keys::{self, ApiKey, KeyFilter, NewApiKey, WithSecret};
 use crate::kernel::Result;
 use crate::kernel::ids::ApiKeyId;
 use crate::kernel::page::Page;
@@ -19,10 +19,14 @@ pub(super) fn routes() -> OpenApiRouter<Inside> {
 
 /// A tenant's API keys, newest first, revoked ones included
 #[utoipa::path(get, path = "/operator/v1/tenants/{tenant}/api-keys", operation_id = "operator_api_key_list", tag = "Operator: keys",
-    params(("tenant" = String, Path, description = "Its slug or id")), responses((status = 200, body = Page<ApiKey>)))]
-async fn list(operator: Operator, Which(tenant): Which) -> Result<Json<Page<ApiKey>>> {
+    params(("tenant" = String, Path, description = "Its slug or id"), KeyFilter), responses((status = 200, body = Page<ApiKey>)))]
+async fn list(
+    operator: Operator,
+    Which(tenant): Which,
+    Query(filter): Query<KeyFilter>,
+) -> Result<Json<Page<ApiKey>>> {
     let mut control = operator.cp.db.acquire().await?;
-    keys::api_key_list(&mut control, &tenant).await.map(Page::whole).map(Json)
+    keys::api_key_list(&mut control, &tenant, &filter).await.map(Json)
 }
 
 /// Make an API key for a tenant. The answer is the only place that shows the key

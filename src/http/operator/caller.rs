@@ -13,7 +13,7 @@ use crate::data_plane::RequestId;
 use crate::data_plane::tenancy::decide::bearer;
 use crate::http::vocabulary::Path;
 use crate::identity::keys::operator_authenticate;
-use crate::identity::operators::OperatorRole;
+use crate::identity::operators::{OperatorRole, actor_of_key};
 use crate::jobs::feed::RunFeed;
 use crate::kernel::{Error, Result, codes};
 
@@ -52,7 +52,7 @@ impl Operator {
         if !parts.method.is_safe() {
             holder.role.require(changes)?;
         }
-        let caller = Caller { actor: format!("operator:{}", holder.id), request_id: request_id(parts) };
+        let caller = Caller { actor: actor_of_key(holder.id), request_id: request_id(parts) };
         let (cp, feed, billing) = (state.cp.clone(), state.feed.clone(), state.billing.clone());
         Ok(Self { cp, caller, name: holder.name, feed, billing })
     }

@@ -1,4 +1,4 @@
-//! The `Idempotency-Key` header of `POST /operator/v1/tenants`.
+//! The `Idempotency-Key` header of the operators' requests that make something.
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;

@@ -15,6 +15,7 @@ use crate::data_plane::tenancy;
 use crate::jobs::feed::RunFeed;
 
 mod api_keys;
+mod approvals;
 mod audit;
 pub mod billing;
 mod caller;
@@ -57,6 +58,7 @@ pub fn routes_with(cp: ControlPlane, billing: Option<Billing>) -> OpenApiRouter 
     let feed = RunFeed::new(cp.db.clone());
     OpenApiRouter::new()
         .merge(tenants::routes())
+        .merge(approvals::routes())
         .merge(api_keys::routes())
         .merge(pools::routes())
         .merge(shards::routes())

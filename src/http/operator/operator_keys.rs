@@ -9,9 +9,9 @@ use utoipa_axum::routes;
 
 use super::Inside;
 use super::caller::Operator;
-use crate::http::vocabulary::{Json, Path};
-use crate::identity::keys::{self, OperatorKey, WithSecret};
-use crate::identity::operators::OperatorRole;
+use crate::http::vocabulary::{Json, Path, Query};
+use crate::identity::keys::{self, KeyFilter, OperatorKey, WithSecret};
+use crate::identity::operators::{OperatorRef, OperatorRole};
 use crate::kernel::Result;
 use crate::kernel::ids::OperatorKeyId;
 use crate::kernel::page::Page;
@@ -27,8 +27,20 @@ pub struct NewOperatorKey {
     #[garde(skip)]
     #[serde(default)]
     pub role: OperatorRole,
+    /// Whose it is, by address or id: you. Left out, it is yours too, if the key that asks has an owner; else nobody's, and
+    /// agrees to no correction of money.
+    #[garde(inner(length(chars, min = 3, max = 254)))]
+    #[serde(default)]
+    #[schema(example = "ada@example.com")]
+    pub owner: Option<String>,
     #[garde(skip)]
     pub expires_at: Option<DateTime<Utc>>,
+}
+
+impl NewOperatorKey {
+    pub fn owner(&self) -> Option<OperatorRef> {
+        self.owner.as_deref().map(|text| text.parse().unwrap_or_else(|never| match never {}))
+    }
 }
 
 pub(super) fn routes() -> OpenApiRouter<Inside> {
@@ -37,19 +49,19 @@ pub(super) fn routes() -> OpenApiRouter<Inside> {
 
 /// Operators' keys, newest first
 #[utoipa::path(get, path = "/operator/v1/operator-keys", operation_id = "operator_operator_key_list", tag = "Operator: keys",
-    responses((status = 200, body = Page<OperatorKey>)))]
-async fn list(operator: Operator) -> Result<Json<Page<OperatorKey>>> {
+    params(KeyFilter), responses((status = 200, body = Page<OperatorKey>)))]
+async fn list(operator: Operator, Query(filter): Query<KeyFilter>) -> Result<Json<Page<OperatorKey>>> {
     let mut control = operator.cp.db.acquire().await?;
-    keys::operator_key_list(&mut control).await.map(Page::whole).map(Json)
+    keys::operator_key_list(&mut control, &filter).await.map(Json)
 }
 
 /// Make an operator's key. The answer is the only place that shows it
 #[utoipa::path(post, path = "/operator/v1/operator-keys", operation_id = "operator_operator_key_create", tag = "Operator: keys",
     request_body = NewOperatorKey, responses((status = 201, body = WithSecret<OperatorKey>)))]
 async fn create(operator: Operator, Json(new): Json<NewOperatorKey>) -> Result<impl IntoResponse> {
-    let key =
-        keys::operator_key_create_as(&operator.cp, &operator.caller, &new.name, new.role, new.expires_at)
-            .await?;
+    let (cp, caller, owner) = (&operator.cp, &operator.caller, new.owner());
+    let key = keys::operator_key_create_for(cp, caller, &new.name, new.role, owner.as_ref(), new.expires_at)
+        .await?;
     Ok((StatusCode::CREATED, Json(key)))
 }
 

@@ -155,7 +155,7 @@ async fn resend(
     State(identity): State<Identity>,
     Form(which): Form<Which>,
 ) -> Result<Response> {
-    invitation_resend(&identity, &caller(&here), here.tenant_id, which.invitation).await?;
+    invitation_resend(&identity, &caller(&here), by(&here), here.tenant_id, which.invitation).await?;
     Ok(see_other("/members"))
 }
 

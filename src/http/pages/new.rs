@@ -231,10 +231,10 @@ fn shown(run: &Run) -> Vec<StepShown> {
 /// A step's name for people.
 fn words(step: &str) -> &'static str {
     match step {
-        "reserve" => "A place is found",
-        "schema" => "The database is made",
-        "billing" => "The account is opened",
-        "activate" => "The doors open",
+        "reserve" => "Finding a place",
+        "schema" => "Creating the database",
+        "billing" => "Opening the account",
+        "activate" => "Opening the doors",
         _ => "Preparing",
     }
 }

@@ -183,24 +183,24 @@ fn status(
     let (word, bad, text) = match access {
         Access::Trialing => {
             let end = subscription.and_then(|one| one.trial_end).map(day).unwrap_or_default();
-            ("Trial", false, format!("The trial lasts until {end}. Then the plan is charged."))
+            ("Trial", false, format!("The trial lasts until {end}. After that, the plan is charged."))
         }
-        Access::Active if !paid => ("Free", false, "This plan costs nothing.".to_owned()),
+        Access::Active if !paid => ("Free", false, "This plan is free.".to_owned()),
         Access::Active if none => ("Not paid yet", true, "Choose how to pay for the plan.".to_owned()),
         Access::Active => {
             let end = subscription.map(|one| day(one.period_end)).unwrap_or_default();
-            ("Active", false, format!("Everything is paid. The period lasts until {end}."))
+            ("Active", false, format!("Everything is paid. The current period lasts until {end}."))
         }
         Access::Grace if none => ("Not paid yet", true, "Choose a plan below and pay for it.".to_owned()),
-        Access::Grace => ("Payment due", true, format!("A payment did not work.{since}")),
-        Access::PastDue => ("Overdue", true, format!("Nothing new can be made until it is paid.{since}")),
+        Access::Grace => ("Payment due", true, format!("A payment failed.{since}")),
+        Access::PastDue => ("Overdue", true, format!("Nothing new can be added until it is paid.{since}")),
         Access::Restricted => {
-            ("Read-only", true, format!("Everything can be read, and nothing changed.{since}"))
+            ("Read-only", true, format!("Everything can be read; nothing can be changed.{since}"))
         }
         Access::Suspended => {
-            ("Suspended", true, format!("The data are kept. It opens again as soon as it is paid.{since}"))
+            ("Suspended", true, format!("Your data is kept. The workspace opens again as soon as it is paid.{since}"))
         }
-        Access::Canceled => ("Ended", true, "The subscription has ended. Choose a plan to go on.".to_owned()),
+        Access::Canceled => ("Ended", true, "The subscription has ended. Choose a plan to continue.".to_owned()),
     };
     Status { word, bad, text }
 }
@@ -208,7 +208,7 @@ fn status(
 fn offer(plan: Plan, own: &str, first: bool) -> Offer {
     let price = match &plan.price {
         Some(price) => format!("{} a month", money_text(price.monthly_minor, &price.currency)),
-        None => "costs nothing".to_owned(),
+        None => "free".to_owned(),
     };
     let trial_days = plan.price.as_ref().filter(|_| first).map_or(0, |price| price.trial_days);
     let (own, paid, seats) = (plan.id == own, plan.is_paid(), plan.entitlements.seats);

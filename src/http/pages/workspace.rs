@@ -168,10 +168,10 @@ impl MoneyNotice {
         let text = match access {
             Access::Trialing | Access::Active => return None,
             Access::Grace => "A payment is due.",
-            Access::PastDue => "A payment is overdue: nothing new can be made until it is paid.",
-            Access::Restricted => "A payment is overdue: this workspace can only be read until it is paid.",
-            Access::Suspended => "This workspace is unpaid, and is being suspended.",
-            Access::Canceled => "The subscription has ended: this workspace can only be read.",
+            Access::PastDue => "A payment is overdue: nothing new can be added until it is paid.",
+            Access::Restricted => "A payment is overdue: this workspace is read-only until it is paid.",
+            Access::Suspended => "This workspace is unpaid and is being suspended.",
+            Access::Canceled => "The subscription has ended: this workspace is read-only.",
         };
         Some(Self { text, page: format!("{home}{}", page_of(tenant)) })
     }

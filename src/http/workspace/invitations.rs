@@ -52,7 +52,7 @@ async fn list(
 
 /// Send an invitation again
 ///
-/// With a new link: the old one is dead, and the week begins anew.
+/// With a new link: the old one is dead, and the week begins anew. Nobody sends one again to a role above their own.
 #[utoipa::path(post, path = "/api/v1/invitations/{id}/resend", operation_id = "resend_invitation", tag = "invitations",
     params(("id" = InvitationId, Path)),
     responses((status = 200, description = "The invitation.", body = Invitation)))]
@@ -61,7 +61,7 @@ async fn resend(
     State(identity): State<Identity>,
     Path(id): Path<InvitationId>,
 ) -> Result<Json<Invitation>> {
-    Ok(Json(invitation_resend(&identity, &caller(&ctx), ctx.tenant_id, id).await?))
+    Ok(Json(invitation_resend(&identity, &caller(&ctx), by(&ctx), ctx.tenant_id, id).await?))
 }
 
 /// Take an invitation back

@@ -1,5 +1,4 @@
-//! The daily job: what a tenant's schema no longer needs goes. Answers kept for repeats go when they are past their
-//! time, which a tenant that still writes does by itself and a quiet one does not; activity goes after thirteen months.
+//! The daily job: what a tenant's schema no longer needs goes. Activity goes after thirteen months.
 
 use std::time::Duration;
 
@@ -40,7 +39,6 @@ pub async fn trim(tenant: &TenantContext, payload: &Value) -> Result<()> {
         return Err(Error::internal("a trim that would keep no activity at all"));
     }
     let before = tenant.clock.now() - chrono::Duration::days(i64::from(activity_days));
-    while tenant.forget_answers(AT_ONCE).await? == AT_ONCE {}
     let some = async || {
         tenant
             .write(async move |conn| {

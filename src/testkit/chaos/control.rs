@@ -182,7 +182,7 @@ async fn shut_doors(town: &Town) -> [Ask; 2] {
     let run = tenant_suspend(cp, &tester(), &named("suspended"), "unpaid").await.expect("suspended");
     app.world.finish(run).await;
     let mut conn = cp.db.acquire().await.expect("the control database");
-    let keys = api_key_list(&mut conn, &named("revoked")).await.expect("its keys");
+    let keys = api_key_list(&mut conn, &named("revoked"), &Default::default()).await.expect("its keys").items;
     api_key_revoke(cp, &tester(), keys[0].id).await.expect("revoked");
     for (slug, ask) in ["suspended", "revoked"].iter().zip(&doors) {
         eventually(Duration::from_secs(5), "the door is shut", async || {

@@ -121,7 +121,10 @@ impl Stage {
         let [flooder, revoked] = asks.try_into().expect("two");
         let cp = &app.world.hands.cp;
         let mut conn = cp.db.acquire().await.expect("the control database");
-        let keys = api_key_list(&mut conn, &TenantRef::Slug("revoked".to_owned())).await.expect("its keys");
+        let keys = api_key_list(&mut conn, &TenantRef::Slug("revoked".to_owned()), &Default::default())
+            .await
+            .expect("its keys")
+            .items;
         drop(conn);
         api_key_revoke(cp, &tester(), keys[0].id).await.expect("revoked");
         Self { town: Town::settle(app, tenants.div_ceil(2)).await, server, flooder, revoked }

@@ -1,6 +1,7 @@
 //! Jobs of many tenants, interleaved, on workers that are killed (A9). What is looked at is OpsFlow's trim on the real
 //! `freehold worker`: half of the tenants are told to keep ten days of activity and half four hundred, so a trim that
-//! lands in another schema takes rows that had to stay, or leaves rows that had to go. Tenants without a job keep all.
+//! lands in another schema takes rows that had to stay, or leaves rows that had to go. Tenants without a job keep all. Beside
+//! it goes the platform's own job, which takes the answers that were kept for repeats.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -12,6 +13,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::process::{Child, Command};
 
 use crate::control_plane::tenants::TenantDetail;
+use crate::data_plane::idempotency;
 use crate::jobs::faults::Moment;
 use crate::jobs::queue::job_add;
 use crate::product::opsflow::trim;
@@ -147,6 +149,12 @@ impl Scene<'_> {
                     .expect("a job");
                 asked += 1;
             }
+        }
+        for (tenant, _) in self.tenants.iter().filter(|(_, memory)| memory.days().is_some()) {
+            job_add(&mut tx, idempotency::TIDY.kind, Some(tenant.tenant.id), None, json!({}), now)
+                .await
+                .expect("a job");
+            asked += 1;
         }
         job_add(&mut tx, trim::KIND, None, None, json!({ "activity_days": 1 }), now).await.expect("a job");
         // Once is enough to be refused; the other attempts would only make everyone wait.

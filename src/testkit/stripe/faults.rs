@@ -25,6 +25,10 @@ pub enum Fault {
     Unauthorized,
     /// 409: another request has a lock.
     Conflict,
+    /// 400 in Stripe's words: it will never take this. In no storm: it is an answer.
+    Refused,
+    /// 400 in a proxy's words, before Stripe is asked.
+    Html400,
 }
 
 impl Fault {
@@ -51,7 +55,9 @@ impl Fault {
             | Self::Reset { done }
             | Self::Silence { done } => !done,
             Self::Truncated => false,
-            Self::TooMany { .. } | Self::Unauthorized | Self::Conflict => true,
+            Self::TooMany { .. } | Self::Unauthorized | Self::Conflict | Self::Refused | Self::Html400 => {
+                true
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::errors::Answer;
 use super::operations::{checkout, invoices, meters, payments, totals};
-use super::state::{AfterRetries, State, Usage, data, int, public, text};
+use super::state::{AfterRetries, State, Uncounted, Usage, data, int, public, text};
 use super::webhooks::{Delivery, Held, Manner};
 use super::{Asked, Card, Inside, StripeStandIn};
 use crate::kernel::Clock;
@@ -186,7 +186,40 @@ impl StripeStandIn {
         identifier
     }
 
-    /// Loses what was sent under an identifier: missing at Stripe. It can be sent again. Gives whether there was any.
+    /// Accepts what was sent under an identifier and does not count it: missing at Stripe, and known there for a day. Gives
+    /// whether there was any.
+    pub fn lose_count(&self, identifier: &str) -> bool {
+        let mut state = self.inside.state.lock();
+        let before = state.usage.len();
+        state.usage.retain(|usage| usage.identifier != identifier);
+        state.changes += 1;
+        state.usage.len() < before
+    }
+
+    /// Says that what was sent under these identifiers could not be counted, and does not count it: a thin event, now.
+    ///
+    /// # Panics
+    /// When no meter has that event name.
+    pub fn report_uncounted(&self, event_name: &str, identifiers: &[&str]) {
+        let mut state = self.inside.state.lock();
+        let meter = meters::by_event_name(&state, event_name).expect("a meter");
+        let at = self.inside.now();
+        state.now = state.now.max(at);
+        for identifier in identifiers {
+            state.usage.retain(|usage| usage.identifier != *identifier);
+            state.uncounted.push(Uncounted {
+                at,
+                meter: Some(text(&meter, "id").to_owned()),
+                code: "meter_event_customer_not_found".to_owned(),
+                message: "There is no such customer.".to_owned(),
+                identifier: (*identifier).to_owned(),
+            });
+        }
+        meters::report(&mut state);
+    }
+
+    /// Loses what was sent under an identifier, as if it had never come: missing at Stripe, and not known. Gives whether there
+    /// was any.
     pub fn lose_usage(&self, identifier: &str) -> bool {
         let mut state = self.inside.state.lock();
         state.identifiers.remove(identifier);

@@ -132,10 +132,12 @@ impl Reply {
     }
 }
 
-fn html_502() -> Response {
-    let page = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1>\
-                </center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n";
-    let response = Response::builder().status(502).header(header::CONTENT_TYPE, "text/html");
+fn html(status: u16, words: &str) -> Response {
+    let page = format!(
+        "<html>\r\n<head><title>{status} {words}</title></head>\r\n<body>\r\n<center><h1>{status} {words}</h1>\
+         </center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
+    );
+    let response = Response::builder().status(status).header(header::CONTENT_TYPE, "text/html");
     response.body(Body::from(page)).expect("a response")
 }
 
@@ -222,7 +224,9 @@ async fn api(
     let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok());
     let key = key.filter(|_| *method == Method::POST).map(str::to_owned);
     let reply = match fault.filter(|fault| fault.is_before()) {
-        Some(Fault::Html502 { .. }) => return Ok(html_502()),
+        Some(Fault::Html502 { .. }) => return Ok(html(502, "Bad Gateway")),
+        Some(Fault::Html400) => return Ok(html(400, "Bad Request")),
+        Some(Fault::Refused) => Reply::refused(&Refusal::invalid("It is refused on purpose."), &request),
         Some(Fault::Reset { .. }) => return Err(Gone),
         Some(Fault::Silence { .. }) => {
             tokio::time::sleep(inside.faults.silence_for()).await;
@@ -250,7 +254,7 @@ async fn api(
         }
     };
     match fault {
-        Some(Fault::Html502 { done: true }) => Ok(html_502()),
+        Some(Fault::Html502 { done: true }) => Ok(html(502, "Bad Gateway")),
         Some(Fault::Reset { done: true }) => Err(Gone),
         Some(Fault::Silence { done: true }) => {
             tokio::time::sleep(inside.faults.silence_for()).await;

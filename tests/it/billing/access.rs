@@ -3,13 +3,14 @@
 use chrono::TimeDelta;
 use freehold::billing::access::{self, Access, Override, override_clear, override_set};
 use freehold::billing::customers;
-use freehold::control_plane::access::{tenant_resume, tenant_suspend};
+use freehold::control_plane::access::{tenant_resume, tenant_resume_paid, tenant_suspend};
 use freehold::control_plane::tenants::{TenantRef, TenantState};
 use freehold::jobs::run::RunState;
 use freehold::kernel::codes;
 use freehold::kernel::ids::TenantId;
 use freehold::testkit::stripe::{AfterRetries, Fault};
 use freehold::testkit::tester;
+use serde_json::json;
 
 use super::shop::Shop;
 
@@ -202,4 +203,75 @@ async fn a_paid_plan_that_nobody_pays_for_is_noticed() {
     assert!(shop.incidents().await.contains(&("unbilled_tenant".to_owned(), alone.to_string())));
     assert_eq!(customers::ensure_missing(&shop.billing).await.unwrap(), 0, "a second look does nothing");
     assert_eq!(shop.stripe.objects("customer").len(), 3);
+}
+
+async fn reason(shop: &Shop, tenant: TenantId) -> Option<String> {
+    sqlx::query_scalar("SELECT state_reason FROM tenant WHERE id = $1")
+        .bind(tenant)
+        .fetch_one(shop.db())
+        .await
+        .unwrap()
+}
+
+/// Whoever is suspended for money, comes back and loses access again is suspended again, and told again; the first time is
+/// not taken for the second.
+///
+/// Guards the episode's name in `enforce`: an ended subscription has no `unpaid_since`.
+#[tokio::test]
+async fn a_second_suspension_is_one_too() {
+    let shop = Shop::open().await;
+    let (tenant, _, subscription) = shop.known("acme", "team").await;
+    let billing = &shop.billing;
+    for time in 1..=2 {
+        let mine =
+            customers::current(&mut *shop.db().acquire().await.unwrap(), tenant).await.unwrap().unwrap();
+        shop.stripe.edit(&mine.id, &json!({ "status": "canceled", "canceled_at": shop.now().timestamp() }));
+        customers::refresh_subscription(billing, &mine.id).await.unwrap();
+        assert_eq!(shop.access(tenant).await, Access::Canceled, "{time}");
+        shop.pass(TimeDelta::days(31));
+        access::round(billing).await.unwrap();
+        finish_runs(&shop).await;
+        assert_eq!(
+            (shop.access(tenant).await, state(&shop, tenant).await),
+            (Access::Suspended, TenantState::Suspended),
+            "{time}"
+        );
+        // It pays again.
+        shop.stripe.edit(&subscription.id, &json!({ "status": "active", "canceled_at": null }));
+        customers::refresh_subscription(billing, &subscription.id).await.unwrap();
+        finish_runs(&shop).await;
+        assert_eq!(state(&shop, tenant).await, TenantState::Active, "{time}");
+    }
+    let letters = shop.letters(tenant).await;
+    assert_eq!(letters.iter().filter(|letter| *letter == "suspended").count(), 2, "{letters:?}");
+}
+
+/// An operator's hold takes the place of a suspension for money, and paying does not end it, also when it was set while the
+/// payment was looked at.
+///
+/// Guards `overrules` in `access::shut`, and `tenant_resume_paid`.
+#[tokio::test]
+async fn paying_ends_no_hold_of_an_operator() {
+    let shop = Shop::open().await;
+    let (tenant, customer) = owing(&shop).await;
+    for _ in 0..25 {
+        day(&shop).await;
+    }
+    let (cp, caller, which) = (&shop.billing.cp, tester(), TenantRef::Id(tenant));
+    assert_eq!(reason(&shop, tenant).await.as_deref(), Some(access::UNPAID));
+    tenant_suspend(cp, &caller, &which, "abuse").await.unwrap();
+    finish_runs(&shop).await;
+    assert_eq!(reason(&shop, tenant).await.as_deref(), Some("abuse"));
+    let twice = tenant_suspend(cp, &caller, &which, "abuse, again").await.unwrap_err();
+    assert!(twice.is(&codes::STATE_CONFLICT), "a hold that is set is lifted first");
+    // What is decided by what was read before the hold: the tenant's lock is asked once more.
+    let late = tenant_resume_paid(cp, &caller, &which).await.unwrap_err();
+    assert!(late.is(&codes::STATE_CONFLICT), "{late}");
+    pay(&shop, &customer);
+    day(&shop).await;
+    assert_eq!(shop.access(tenant).await, Access::Active);
+    assert_eq!(state(&shop, tenant).await, TenantState::Suspended);
+    tenant_resume(cp, &caller, &which).await.unwrap();
+    finish_runs(&shop).await;
+    assert_eq!(state(&shop, tenant).await, TenantState::Active);
 }

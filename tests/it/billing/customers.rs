@@ -220,3 +220,173 @@ async fn a_tenant_that_leaves_stops_paying() {
     assert_eq!(customers::leave_round(&shop.billing).await.unwrap(), 1);
     assert_eq!(shop.billing.stripe.subscription(&subscription.id).await.unwrap().status, "canceled");
 }
+
+/// A promotion code by its name, as people type it; a coupon of the account by its id is the provider's, and is no code. What is
+/// wrong with a code is not told apart.
+///
+/// Guards `promotion_code` in `checkout_begin`.
+#[tokio::test]
+async fn a_coupon_is_a_promotion_code_and_not_any_coupon_of_the_account() {
+    let shop = Shop::open().await;
+    let tenant = shop.tenant("acme", "business").await;
+    let (_, other, _) = shop.known("globex", "team").await;
+    let (billing, caller) = (&shop.billing, tester());
+    shop.at_stripe("/v1/coupons", &[("id", "STAFF100"), ("percent_off", "100"), ("duration", "forever")])
+        .await;
+    shop.at_stripe("/v1/coupons", &[("id", "fifth"), ("percent_off", "20"), ("duration", "once")]).await;
+    let code = async |name: &str, more: &[(&str, &str)]| {
+        let mut fields = vec![("promotion[type]", "coupon"), ("promotion[coupon]", "fifth"), ("code", name)];
+        fields.extend(more);
+        let made = shop.at_stripe("/v1/promotion_codes", &fields).await;
+        made["id"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned()
+    };
+    let good = code("WELCOME20", &[]).await;
+    code("OVER", &[("active", "false")]).await;
+    code("THEIRS", &[("customer", &other)]).await;
+    code("SPENT", &[("expires_at", &(shop.now().timestamp() - 1).to_string())]).await;
+    let mut said = Vec::new();
+    for wrong in ["STAFF100", "fifth", &good, "OVER", "THEIRS", "SPENT", "nonesuch", "a b", "../x"] {
+        let error =
+            customers::checkout_begin(billing, &caller, tenant, "business", Some(wrong)).await.unwrap_err();
+        assert!(error.is(&codes::INVALID_FIELDS), "{wrong}: {error}");
+        said.push(format!("{:?}", error.field_errors()));
+    }
+    said.dedup();
+    assert_eq!(said.len(), 1, "{said:?}");
+    let url =
+        customers::checkout_begin(billing, &caller, tenant, "business", Some(" welcome20 ")).await.unwrap();
+    let asked = shop.stripe.asked("Checkout.Sessions.create").pop().unwrap().params;
+    assert_eq!(asked["discounts"], serde_json::json!([{ "promotion_code": good }]), "{asked}");
+    shop.stripe.checkout_complete(&session_of(&url), Card::Works);
+    shop.hear().await;
+    assert_eq!(shop.plan(tenant).await, "business");
+    let used = shop.stripe.object(&good).unwrap();
+    assert_eq!(used["times_redeemed"], 1);
+    // The page of Stripe's own takes codes too, when none was typed here.
+    let third = shop.tenant("initech", "team").await;
+    customers::checkout_begin(billing, &caller, third, "team", None).await.unwrap();
+    let asked = shop.stripe.asked("Checkout.Sessions.create").pop().unwrap().params;
+    assert_eq!((&asked["allow_promotion_codes"], asked.get("discounts")), (&serde_json::json!(true), None));
+}
+
+/// Where there is no trial, periods begin at 00:00 UTC all the same; also for who pays on a page of yesterday.
+///
+/// Guards `anchor` in `checkout_begin`.
+#[tokio::test]
+async fn periods_begin_at_midnight_without_a_trial_too() {
+    let shop = Shop::open().await;
+    let (billing, caller) = (&shop.billing, tester());
+    for (slug, late) in [("acme", TimeDelta::zero()), ("globex", TimeDelta::hours(20))] {
+        // Half past nine in the morning, whatever the time of the test.
+        let morning =
+            (shop.now().date_naive() + chrono::Days::new(1)).and_hms_opt(9, 30, 0).unwrap().and_utc();
+        shop.pass(morning - shop.now());
+        let tenant = shop.tenant(slug, "team").await;
+        // They had their trial.
+        let (customer, now) = (customer_ensure(billing, tenant).await.unwrap(), shop.now());
+        sqlx::query(
+            "INSERT INTO subscription (id, tenant, customer, plan, status, period_start, period_end, fetched_at)
+             VALUES ('sub_old_' || $3, $1, $2, 'team', 'canceled', $4, $4, $4)",
+        )
+        .bind(tenant)
+        .bind(&customer)
+        .bind(slug)
+        .bind(now - TimeDelta::days(60))
+        .execute(shop.db())
+        .await
+        .unwrap();
+        let url = customers::checkout_begin(billing, &caller, tenant, "team", None).await.unwrap();
+        shop.pass(late);
+        shop.stripe.checkout_complete(&session_of(&url), Card::Works);
+        shop.hear().await;
+        let kept =
+            customers::current(&mut *shop.db().acquire().await.unwrap(), tenant).await.unwrap().unwrap();
+        let is_midnight = |at: chrono::DateTime<chrono::Utc>| at.timestamp() % 86_400 == 0;
+        assert!(kept.status == "active" && is_midnight(kept.period_end), "{kept:?}");
+        let paid: i64 =
+            shop.stripe.invoices(&customer).iter().filter_map(|one| one["amount_paid"].as_i64()).sum();
+        if late.is_zero() {
+            assert_eq!(kept.period_end.date_naive(), now.date_naive() + chrono::Days::new(1));
+            assert!(paid > 0 && paid < 4900 / 20, "the hours until midnight: {paid}");
+        } else {
+            assert!(is_midnight(kept.period_start) && paid == 4900, "{kept:?} {paid}");
+        }
+        // The next one is a whole month, from midnight to midnight.
+        shop.pass(kept.period_end - shop.now() + TimeDelta::minutes(5));
+        shop.hear().await;
+        let next =
+            customers::current(&mut *shop.db().acquire().await.unwrap(), tenant).await.unwrap().unwrap();
+        assert_eq!(next.period_start, kept.period_end);
+        assert!(is_midnight(next.period_end) && next.period_end - next.period_start > TimeDelta::days(27));
+    }
+    assert!(shop.stripe.refused().is_empty(), "{:?}", shop.stripe.refused());
+}
+
+/// A customer's pages that can be paid on.
+async fn open_pages(shop: &Shop, customer: &str) -> Vec<String> {
+    let all = shop.billing.stripe.checkouts_open(customer).await.unwrap();
+    all.into_iter().map(|one| one.id).collect()
+}
+
+/// Of all pages that are begun, one can be paid on: the last. With a subscription there is none.
+///
+/// Guards `only_one`, and `close_open` in `subscriptions::keep`.
+#[tokio::test]
+async fn nobody_pays_on_two_pages() {
+    let shop = Shop::open().await;
+    let tenant = shop.tenant("acme", "team").await;
+    let (billing, caller) = (&shop.billing, tester());
+    let begin = async |plan: &str| {
+        session_of(&customers::checkout_begin(billing, &caller, tenant, plan, None).await.unwrap())
+    };
+    let customer = customer_ensure(billing, tenant).await.unwrap();
+    let team = begin("team").await;
+    assert_eq!(begin("team").await, team, "sent twice");
+    let business = begin("business").await;
+    assert_eq!(open_pages(&shop, &customer).await, [business.clone()]);
+    // There and back again within the minutes in which an answer is saved: the first page has ended, so it is another one.
+    let again = begin("team").await;
+    assert_ne!(again, team);
+    assert_eq!(open_pages(&shop, &customer).await, [again.clone()]);
+    // A saved answer of a page that somebody ended at Stripe.
+    assert!(billing.stripe.checkout_expire(&again).await.unwrap());
+    let third = begin("team").await;
+    assert_eq!(open_pages(&shop, &customer).await, [third.clone()]);
+    // Many at once, for two plans.
+    let all = futures_util::future::join_all((0..6).map(|n| {
+        let plan = if n % 2 == 0 { "team" } else { "business" };
+        customers::checkout_begin(billing, &caller, tenant, plan, None)
+    }));
+    all.await.into_iter().filter_map(Result::ok).for_each(drop);
+    assert!(open_pages(&shop, &customer).await.len() <= 1);
+
+    // A page that we know nothing of, beside the one that is paid on.
+    let paid = begin("team").await;
+    let stray = shop
+        .at_stripe(
+            "/v1/checkout/sessions",
+            &[
+                ("mode", "subscription"),
+                ("customer", &customer),
+                ("success_url", "http://localhost/"),
+                ("line_items[0][price]", &price(&shop)),
+                ("line_items[0][quantity]", "1"),
+            ],
+        )
+        .await;
+    assert_eq!(open_pages(&shop, &customer).await.len(), 2, "{stray}");
+    shop.stripe.checkout_complete(&paid, Card::Works);
+    shop.hear().await;
+    assert_eq!(open_pages(&shop, &customer).await, Vec::<String>::new());
+    assert_eq!(shop.stripe.subscriptions(&customer).len(), 1);
+    let refused = customers::checkout_begin(billing, &caller, tenant, "team", None).await.unwrap_err();
+    assert!(refused.is(&codes::STATE_CONFLICT));
+    assert!(!shop.incidents().await.iter().any(|(kind, _)| kind == "two_subscriptions"));
+}
+
+/// A price per month, of whatever plan.
+fn price(shop: &Shop) -> String {
+    let prices = shop.stripe.objects("price");
+    let monthly = prices.iter().find(|one| one["recurring"]["usage_type"] == "licensed").expect("a price");
+    monthly["id"].as_str().unwrap().to_owned()
+}

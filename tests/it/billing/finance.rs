@@ -318,16 +318,28 @@ async fn finance_corrects_money_and_operates_nothing() {
 }
 
 /// Guards `correction_decide` and, behind it, the table's own rule that two decide.
+/// Guards `asked_before` too.
 #[tokio::test]
 async fn a_correction_needs_a_second_person() {
     let office = Office::new().await;
     let api = Api::of(&office);
-    let ada = Api::key(&office, "ada", OperatorRole::Finance).await;
-    let bob = Api::key(&office, "bob", OperatorRole::Finance).await;
-    let asks =
-        json!({ "tenant": "acme", "meter": "tasks_created", "quantity": -3, "reason": "imported twice" });
-    let (status, asked) = api.send(&ada, "POST", "/operator/v1/billing/corrections", Some(asks)).await;
+    let ada = office.shop.operator("ada", OperatorRole::Finance).await.1.key;
+    let bob = office.shop.operator("bob", OperatorRole::Finance).await.1.key;
+    let asks = json!({
+        "tenant": "acme", "meter": "tasks_created", "quantity": -3, "reason": "imported twice", "reference": "4711",
+    });
+    let corrections = "/operator/v1/billing/corrections";
+    let (status, asked) = api.send(&ada, "POST", corrections, Some(asks.clone())).await;
     assert_eq!(status, StatusCode::CREATED, "{asked}");
+    // Sent again, it is the same; another one under the same reference is refused; somebody else's reference is another.
+    let (status, again) = api.send(&ada, "POST", corrections, Some(asks.clone())).await;
+    assert_eq!((status, &again["id"]), (StatusCode::CREATED, &asked["id"]), "{again}");
+    let mut other = asks.clone();
+    other["quantity"] = json!(-4);
+    let (status, said) = api.send(&ada, "POST", corrections, Some(other)).await;
+    assert_eq!((status, &said["code"]), (StatusCode::CONFLICT, &json!("idempotency_conflict")), "{said}");
+    let (_, bobs) = api.send(&bob, "POST", corrections, Some(asks)).await;
+    assert_ne!(bobs["id"], asked["id"], "{bobs}");
     let decide = format!("/operator/v1/billing/corrections/{}/decide", asked["id"].as_str().unwrap());
     let facts = async || {
         sqlx::query_scalar::<_, i64>("SELECT count(*) FROM usage_event WHERE source = 'correction'")

@@ -178,7 +178,7 @@ async fn from_sign_up_to_read_only_and_back_by_paying() {
     eventually(WAIT, "the letters are sent", async || {
         let mails = app.mails();
         let about = |words: &str| mails.iter().any(|mail| mail.contains(words));
-        let all = ["a payment is due", "can only be read", "suspended until"];
+        let all = ["a payment is due", "is read-only", "suspended until"];
         if all.iter().all(|words| about(words)) { Ok(()) } else { Err(format!("{} mails", mails.len())) }
     })
     .await;

@@ -8,8 +8,9 @@ use freehold::billing::ledger::{
 };
 use freehold::control_plane::audit::Caller;
 use freehold::control_plane::tenants::TenantDetail;
-use freehold::kernel::Role;
+use freehold::identity::operators::{NewOperator, OperatorRole, actor_of, operator_add};
 use freehold::kernel::ids::TenantId;
+use freehold::kernel::{Role, codes};
 use freehold::product::{Current, Product};
 use freehold::testkit::{World, WorldOptions};
 use futures_util::future::join_all;
@@ -335,6 +336,8 @@ async fn what_is_late_for_a_final_invoice_is_carried_forward() {
     };
     invoice("in_1", "paid", end - Duration::days(10), end).await.unwrap();
     invoice("in_0", "draft", end - Duration::days(40), end - Duration::days(10)).await.unwrap();
+    // A draft of ten days is one that somebody holds.
+    sqlx::query("UPDATE invoice SET held = true WHERE id = 'in_0'").execute(scene.world.db()).await.unwrap();
     for (key, days) in [("final", 5), ("draft", 15)] {
         scene.say(&scene.fact(key, 1, end - Duration::days(days))).await.unwrap();
     }
@@ -413,12 +416,15 @@ async fn too_old_and_from_the_future_are_kept_aside() {
     let total = &scene.totals().await[0];
     assert_eq!((total.sum, total.sealed, total.open, total.quarantined), (2, 2, 0, 2));
 
-    // It counts when two people say so.
+    // It counts when two people say so, and once.
     let old = aside.iter().find(|fact| fact.key == "old").unwrap();
     let new = NewCorrection { corrects: Some(old.id), ..correction(&scene, 1) };
     let cp = &scene.world.hands.cp;
-    let asked = correction_ask(cp, &by("operator:a"), &new).await.unwrap();
-    correction_decide(cp, &by("operator:b"), asked.id, true).await.unwrap();
+    let (ada, bob) = (operator(&scene, "ada").await, operator(&scene, "bob").await);
+    let asked = correction_ask(cp, &ada, &new).await.unwrap();
+    assert!(correction_ask(cp, &bob, &new).await.unwrap_err().is(&codes::STATE_CONFLICT));
+    correction_decide(cp, &bob, asked.id, true).await.unwrap();
+    assert!(correction_ask(cp, &ada, &new).await.unwrap_err().is(&codes::STATE_CONFLICT));
     let aside = quarantine_list(&mut conn, None, 10).await.unwrap();
     assert!(aside.iter().all(|fact| fact.corrected == (fact.key == "old")), "{aside:?}");
 }
@@ -451,6 +457,17 @@ fn by(actor: &str) -> Caller {
     Caller { actor: actor.to_owned(), request_id: None }
 }
 
+/// An operator who is signed in.
+async fn operator(scene: &Scene, name: &str) -> Caller {
+    let new = NewOperator {
+        email: format!("{name}@example.com"),
+        name: name.to_owned(),
+        role: OperatorRole::Finance,
+    };
+    let operator = operator_add(&scene.world.hands.cp, &by("test"), &new).await.unwrap();
+    by(&actor_of(operator.id))
+}
+
 fn correction(scene: &Scene, quantity: i64) -> NewCorrection {
     NewCorrection {
         tenant: scene.tenant(),
@@ -459,6 +476,7 @@ fn correction(scene: &Scene, quantity: i64) -> NewCorrection {
         occurred_at: scene.window,
         corrects: None,
         reason: "imported twice".to_owned(),
+        reference: None,
     }
 }
 
@@ -472,18 +490,19 @@ async fn a_correction_takes_two_people() {
     let Recorded::New(wrong) = scene.say(&scene.fact("k", 10, scene.window)).await.unwrap() else { panic!() };
     scene.at(scene.window + Duration::seconds(400));
     scene.seal().await;
+    let (ada, bob) = (operator(&scene, "ada").await, operator(&scene, "bob").await);
     let new = NewCorrection { corrects: Some(wrong), ..correction(&scene, -4) };
-    let asked = correction_ask(cp, &by("operator:a"), &new).await.unwrap();
+    let asked = correction_ask(cp, &ada, &new).await.unwrap();
     assert_eq!(asked.state, CorrectionState::Asked);
     assert_eq!(scene.count(EVENTS).await, 1, "nothing counts before another agrees");
-    let own = correction_decide(cp, &by("operator:a"), asked.id, true).await.unwrap_err();
+    let own = correction_decide(cp, &ada, asked.id, true).await.unwrap_err();
     assert_eq!(own.code().name, "forbidden");
-    let decided = correction_decide(cp, &by("operator:b"), asked.id, true).await.unwrap();
+    let decided = correction_decide(cp, &bob, asked.id, true).await.unwrap();
     assert_eq!(
         (decided.state, decided.decided_by.as_deref()),
-        (CorrectionState::Approved, Some("operator:b"))
+        (CorrectionState::Approved, Some(bob.actor.as_str()))
     );
-    let again = correction_decide(cp, &by("operator:c"), asked.id, false).await.unwrap_err();
+    let again = correction_decide(cp, &bob, asked.id, false).await.unwrap_err();
     assert_eq!(again.code().name, "state_conflict");
 
     scene.seal().await;
@@ -495,13 +514,13 @@ async fn a_correction_takes_two_people() {
     assert_eq!((fact.corrects, fact.source.as_str()), (Some(wrong), "correction"));
     assert_eq!(
         (fact.actor.as_deref(), fact.approved_by.as_deref()),
-        (Some("operator:a"), Some("operator:b"))
+        (Some(ada.actor.as_str()), Some(bob.actor.as_str()))
     );
     let untouched = books::fact_by_id(&mut conn, wrong).await.unwrap().unwrap();
     assert_eq!((untouched.quantity, untouched.batch.is_some()), (10, true));
 
-    let refused = correction_ask(cp, &by("operator:a"), &correction(&scene, 1)).await.unwrap();
-    correction_decide(cp, &by("operator:b"), refused.id, false).await.unwrap();
+    let refused = correction_ask(cp, &ada, &correction(&scene, 1)).await.unwrap();
+    correction_decide(cp, &bob, refused.id, false).await.unwrap();
     assert_eq!(scene.count(EVENTS).await, 2);
     assert_eq!(correction_list(&mut conn, false, 10).await.unwrap().len(), 0);
     assert_eq!(correction_list(&mut conn, true, 10).await.unwrap().len(), 2);

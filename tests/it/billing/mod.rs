@@ -3,8 +3,10 @@
 mod access;
 mod bad_input;
 mod catalogue;
+mod closing;
 mod customers;
 mod finance;
+mod horizon;
 mod inbox;
 mod journey;
 mod journey_paid;

@@ -2,7 +2,9 @@
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use freehold::billing::ledger::{Fact, months, record_many, sealer};
-use freehold::billing::reconcile::{Ask, Class, Level, RunDetail, RunState, is_red, reconcile_run};
+use freehold::billing::reconcile::{
+    Ask, Class, Level, RunDetail, RunState, is_red, last_run, reconcile_run, regular,
+};
 use freehold::testkit::tester;
 
 use super::till::{Till, WORK_EVENT};
@@ -87,7 +89,8 @@ async fn where_nothing_differs_nothing_is_found() {
     assert!(run.differences.is_empty() && !run.differs(), "{run:?}");
 }
 
-/// Shown to fail: with `requeue` not asking for `requeued_at IS NULL` the last run sends again.
+/// Shown to fail: with `requeue` not asking for `requeued_at IS NULL` the last run sends again. Guards against: without the
+/// day that Stripe knows an identifier, the one try is spent on "delivered earlier" and nothing is counted.
 #[tokio::test]
 async fn what_is_proven_absent_goes_back_once_and_a_second_run_changes_nothing() {
     let books = Books::new(1).await;
@@ -97,8 +100,20 @@ async fn what_is_proven_absent_goes_back_once_and_a_second_run_changes_nothing()
     books.fact(0, 32, 1, 0).await;
     books.deliver().await;
     let (customer, lost) = (books.till.tenants[0].1.clone(), books.identifier(0, 4).await);
-    assert!(books.till.stripe.lose_usage(&lost));
+    assert!(books.till.stripe.lose_count(&lost));
     assert_eq!(books.till.counted(0), 59);
+
+    // Stripe knows its identifier still.
+    let before = books.all().await;
+    let early = books.compare().await;
+    assert_eq!(
+        (early.run.state, early.run.fixed, books.all().await),
+        (RunState::Green, 0, before),
+        "{early:?}"
+    );
+    assert_eq!(classes(&early, Level::L3), [Class::Pending], "{early:?}");
+    assert!(early.differences[0].detail.contains("forgotten"), "{early:?}");
+    books.till.clock().advance(TimeDelta::hours(22));
 
     let first = books.compare().await;
     assert_eq!((first.run.state, first.run.fixed), (RunState::Red, 1), "{first:?}");
@@ -123,7 +138,7 @@ async fn what_is_proven_absent_goes_back_once_and_a_second_run_changes_nothing()
     assert_eq!(books.till.stripe.usage(&customer, WORK_EVENT).len(), 6);
 
     // Lost a second time, it is for a person.
-    assert!(books.till.stripe.lose_usage(&lost));
+    assert!(books.till.stripe.lose_count(&lost));
     let before = books.all().await;
     let fourth = books.compare().await;
     assert_eq!((fourth.run.state, fourth.run.fixed), (RunState::Red, 0), "{fourth:?}");
@@ -239,4 +254,42 @@ async fn only_to_look_changes_nothing() {
     let run = reconcile_run(&books.till.billing, &tester(), &wish).await.unwrap();
     assert_eq!((run.run.state, run.run.fixed), (RunState::Red, 0));
     assert_eq!(books.all().await, before);
+}
+
+/// Guards against: with any answer of Stripe's ending the run, nobody after this tenant is compared, tonight or ever.
+#[tokio::test]
+async fn one_tenant_that_stripe_refuses_does_not_keep_the_others_from_being_compared() {
+    let books = Books::new(2).await;
+    books.fact(0, 3, 0, 0).await;
+    books.fact(1, 4, 0, 0).await;
+    books.deliver().await;
+    sqlx::query("UPDATE billing_account SET customer = 'cus_gone' WHERE tenant = $1")
+        .bind(books.till.tenants[0].0)
+        .execute(books.till.db())
+        .await
+        .unwrap();
+    let run = books.compare().await;
+    assert_eq!((run.run.state, run.run.checked), (RunState::Red, 2), "{run:?}");
+    assert_eq!(run.differences.len(), 1, "{run:?}");
+    let found = &run.differences[0];
+    assert_eq!((found.class, found.tenant), (Class::NotCompared, Some(books.till.tenants[0].0)), "{run:?}");
+}
+
+/// Guards against: with a nightly run that fails at once, it begins again at the first tenant each hour.
+#[tokio::test]
+async fn a_nightly_run_waits_for_stripe_where_it_is() {
+    let books = Books::new(1).await;
+    books.till.clock().advance(TimeDelta::days(2));
+    let faults = books.till.stripe.faults();
+    faults.always("", freehold::testkit::stripe::Fault::Html502 { done: false });
+    regular::nightly(books.till.billing.clone()).await.unwrap();
+    let (state, error): (String, Option<String>) =
+        sqlx::query_as("SELECT state, error FROM reconcile_run").fetch_one(books.till.db()).await.unwrap();
+    assert_eq!((state.as_str(), error.is_some()), ("running", true));
+    faults.clear();
+    // The minutes that it waits.
+    sqlx::query("UPDATE reconcile_run SET leased_until = NULL").execute(books.till.db()).await.unwrap();
+    regular::nightly(books.till.billing.clone()).await.unwrap();
+    let run = last_run(&mut books.till.db().acquire().await.unwrap(), false).await.unwrap().expect("a run");
+    assert_eq!((run.state, run.checked, run.error), (RunState::Green, 1, None));
 }

@@ -250,7 +250,7 @@ async fn a_lease_that_runs_out_under_a_slow_sender() {
         let due = lanes::next_due(till.db(), &lane, false, now).await.unwrap().expect("its batch too");
         let attempt =
             lanes::begin(till.db(), &lane, &due, false, now, lanes::LEASE).await.unwrap().expect("mine");
-        assert!(attempt.maybe, "Stripe may have it from the attempt before");
+        assert!(attempt.before.maybe, "Stripe may have it from the attempt before");
         lanes::release(till.db(), &lane).await.unwrap();
     });
     assert!(of_slow.unwrap().delivered == 0, "its answer came too late to be written");

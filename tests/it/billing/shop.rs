@@ -7,11 +7,13 @@ use freehold::billing::customers::{customer_ensure, refresh_subscription};
 use freehold::billing::inbox::{Door, Shape, Taken, work_off};
 use freehold::billing::stripe::{NewCheckout, Subscription};
 use freehold::billing::{Billing, catalogue};
+use freehold::identity::keys::{OperatorKey, WithSecret, operator_key_create_for};
+use freehold::identity::operators::{NewOperator, Operator, OperatorRef, OperatorRole, operator_add};
 use freehold::kernel::Result;
 use freehold::kernel::ids::{AccountId, TenantId};
 use freehold::product::{Current, Product};
 use freehold::testkit::stripe::{Card, Held, Manner, Options, Rates, Shape as Sent, StripeStandIn};
-use freehold::testkit::{World, WorldOptions};
+use freehold::testkit::{World, WorldOptions, tester};
 use sqlx::PgPool;
 
 pub struct Shop {
@@ -86,7 +88,10 @@ impl Shop {
             plan: plan.to_owned(),
             prices,
             trial_days: 0,
-            coupon: None,
+            // Their periods begin when they do: what a test does in one does not depend on the time of day.
+            anchor: None,
+            promotion_code: None,
+            reference: "shop".to_owned(),
             success_url: "http://localhost/done".to_owned(),
             cancel_url: "http://localhost/".to_owned(),
         };
@@ -101,6 +106,30 @@ impl Shop {
         let all = self.paying(slug, plan).await;
         refresh_subscription(&self.billing, &all.2.id).await.unwrap();
         all
+    }
+
+    /// An operator, with a key of their own.
+    pub async fn operator(&self, name: &str, role: OperatorRole) -> (Operator, WithSecret<OperatorKey>) {
+        let (cp, caller) = (&self.billing.cp, tester());
+        let new = NewOperator { email: format!("{name}@example.com"), name: name.to_owned(), role };
+        let operator = operator_add(cp, &caller, &new).await.unwrap();
+        let owner = Some(OperatorRef::Id(operator.id));
+        let key = operator_key_create_for(cp, &caller, name, role, owner.as_ref(), None).await.unwrap();
+        (operator, key)
+    }
+
+    /// Somebody does something in Stripe's dashboard.
+    pub async fn at_stripe(&self, path: &str, fields: &[(&str, &str)]) -> serde_json::Value {
+        let mut body = reqwest::Url::parse("http://form/").unwrap();
+        body.query_pairs_mut().extend_pairs(fields);
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let asked = client
+            .post(format!("{}{path}", self.stripe.base_url))
+            .bearer_auth(&self.stripe.key)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(body.query().unwrap_or_default().to_owned());
+        let text = asked.send().await.unwrap().text().await.unwrap();
+        serde_json::from_str(&text).unwrap()
     }
 
     /// An event arrives.

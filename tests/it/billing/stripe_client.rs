@@ -86,15 +86,22 @@ async fn pages_trials_and_drafts() {
         plan: "team".to_owned(),
         prices: new.prices.clone(),
         trial_days: 14,
-        coupon: None,
+        anchor: None,
+        promotion_code: None,
+        reference: "team:14".to_owned(),
         success_url: "http://localhost/done".to_owned(),
         cancel_url: "http://localhost/back".to_owned(),
     };
     let session = stripe.checkout(&checkout, "one".to_owned()).await.unwrap();
     assert!(session.url.is_some() && session.status == "open" && session.subscription.is_none());
+    assert_eq!(session.reference.as_deref(), Some("team:14"));
+    let open = stripe.checkouts_open(&customer).await.unwrap();
+    assert_eq!(open.iter().map(|one| &one.id).collect::<Vec<_>>(), [&session.id]);
     till.stripe.checkout_complete(&session.id, Card::Works);
     let session = stripe.checkout_by_id(&session.id).await.unwrap();
     assert_eq!(session.status, "complete");
+    assert!(stripe.checkouts_open(&customer).await.unwrap().is_empty());
+    assert!(!stripe.checkout_expire(&session.id).await.unwrap(), "it is paid");
     let subscription = stripe.subscription(session.subscription.as_deref().unwrap()).await.unwrap();
     assert_eq!((subscription.status.as_str(), subscription.plan.as_deref()), ("trialing", Some("team")));
     let end = subscription.trial_end.unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use freehold::data_plane::broker::Login;
 use freehold::kernel::{Error, Result, codes};
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::task::JoinSet;
 
 use super::fixture::{Shard, is_refused, patient, pid, read, read_own, write_pair};
@@ -137,6 +137,47 @@ async fn a_transaction_is_committed_on_ok_and_rolled_back_on_error() {
         Ok(sqlx::query_scalar::<_, i64>("SELECT count(*) FROM note").fetch_one(pg).await?)
     };
     assert_eq!(read(&shard.broker, login, count).await.expect("served"), 2);
+    shard.is_left_clean().await;
+}
+
+/// A write whose statement failed is not kept, whatever the work says of it; one that went back to a savepoint is. Guard:
+/// `WHOLE`. Without it the answer is a success, and nothing is kept.
+#[tokio::test]
+async fn a_failure_that_the_work_hides_is_not_answered_as_done() {
+    let shard = Shard::start(1, 2, patient(2)).await;
+    let login = &shard.logins[0];
+    let hiding = async |pg: &mut PgConnection| {
+        sqlx::query("INSERT INTO note (tenant, half) VALUES (current_user, 1)").execute(&mut *pg).await?;
+        let _ = sqlx::query("INSERT INTO note (tenant, half) VALUES (current_user, 1 / 0)").execute(pg).await;
+        Ok(())
+    };
+    let error = shard.broker.write(login, hiding).await.map_err(Error::from).expect_err("it is not kept");
+    assert!(error.is(&codes::INTERNAL), "{error:?}");
+    let ending = async |pg: &mut PgConnection| {
+        sqlx::raw_sql("ROLLBACK").execute(pg).await?;
+        Ok(())
+    };
+    let error = shard.broker.write(login, ending).await.map_err(Error::from).expect_err("it is not kept");
+    assert!(error.is(&codes::INTERNAL), "{error:?}");
+
+    // Going back to a savepoint, said or by dropping it, is no failure.
+    let careful = async |pg: &mut PgConnection| {
+        for said in [true, false] {
+            sqlx::query("INSERT INTO note (tenant, half) VALUES (current_user, 2)").execute(&mut *pg).await?;
+            let mut part = pg.begin().await?;
+            let failed = sqlx::query("INSERT INTO note (tenant, half) VALUES (current_user, 1 / 0)");
+            failed.execute(&mut *part).await.expect_err("a division by nothing");
+            if said {
+                part.rollback().await?;
+            }
+        }
+        Ok(())
+    };
+    shard.broker.write(login, careful).await.map_err(Error::from).expect("written");
+    let notes = async |pg: &mut PgConnection| {
+        Ok(sqlx::query_scalar::<_, Vec<i32>>("SELECT array_agg(half) FROM note").fetch_one(pg).await?)
+    };
+    assert_eq!(read(&shard.broker, login, notes).await.expect("served"), [2, 2]);
     shard.is_left_clean().await;
 }
 

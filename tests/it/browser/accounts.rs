@@ -46,10 +46,10 @@ async fn a_second_factor_is_asked_for_and_an_account_ends() {
 
     ada.click("Ada Lovelace").await;
     ada.click("Sign out").await;
-    ada.see("Password forgotten?").await;
+    ada.see("Forgot your password?").await;
     ada.picture("sign-in-password").await;
-    ada.click("Make an account").await;
-    ada.see("First we send a link").await;
+    ada.click("Create an account").await;
+    ada.see("We will first send a link").await;
     ada.picture("password-new").await;
     ada.open(&format!("{BASE}/sign-in")).await;
     // The provider knows her still in this browser; this site asks for more.

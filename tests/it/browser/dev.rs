@@ -144,7 +144,7 @@ async fn dev_is_clicked_through() {
     say_who(&ada, "ada.l@analytical.example").await;
     ada.fill("Name", "Analytical").await;
     ada.see("This address is free.").await;
-    ada.click("Make the workspace").await;
+    ada.click("Create workspace").await;
     ada.see("No projects yet").await;
     let host = format!("analytical.localhost:{}", sign_up.rsplit(':').next().unwrap().replace("/signup", ""));
     assert!(ada.url().await.starts_with(&format!("http://{host}/projects")), "{}", ada.url().await);
@@ -236,7 +236,7 @@ async fn dev_goes_on_without_node() {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let server = dev.address("server ");
     let page = client.get(format!("{server}/sign-in")).header("host", "localhost").send().await.unwrap();
-    assert!(page.text().await.unwrap().contains("No way to sign in is set up here"));
+    assert!(page.text().await.unwrap().contains("No way to sign in has been set up here"));
     let said = dev.stop().await;
     assert!(said.contains("no sign-in for people: it takes Node.js 18"), "{said}");
 }

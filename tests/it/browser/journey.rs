@@ -51,7 +51,7 @@ async fn sign_up(place: &Place) -> Tab {
     ada.fill("Name", "Analytical Engines").await;
     ada.see("This address is free.").await;
     ada.picture("new-workspace").await;
-    ada.click("Make the workspace").await;
+    ada.click("Create workspace").await;
     ada.arrive(&format!("{WORK}/projects")).await;
     assert_cookie(&ada, WORK, "analytical-engines.localhost").await;
     ada
@@ -66,7 +66,7 @@ async fn join(place: &Place) -> Tab {
     grace.click("Sign in to accept").await;
     grace.click("Continue with Provider local").await;
     say_who(&grace, "grace").await;
-    grace.see("invites grace@example.com").await;
+    grace.see("has invited grace@example.com").await;
     grace.picture("invitation").await;
     grace.click("Accept as Grace Hopper").await;
     grace.arrive(&format!("{WORK}/projects")).await;
@@ -86,7 +86,7 @@ async fn two_colleagues_share_a_task() {
     ada.fill("New project", "Difference Engine No. 2").await;
     ada.click("Add project").await;
     ada.click("Difference Engine No. 2").await;
-    ada.see("Nothing to do here yet").await;
+    ada.see("No tasks yet").await;
     ada.picture("project-empty").await;
     ada.fill("New task", TASK).await;
     ada.click("Add task").await;

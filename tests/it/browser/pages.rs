@@ -24,11 +24,11 @@ async fn progress_is_followed_to_the_workspace() {
     let ada = place.signed_in("ada").await;
     ada.see("You are not in any workspace yet").await;
     ada.picture("home-empty").await;
-    ada.click("Make your first one").await;
+    ada.click("Create your first workspace").await;
     ada.fill("Name", "Slow & Steady").await;
     ada.see("This address is free.").await;
-    ada.click("Make the workspace").await;
-    ada.see("Making Slow & Steady").await;
+    ada.click("Create workspace").await;
+    ada.see("Creating Slow & Steady").await;
     ada.picture("progress").await;
     let run = place.app.world.show("slow-steady").await.tenant.run.expect("a run");
     place.app.world.finish(run).await;
@@ -40,7 +40,7 @@ async fn progress_is_followed_to_the_workspace() {
     ada.fill("Name", "Other").await;
     ada.fill("Address", "slow-steady").await;
     ada.see("This address is taken.").await;
-    ada.click("Make the workspace").await;
+    ada.click("Create workspace").await;
     ada.see("Another workspace has this address already.").await;
     ada.picture("new-taken").await;
     ada.open(BASE).await;
@@ -56,10 +56,10 @@ async fn a_terminal_is_let_in_and_listed() {
     let ada = place.signed_in("ada").await;
     let started = identity(&place.app.world).device_start("freehold on ada's laptop").await.unwrap();
     ada.open(&format!("{BASE}/device")).await;
-    ada.see("Type the code").await;
+    ada.see("Enter the code").await;
     ada.picture("device").await;
     ada.fill("Code", &started.user_code).await;
-    ada.click("Go on").await;
+    ada.click("Continue").await;
     ada.see("Sign in this device?").await;
     ada.picture("device-ask").await;
     ada.click("Yes, sign it in").await;
@@ -149,7 +149,7 @@ async fn a_site_without_providers_says_so() {
     .await;
     let browser = freehold::testkit::Browser::new(&app);
     let page = browser.open(&format!("{BASE}/sign-in")).await;
-    assert!(page.body.contains("No way to sign in is set up here"), "{}", page.body);
+    assert!(page.body.contains("No way to sign in has been set up here"), "{}", page.body);
     assert!(page.body.contains("OpsFlow"), "the product's name: {}", page.body);
     let landing = browser.open(BASE).await;
     assert!(!landing.body.contains("/signup"), "{}", landing.body);

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use freehold::app;
-use freehold::control_plane::{Hands, tenant_jobs, worker};
-use freehold::data_plane::{RegularJob, TenantContext};
+use freehold::control_plane::{Hands, reconcile, tenant_jobs, worker};
+use freehold::data_plane::{RegularJob, TenantContext, idempotency};
 use freehold::db::admin::ShardAdmins;
 use freehold::db::control;
-use freehold::jobs::queue::job_add;
+use freehold::jobs::queue::{job_add, job_close, job_lease};
 use freehold::kernel::{Error, Result};
 use freehold::product::opsflow::trim;
 use freehold::product::{Current, Product};
@@ -153,7 +153,7 @@ async fn regular_jobs_come_when_they_are_due() {
     hands.tenant_jobs = app::tenant_jobs::<Current>(&hands);
     assert_eq!(tenant_jobs::add_due(&hands).await.unwrap(), 0, "too young to have anything to trim");
     hands.cp.clock.advance(chrono::Duration::hours(25));
-    assert_eq!(tenant_jobs::add_due(&hands).await.unwrap(), 2);
+    assert_eq!(tenant_jobs::add_due(&hands).await.unwrap(), 4, "the platform's and the product's");
     assert_eq!(tenant_jobs::add_due(&hands).await.unwrap(), 0, "they have theirs for today");
     hands.cp.clock.advance(chrono::Duration::hours(25));
     sqlx::query("UPDATE job SET state = 'done'").execute(world.db()).await.unwrap();
@@ -161,8 +161,43 @@ async fn regular_jobs_come_when_they_are_due() {
         .execute(world.db())
         .await
         .unwrap();
-    assert_eq!(tenant_jobs::add_due(&hands).await.unwrap(), 1, "a suspended tenant is left alone");
-    let kinds: Vec<String> =
-        sqlx::query_scalar("SELECT DISTINCT kind FROM job").fetch_all(world.db()).await.unwrap();
-    assert_eq!(kinds, [trim::KIND]);
+    assert_eq!(tenant_jobs::add_due(&hands).await.unwrap(), 2, "a suspended tenant is left alone");
+    let kinds: Vec<String> = sqlx::query_scalar("SELECT DISTINCT kind FROM job ORDER BY kind")
+        .fetch_all(world.db())
+        .await
+        .unwrap();
+    assert_eq!(kinds, [idempotency::TIDY.kind, trim::KIND]);
+}
+
+/// An adopter's product need not know of it. Shown to fail: leave `TIDY` out of what `app::tenant_jobs` makes regular.
+#[tokio::test]
+async fn kept_answers_go_whatever_the_product() {
+    let world = World::new(Current::migrations()).await;
+    let quiet = world.tenant_with("quiet", "free").await;
+    let mut own = inside(&world, &quiet).await;
+    for (key, hours) in [("old", 25), ("young", 1)] {
+        sqlx::query(
+            "INSERT INTO idempotency (actor, key, request_hash, created_at)
+             VALUES ('a client', $1, '\\x00', now() - make_interval(hours => $2))",
+        )
+        .bind(key)
+        .bind(hours)
+        .execute(&mut own)
+        .await
+        .unwrap();
+    }
+    let mut hands = world.hands.clone();
+    hands.tenant_jobs = app::tenant_jobs::<Stamping>(&hands);
+    hands.cp.clock.advance(chrono::Duration::hours(25));
+    assert_eq!(tenant_jobs::add_due(&hands).await.unwrap(), 2, "the platform's and the product's");
+    while let Some(job) = job_lease(world.db()).await.unwrap() {
+        let done = reconcile::do_job(&hands, &job).await;
+        job_close(world.db(), &job, &done).await.unwrap();
+        done.unwrap();
+    }
+    let left: Vec<String> = sqlx::query_scalar("SELECT key FROM idempotency WHERE actor = 'a client'")
+        .fetch_all(&mut own)
+        .await
+        .unwrap();
+    assert_eq!(left, ["young"]);
 }

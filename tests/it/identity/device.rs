@@ -222,6 +222,6 @@ async fn the_page_where_a_person_says_yes() {
     assert_eq!(post(&user, "yes", &csrf, "http://localhost").await.0, 404, "answered already");
     let (device, user) = start(&app).await;
     let (status, page) = post(&user, "no", &csrf, "http://localhost").await;
-    assert!(status == 200 && page.contains("stays out"), "{status} {page}");
+    assert!(status == 200 && page.contains("was not signed in"), "{status} {page}");
     assert_eq!(poll(&app, &device).await, "access_denied");
 }

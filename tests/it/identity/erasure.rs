@@ -144,7 +144,7 @@ async fn nothing_of_a_person_is_left() {
         422
     );
     let page = fill(&browser, &page, "/account/delete", &[("address", " Ada@Example.com ")]).await;
-    assert!(page.status == 200 && page.body.contains("Your account is gone"), "{}", page.body);
+    assert!(page.status == 200 && page.body.contains("Your account is deleted"), "{}", page.body);
 
     // Out at every server within a second; five, for a busy machine.
     for replica in 0..2 {

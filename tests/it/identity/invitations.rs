@@ -152,7 +152,7 @@ async fn a_seat_is_for_the_invited_person_once_and_in_time() {
     clock.advance(week);
     assert_eq!(code(office.accept(grace, invited.id, &secret).await), "not_found", "expired");
     assert!(office.mail(invited.id).await.is_none(), "no letter for what has run out");
-    invitation_resend(&office.identity, &tester(), office.tenant, invited.id).await.unwrap();
+    invitation_resend(&office.identity, &tester(), office.owner, office.tenant, invited.id).await.unwrap();
     let fresh = office.secret(invited.id).await;
     assert_ne!(secret, fresh);
     assert_eq!(code(office.accept(grace, invited.id, &secret).await), "not_found", "an old link");
@@ -173,7 +173,8 @@ async fn a_seat_is_for_the_invited_person_once_and_in_time() {
     let twin = office.stranger("g4", Some("GRACE@example.com"), true).await;
     assert_eq!(code(office.accept(twin, invited.id, &fresh).await), "not_found", "used");
     assert!(office.mail(invited.id).await.is_none(), "no letter for what is accepted");
-    let resent = invitation_resend(&office.identity, &tester(), office.tenant, invited.id).await;
+    let resent =
+        invitation_resend(&office.identity, &tester(), office.owner, office.tenant, invited.id).await;
     assert_eq!(code(resent), "state_conflict");
 
     // Taken back.
@@ -214,7 +215,7 @@ async fn nobody_invites_above_themselves_or_reaches_into_another_workspace() {
     assert_eq!(code(asked), "conflict", "one open invitation for an address");
 
     let foreign = globex.tenant.id;
-    let resent = invitation_resend(&office.identity, &tester(), foreign, invited.id).await;
+    let resent = invitation_resend(&office.identity, &tester(), office.owner, foreign, invited.id).await;
     assert_eq!(code(resent), "not_found");
     let revoked = invitation_revoke(&office.identity, &tester(), foreign, invited.id).await;
     assert_eq!(code(revoked), "not_found");
@@ -276,7 +277,9 @@ async fn no_more_people_sit_than_the_plan_has_seats_also_in_a_race() {
 async fn letters_are_few_and_only_where_mail_leaves() {
     let office = office().await;
     let invited = office.ask(office.owner, "bob@example.com", Role::Member).await.unwrap();
-    let again = async || invitation_resend(&office.identity, &tester(), office.tenant, invited.id).await;
+    let again = async || {
+        invitation_resend(&office.identity, &tester(), office.owner, office.tenant, invited.id).await
+    };
     for _ in 0..4 {
         again().await.unwrap();
     }

@@ -77,7 +77,7 @@ async fn a_password_is_added_by_who_is_signed_in_and_reads_the_mail() {
     let attacker = signed_in(&app, &rogue, "rogue", "mallory").await;
     let page = attacker.open(&format!("{BASE}/account")).await;
     let page = fill(&attacker, &page, "/account/password/add", &[("email", ADA)]).await;
-    assert!(page.body.contains("Look into your mailbox"), "{}", page.body);
+    assert!(page.body.contains("Check your e-mail"), "{}", page.body);
     let link = link_in(&letter(world).await);
     // Whoever reads the mail is not the one who asked, signed in as somebody else or not at all.
     for victim in [Browser::new(&app), signed_in(&app, &rogue, "rogue", "ada").await] {

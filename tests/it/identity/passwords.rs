@@ -27,7 +27,7 @@ async fn nothing_is_made_before_the_address_is_proven() {
     let app = site(vec![]).await;
     let (world, browser) = (&app.world, Browser::new(&app));
     let page = ask(&browser, "/sign-in/password/new", " Ada@Example.com ").await;
-    assert!(page.body.contains("Look into your mailbox"), "{}", page.body);
+    assert!(page.body.contains("Check your e-mail"), "{}", page.body);
     assert_eq!((count(world, ACCOUNTS).await, count(world, SESSIONS).await), (0, 0));
     let mail = letter(world).await;
     assert_eq!(mail.to, "ada@example.com");

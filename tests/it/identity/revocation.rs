@@ -143,7 +143,7 @@ async fn what_was_taken_away_is_refused_everywhere_within_a_second() {
 
     let named = TenantRef::Slug("acme".to_owned());
     let mut conn = world.db().acquire().await.unwrap();
-    let id = api_key_list(&mut conn, &named).await.unwrap()[0].id;
+    let id = api_key_list(&mut conn, &named, &Default::default()).await.unwrap().items[0].id;
     drop(conn);
     api_key_revoke(cp, &tester(), id).await.unwrap();
     everywhere(&app, &by_key, 401, Instant::now(), "revoked key").await;

@@ -12,11 +12,10 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `count`, `counts` | what this process knows of a count, and when that is enough (pure); of all of them |
+//! | `count` | what this process knows of a count, and when that is enough. Pure |
 //! | `shared` | the counters in Redis |
 
 pub mod count;
-mod counts;
 mod shared;
 
 use std::time::Duration;
@@ -29,13 +28,13 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::Limiter;
+use super::known::Known;
 use crate::billing::quotas::levels::{self, Counted};
 use crate::billing::quotas::{Level, Month, Quota as Limit};
 use crate::control_plane::plans::Entitlements;
 use crate::kernel::Clock;
 use crate::kernel::ids::TenantId;
-use count::{Next, Quota};
-use counts::Counts;
+use count::{Count, Next, Quota};
 use shared::{Asked, Told, Visit};
 
 /// How often what is owed is counted.
@@ -55,7 +54,7 @@ const AT_ONCE: usize = 1_000;
 pub(super) struct Months {
     db: PgPool,
     clock: Clock,
-    counts: Counts,
+    counts: Known<Count>,
     /// Counts that owe something.
     owing: Mutex<Vec<(TenantId, Month)>>,
     /// Counts that know something which is not written down.
@@ -68,7 +67,7 @@ impl Months {
         Self {
             db,
             clock,
-            counts: Counts::default(),
+            counts: Known::new(Count::matters),
             owing: Mutex::default(),
             unwritten: Mutex::default(),
             bases: Semaphore::new(BASES_AT_ONCE),
@@ -133,7 +132,7 @@ impl Months {
                         failed.map_or_else(|_| "no answer in time".to_owned(), |done| format!("{done:?}"));
                     tracing::debug!(why, "counts of requests were not written down; they will be");
                     for one in some {
-                        if self.counts.with(one.tenant, count::Count::unwritten) {
+                        if self.counts.with(one.tenant, Count::unwritten) {
                             self.unwritten.lock().push(one.tenant);
                         }
                     }

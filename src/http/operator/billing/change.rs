@@ -21,6 +21,7 @@ use crate::billing::reconcile::close::{Release, invoice_release};
 use crate::control_plane::tenants::{TenantRef, tenant_find};
 use crate::http::operator::Inside;
 use crate::http::operator::caller::{Accountant, Which};
+use crate::http::operator::idempotency_key::IdempotencyKey;
 use crate::http::vocabulary::{Json, Path};
 use crate::kernel::Result;
 
@@ -48,6 +49,10 @@ pub struct AskCorrection {
     #[garde(length(chars, min = 3, max = 500))]
     #[schema(example = "ticket 4711: imported twice")]
     pub reason: String,
+    /// Your own name for it: asked again under it, it is the same correction. An `Idempotency-Key` is one too.
+    #[garde(inner(length(chars, min = 1, max = 255)))]
+    #[serde(default)]
+    pub reference: Option<String>,
 }
 
 /// What a second person says to a correction.
@@ -71,9 +76,17 @@ pub(super) fn routes() -> OpenApiRouter<Inside> {
 }
 
 /// Ask for a correction. Nothing counts before another person agrees
+///
+/// Asked again under the same `reference` or `Idempotency-Key`, it is the same correction.
 #[utoipa::path(post, path = "/operator/v1/billing/corrections", operation_id = "operator_billing_correction_ask",
-    tag = "Operator: billing", request_body = AskCorrection, responses((status = 201, body = Correction)))]
-async fn ask(Accountant(operator): Accountant, Json(wish): Json<AskCorrection>) -> Result<impl IntoResponse> {
+    tag = "Operator: billing",
+    params(("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key and body gets the first answer.")),
+    request_body = AskCorrection, responses((status = 201, body = Correction)))]
+async fn ask(
+    Accountant(operator): Accountant,
+    IdempotencyKey(key): IdempotencyKey,
+    Json(wish): Json<AskCorrection>,
+) -> Result<impl IntoResponse> {
     let tenant: TenantRef = wish.tenant.parse().unwrap_or_else(|never| match never {});
     let tenant = tenant_find(&mut *operator.cp.db.acquire().await?, &tenant).await?;
     let new = NewCorrection {
@@ -83,12 +96,15 @@ async fn ask(Accountant(operator): Accountant, Json(wish): Json<AskCorrection>) 
         occurred_at: wish.occurred_at.unwrap_or_else(|| operator.cp.clock.now()),
         corrects: wish.corrects,
         reason: wish.reason,
+        reference: wish.reference.or(key),
     };
     let asked = correction_ask(&operator.cp, &operator.caller, &new).await?;
     Ok((StatusCode::CREATED, Json(asked)))
 }
 
 /// Agree to a correction that another person asked for, or refuse it
+///
+/// Takes a key that has an owner. One that nobody known asked for is agreed to by two: after the first it is still `asked`.
 #[utoipa::path(post, path = "/operator/v1/billing/corrections/{id}/decide", operation_id = "operator_billing_correction_decide",
     tag = "Operator: billing", params(("id" = CorrectionId, Path)), request_body = Decide,
     responses((status = 200, body = Correction)))]

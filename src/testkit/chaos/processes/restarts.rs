@@ -45,6 +45,7 @@ struct Told {
 /// When a process does not start.
 pub async fn run(binary: &str, plan: &Plan) -> Outcome {
     let stage = Stage::new(binary).await;
+    stage.agree().await;
     let mut serve = stage.programs.start(Launch::serve()).await;
     let stage = stage.people(&serve, 4).await;
     let mut worker = stage.programs.start(Launch::worker()).await;

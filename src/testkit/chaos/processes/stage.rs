@@ -7,8 +7,10 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
 use super::client::{Wire, request};
+use crate::control_plane::approvals::{Grave, NewApproval, approval_give};
 use crate::control_plane::tenants::{TenantDetail, TenantRef};
 use crate::identity::keys::{NewApiKey, api_key_create, operator_key_create};
+use crate::identity::operators::{NewOperator, OperatorRole, operator_add};
 use crate::kernel::Role;
 use crate::product::{Current, Product};
 use crate::testkit::process::{Process, Programs};
@@ -46,6 +48,30 @@ impl Stage {
         let key = operator_key_create(&world.hands.cp, &tester(), "chaos", None).await;
         let operator_key = key.expect("an operator key").key;
         Self { world, programs, tenants: Vec::new(), operator_key }
+    }
+
+    /// Lets the operator's key delete many tenants and remove them at once: it becomes a person's, and the machine agrees.
+    ///
+    /// # Panics
+    /// When the control database does not answer.
+    pub async fn agree(&self) {
+        let cp = &self.world.hands.cp;
+        let new = NewOperator {
+            email: "chaos@example.com".to_owned(),
+            name: "Chaos".to_owned(),
+            role: OperatorRole::Operator,
+        };
+        let operator = operator_add(cp, &tester(), &new).await.expect("an operator");
+        sqlx::query("UPDATE operator_key SET owner = $1")
+            .bind(operator.id)
+            .execute(self.world.db())
+            .await
+            .expect("a key of theirs");
+        for action in [Grave::Delete, Grave::Purge] {
+            let reason = "chaos".to_owned();
+            let word = NewApproval { operator: operator.id.to_string(), action, tenants: 1_000, reason };
+            approval_give(cp, &tester(), &word).await.expect("a word");
+        }
     }
 
     /// Makes tenants, each with a project. `server` is a process that serves.

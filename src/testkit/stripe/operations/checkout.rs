@@ -6,8 +6,9 @@ use super::super::Card;
 use super::super::errors::{Answer, Refusal};
 use super::super::lists::{held, matches, page};
 use super::super::state::{DAY, HOUR, State, copy, int, merge_metadata, text};
+use super::prorations::{boundary_after, length_before};
 use super::totals::amount_of;
-use super::{Call, subscriptions, unknown};
+use super::{Call, promotions, subscriptions, unknown};
 
 pub fn call(state: &mut State, call: &Call<'_>) -> Answer {
     let (id, params) = (call.id(), call.params);
@@ -96,10 +97,23 @@ fn create(state: &mut State, params: &Value) -> Answer {
     }
     let trial = params["subscription_data"]["trial_period_days"].as_i64().unwrap_or(0) > 0
         || params["subscription_data"]["trial_end"].is_number();
+    let part = anchored(state, params, trial, &items)?;
     let soonest = state.now + 2 * DAY;
     if params["subscription_data"]["trial_end"].as_i64().is_some_and(|end| end < soonest) {
         let why = "The `trial_end` date has to be at least 2 days in the future.";
         return Err(Refusal::invalid(why).at("subscription_data[trial_end]"));
+    }
+    if params["allow_promotion_codes"] == true && params["discounts"].is_array() {
+        let why = "You may only specify one of these parameters: allow_promotion_codes, discounts.";
+        return Err(Refusal::invalid(why));
+    }
+    for one in params["discounts"].as_array().into_iter().flatten() {
+        if let Some(coupon) = one["coupon"].as_str() {
+            state.named("coupon", coupon, "discounts[0][coupon]")?;
+        }
+        if let Some(code) = one["promotion_code"].as_str() {
+            promotions::usable(state, code, customer)?;
+        }
     }
     let expires = params["expires_at"].as_i64().unwrap_or(state.now + DAY);
     if expires < state.now + HOUR / 2 || expires > state.now + DAY {
@@ -108,7 +122,7 @@ fn create(state: &mut State, params: &Value) -> Answer {
         );
     }
     let mut session = state.new_object("checkout.session", "cs_test");
-    let due = if trial { 0 } else { total };
+    let due = if trial { 0 } else { part.map_or(total, |part| (total as f64 * part).round() as i64) };
     copy(
         &mut session,
         params,
@@ -136,6 +150,25 @@ fn create(state: &mut State, params: &Value) -> Answer {
     session["_discounts"] = params["discounts"].clone();
     state.put("checkout.session", session.clone());
     Ok(session)
+}
+
+/// Which part of a period's price is due at once, where the first whole period begins later.
+fn anchored(state: &State, params: &Value, on_trial: bool, items: &[Value]) -> Answer<Option<f64>> {
+    let data = &params["subscription_data"];
+    let Some(anchor) = data["billing_cycle_anchor"].as_i64() else { return Ok(None) };
+    let at = "subscription_data[billing_cycle_anchor]";
+    if on_trial {
+        return Err(Refusal::invalid("You may not combine a trial and `billing_cycle_anchor`.").at(at));
+    }
+    let recurring = &items[0]["price"]["recurring"];
+    if anchor <= state.now || anchor > boundary_after(state.now, recurring, state.now) {
+        let why = "`billing_cycle_anchor` has to be in the future, and before the next natural billing date.";
+        return Err(Refusal::invalid(why).at(at));
+    }
+    if data["proration_behavior"] == "none" {
+        return Ok(Some(0.0));
+    }
+    Ok(Some((anchor - state.now) as f64 / length_before(recurring, anchor) as f64))
 }
 
 fn open(state: &State, id: &str) -> Answer {
@@ -191,6 +224,14 @@ pub fn complete(state: &mut State, id: &str, card: Card) -> Answer {
     let mut params = session["_subscription"].as_object().cloned().unwrap_or_default();
     params.insert("customer".to_owned(), json!(customer));
     params.insert("items".to_owned(), json!(items));
+    // Whoever pays after the anchor has passed pays for the whole period that began with it.
+    if let Some(passed) =
+        params.get("billing_cycle_anchor").filter(|at| at.as_i64().unwrap_or(0) <= state.now)
+    {
+        let began = passed.clone();
+        params.remove("billing_cycle_anchor");
+        params.insert("_began".to_owned(), began);
+    }
     if session["_discounts"].is_array() {
         params.insert("discounts".to_owned(), session["_discounts"].clone());
     }

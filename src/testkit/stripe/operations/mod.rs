@@ -14,6 +14,7 @@ pub mod invoices;
 pub mod meters;
 pub mod payments;
 pub mod portal;
+pub mod promotions;
 pub mod prorations;
 pub mod subscriptions;
 pub mod totals;
@@ -37,6 +38,7 @@ pub fn call(state: &mut State, call: &Call<'_>) -> Answer {
     let family = call.operation.rsplit_once('.').map_or("", |(family, _)| family);
     match family {
         "Products" | "Prices" | "Coupons" => catalogue::call(state, call),
+        "PromotionCodes" => promotions::call(state, call),
         "Customers" => customers::call(state, call),
         "Billing.Meters" | "Billing.MeterEvents" | "Billing.MeterEventAdjustments" => {
             meters::call(state, call)

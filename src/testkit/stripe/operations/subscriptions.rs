@@ -8,7 +8,7 @@ use super::super::state::{DAY, HOUR, State, copy, data, int, merge_metadata, pub
 use super::invoices::{self, New};
 use super::prorations::{Swap, anchor_of, boundary_after, length_before, period, set_period};
 use super::totals::is_metered;
-use super::{Call, payments, unknown};
+use super::{Call, payments, promotions, unknown};
 
 /// A first invoice that is not paid by then ends the subscription.
 pub const INCOMPLETE_FOR: i64 = 23 * HOUR;
@@ -159,10 +159,12 @@ fn alike(items: &[Value]) -> Answer<()> {
 fn discounts(state: &mut State, asked: &Value, customer: &str, subscription: &str) -> Answer {
     let mut made = Vec::new();
     for one in asked.as_array().into_iter().flatten() {
-        let Some(id) = one["coupon"].as_str() else {
-            return Err(Refusal::not_here("discounts that are not coupons"));
+        let (id, code) = match (one["coupon"].as_str(), one["promotion_code"].as_str()) {
+            (Some(id), _) => (id.to_owned(), Value::Null),
+            (None, Some(code)) => (promotions::redeem(state, code, customer)?, json!(code)),
+            _ => return Err(Refusal::not_here("discounts that are neither coupons nor promotion codes")),
         };
-        let mut coupon = state.named("coupon", id, "discounts[0][coupon]")?;
+        let mut coupon = state.named("coupon", &id, "discounts[0][coupon]")?;
         coupon["times_redeemed"] = json!(int(&coupon, "times_redeemed") + 1);
         let months = some_int(&coupon, "duration_in_months");
         state.put("coupon", coupon);
@@ -170,6 +172,7 @@ fn discounts(state: &mut State, asked: &Value, customer: &str, subscription: &st
         discount["customer"] = json!(customer);
         discount["subscription"] = json!(subscription);
         discount["source"] = json!({ "type": "coupon", "coupon": id });
+        discount["promotion_code"] = code;
         discount["start"] = json!(state.now);
         let month = json!({ "interval": "month", "interval_count": months });
         discount["end"] =
@@ -239,8 +242,10 @@ pub fn create(state: &mut State, params: &Value) -> Answer {
     }
     let mut subscription = state.new_object("subscription", "sub");
     let id = text(&subscription, "id").to_owned();
-    let first_end = trial.or(asked_anchor).unwrap_or_else(|| boundary_after(now, &recurring, now));
-    let anchor = asked_anchor.or(trial).unwrap_or(now);
+    // Paid for in Checkout after its anchor had passed: the period has begun already.
+    let begin = some_int(params, "_began").unwrap_or(now);
+    let first_end = trial.or(asked_anchor).unwrap_or_else(|| boundary_after(begin, &recurring, now));
+    let anchor = asked_anchor.or(trial).unwrap_or(begin);
     subscription["customer"] = json!(customer);
     subscription["currency"] = items[0]["price"]["currency"].clone();
     subscription["billing_cycle_anchor"] = json!(anchor);
@@ -268,7 +273,7 @@ pub fn create(state: &mut State, params: &Value) -> Answer {
     }
     merge_metadata(&mut subscription, params);
     put_items(&mut subscription, items);
-    set_period(&mut subscription, now, first_end);
+    set_period(&mut subscription, begin, first_end);
     subscription["_pending"] = json!([]);
     if behavior == "default_incomplete" && due_now {
         subscription["status"] = json!("incomplete");
@@ -282,7 +287,7 @@ pub fn create(state: &mut State, params: &Value) -> Answer {
         subscription: &id,
         reason: "subscription_create",
         past: None,
-        next: Some((now, first_end)),
+        next: Some((begin, first_end)),
         free,
         whole: part.then(|| length_before(&recurring, first_end)),
         period: (now, now),
