@@ -22,7 +22,7 @@ Examples:
   freehold operator-key create --name dashboard --role viewer
   export FREEHOLD_OPERATOR_KEY=$(freehold operator-key create --name ci --output json | jq -r .key)
 
-A key with an owner acts for that operator: it can never do more than they can, and it ends with them. A key without an
+A key with an owner acts for that operator: it can never do more than they can, and it ends with them. A key without an \
 owner may ask for corrections of money, but cannot agree to any. With --server, a key only creates keys of its own owner.")]
     Create(Create),
     /// List operators' keys, newest first, including revoked ones

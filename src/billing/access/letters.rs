@@ -93,13 +93,9 @@ impl Letter {
         let second = match self {
             Self::Paid => return vec![first],
             Self::Canceled => "To continue, choose a plan.".to_owned(),
-            Self::TrialEnds { .. } => {
-                "The page of its plan shows what it costs and how to pay.".to_owned()
-            }
-            _ => {
-                "The page of its plan shows how to pay. If you have just paid, please ignore this e-mail."
-                    .to_owned()
-            }
+            Self::TrialEnds { .. } => "The page of its plan shows what it costs and how to pay.".to_owned(),
+            _ => "The page of its plan shows how to pay. If you have just paid, please ignore this e-mail."
+                .to_owned(),
         };
         vec![first, second]
     }

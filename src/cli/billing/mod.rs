@@ -53,7 +53,7 @@ Examples:
   freehold billing report --from 2026-10-01 --to 2026-10-31 --all --output csv > october.csv
   freehold billing report --tenant acme --output json | jq '.items[] | select(.diff != 0)'
 
-What Stripe counted is as of the last reconciliation. CSV has money in major units (…_major), JSON in minor (…_minor).
+What Stripe counted is as of the last reconciliation. CSV has money in major units (…_major), JSON in minor (…_minor). \
 A page holds the rows of up to --limit tenants. An invoice's tax and credit notes stand in its first row only.")]
     Report(Days),
     /// Compare the ledger, what was delivered, what Stripe counted, invoices and payments
@@ -63,7 +63,7 @@ Examples:
   freehold billing reconcile --fail-on-diff --output json > found.json
   freehold billing reconcile --tenant acme --from 2026-11-01 --look-only
 
-What Stripe provably does not have goes back into the queue, once. Nothing else is changed, and nothing is ever reduced.
+What Stripe provably does not have goes back into the queue, once. Nothing else is changed, and nothing is ever reduced. \
 With --fail-on-diff it ends with 1 when something differs that does not explain itself.")]
     Reconcile(Reconcile),
     /// List what a comparison found; by default, the last one of all tenants
@@ -290,7 +290,7 @@ enum Quarantine {
 Examples:
   freehold billing quarantine settle ub:ten_06fqv3k1s9t4m7b2n8c5v0r6e4:api_calls:1795219200:0 --as check --reason 'monthly look'
 
-check asks what Stripe counted in the batch's minute, and does what that proves. resend sends a refused batch again.
+check asks what Stripe counted in the batch's minute, and does what that proves. resend sends a refused batch again. \
 delivered means that somebody has seen it at Stripe; void, that it is never sent and never billed.")]
     Settle(SettleArgs),
 }

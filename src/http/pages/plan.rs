@@ -197,10 +197,14 @@ fn status(
         Access::Restricted => {
             ("Read-only", true, format!("Everything can be read; nothing can be changed.{since}"))
         }
-        Access::Suspended => {
-            ("Suspended", true, format!("Your data is kept. The workspace opens again as soon as it is paid.{since}"))
+        Access::Suspended => (
+            "Suspended",
+            true,
+            format!("Your data is kept. The workspace opens again as soon as it is paid.{since}"),
+        ),
+        Access::Canceled => {
+            ("Ended", true, "The subscription has ended. Choose a plan to continue.".to_owned())
         }
-        Access::Canceled => ("Ended", true, "The subscription has ended. Choose a plan to continue.".to_owned()),
     };
     Status { word, bad, text }
 }
