@@ -2,6 +2,9 @@
 # `testkit` only adds helpers for tests; what ships is built without it (cargo build --profile dist).
 DEBUG_FLAGS := --locked --features testkit
 
+# Terraform's provider, where a folder on this disk mirrors it; without one the registry is asked.
+MIRROR := export TF_PLUGIN_MIRROR="$$(scripts/plugin-mirror.sh)";
+
 # More for the program behind a target: `make dev ARGS=--reset`, `make bench ARGS=--list`
 ARGS ?=
 
@@ -17,7 +20,7 @@ deps: ## Install PostgreSQL, Redis, a C compiler and Node.js if they are missing
 # `exec` leaves no shell between make and freehold: a signal to make reaches it, and it stops all it started.
 dev: deps ## Build and run Freehold with servers of its own (ARGS="--reset" starts over)
 	@cargo build $(DEBUG_FLAGS)
-	@exec target/debug/freehold dev $(ARGS)
+	@$(MIRROR) exec target/debug/freehold dev $(ARGS)
 
 # Terraform is in few systems' package sources, and its provider in none. Without them its checks are left out, and the last
 # line says so.

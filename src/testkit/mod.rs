@@ -34,7 +34,7 @@ pub use dns::{DnsAnswer, DnsServer};
 pub use eventually::eventually;
 pub use github::{GithubStandIn, Octocat};
 pub use idp::{Idp, provider_settings};
-pub use moto::{Inventory, Moto, terraform_is_here};
+pub use moto::{Inventory, Moto, plugin_mirror, terraform_is_here};
 pub use proxies::{Proxies, Through};
 pub use proxy::{Mode, Proxy};
 pub use rogue_idp::RogueIdp;

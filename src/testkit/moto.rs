@@ -1,7 +1,8 @@
 //! A stand-in for AWS, asked past Terraform. Nothing it says of permissions counts: it enforces none.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -81,17 +82,22 @@ impl Moto {
         let secrets = self.ask("secretsmanager", "secretsmanager.ListSecrets", &filter).await;
         let prefix = json!({ "logGroupNamePrefix": format!("/{environment}/"), "limit": 50 });
         let groups = self.ask("logs", "Logs_20140328.DescribeLogGroups", &prefix).await;
-        let servers = self.form("rds", "Action=DescribeDBInstances&Version=2014-10-31").await;
-        let numbers = texts(&servers, "DbiResourceId").into_iter();
-        let servers = texts(&servers, "DBInstanceIdentifier").into_iter().zip(numbers);
         Inventory {
             roles: mine(texts(&roles, "RoleName"), format!("{environment}-")),
             secrets: mine(fields(&secrets["SecretList"], "Name"), format!("{environment}/")),
             log_groups: fields(&groups["logGroups"], "logGroupName"),
             keys: self.keys(environment).await,
             buckets: mine(texts(&self.buckets().await, "Name"), format!("{environment}-")),
-            servers: servers.filter(|(name, _)| name.starts_with(&format!("{environment}-"))).collect(),
+            servers: self.servers(environment).await,
         }
+    }
+
+    /// An environment's servers: the cloud's own number of each by its name.
+    pub async fn servers(&self, environment: &str) -> BTreeMap<String, String> {
+        let all = self.form("rds", "Action=DescribeDBInstances&Version=2014-10-31").await;
+        let numbers = texts(&all, "DbiResourceId").into_iter();
+        let servers = texts(&all, "DBInstanceIdentifier").into_iter().zip(numbers);
+        servers.filter(|(name, _)| name.starts_with(&format!("{environment}-"))).collect()
     }
 
     /// But for those that are to be removed: that takes days.
@@ -166,6 +172,21 @@ fn authorization(service: &str) -> String {
     format!(
         "AWS4-HMAC-SHA256 Credential=test/20250101/us-east-1/{service}/aws4_request, SignedHeaders=host, Signature=0"
     )
+}
+
+/// The folder on this disk that mirrors Terraform's provider, if there is one: what `scripts/plugin-mirror.sh` says.
+///
+/// # Panics
+/// When the script cannot be run.
+pub fn plugin_mirror() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let look = || {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/plugin-mirror.sh");
+        let said = std::process::Command::new(script).output().expect("scripts/plugin-mirror.sh");
+        let folder = String::from_utf8(said.stdout).expect("a path").trim().to_owned();
+        (!folder.is_empty()).then(|| PathBuf::from(folder))
+    };
+    FOUND.get_or_init(look).clone()
 }
 
 /// Fails with what to do where Terraform is missing. A machine that cannot have it says so: `FREEHOLD_TEST_TERRAFORM=none`

@@ -52,7 +52,8 @@ impl Inner {
             let cache = work.join("providers");
             std::fs::create_dir_all(&cache).map_err(Error::internal)?;
             let given = self.settings.mirror.clone();
-            let mirror = given.or_else(|| std::env::var_os("TF_PLUGIN_MIRROR").map(PathBuf::from));
+            let named = std::env::var_os("TF_PLUGIN_MIRROR").filter(|folder| !folder.is_empty());
+            let mirror = given.or_else(|| named.map(PathBuf::from));
             // By another name first: somebody may be reading it.
             let fresh = folder.file("cli.tfrc");
             std::fs::write(&fresh, environment::cli_config(mirror.as_deref(), &cache))
