@@ -86,9 +86,19 @@ impl Stack {
         self.servers[0].url(CONTROL)
     }
 
-    /// The superuser's DSN of the database for Terraform's states.
-    pub fn states_url(&self) -> String {
-        self.servers[0].url(STATES)
+    /// The superuser's DSN of the database for Terraform's states, which is made by the first who asks, and is nobody else's.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn states_url(&self) -> Result<String> {
+        make_databases(&self.servers[0], vec![STATES]).await?;
+        let unavailable = |error: sqlx::Error| Error::internal(error).detail("a database cannot be closed");
+        let options = self.servers[0].connect_options(STATES);
+        let mut connection = PgConnection::connect_with(&options).await.map_err(unavailable)?;
+        let close = format!("REVOKE ALL ON DATABASE {STATES} FROM PUBLIC");
+        sqlx::raw_sql(AssertSqlSafe(close)).execute(&mut connection).await.map_err(unavailable)?;
+        connection.close().await.map_err(unavailable)?;
+        Ok(self.servers[0].url(STATES))
     }
 
     /// The superuser's DSN of a shard database, by its place in [`SHARDS`].
@@ -139,8 +149,8 @@ impl Stack {
     async fn make_databases(&self) -> Result<()> {
         let wanted = |server: usize| {
             let shards = SHARDS.iter().filter(move |(at, _)| *at == server).map(|(_, name)| *name);
-            let own: &[&str] = if server == 0 { &[CONTROL, STATES] } else { &[] };
-            own.iter().copied().chain(shards).collect::<Vec<_>>()
+            let own = (server == 0).then_some(CONTROL);
+            own.into_iter().chain(shards).collect::<Vec<_>>()
         };
         tokio::try_join!(
             make_databases(&self.servers[0], wanted(0)),

@@ -35,7 +35,7 @@ impl DevCloud {
         screen::say("starting a stand-in for AWS");
         let moto = Moto::start(Path::new("."), &home.join("moto.log")).await?;
         let states = home.join("states.dsn");
-        write_private(&states, &stack.states_url())?;
+        write_private(&states, &stack.states_url().await?)?;
         let servers = home.join("servers.dsn");
         write_private(&servers, &stack.servers()[1].url("postgres"))?;
         let roots = std::path::absolute("terraform").map_err(Error::internal)?;
