@@ -310,7 +310,7 @@ fn abandon_schema<'a>(_: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Opti
 }
 
 /// Opens the tenant's account. One that cannot be opened now is opened by a repair later.
-fn open_account<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
+pub(super) fn open_account<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let input: Input = held.input()?;
         let opening = hands.errands.of_tenant(BILLING, input.tenant, json!({}));
@@ -326,7 +326,10 @@ fn open_account<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Op
 }
 
 /// By a job, because the payment provider may be away, and the customer's slug must be free again now.
-fn take_account_back<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
+pub(super) fn take_account_back<'a>(
+    hands: &'a Hands,
+    held: &'a Held,
+) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let input: Input = held.input()?;
         if !hands.errands.knows(BILLING_UNDO) {

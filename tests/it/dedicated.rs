@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use freehold::control_plane::access::{PURGE, tenant_delete, tenant_purge};
+use freehold::control_plane::errands::Errands;
 use freehold::control_plane::infra::dedicated::{self, DEDICATED, server_name};
 use freehold::control_plane::infra::resources::ResourcesState;
 use freehold::control_plane::infra::targets::{may_destroy, target};
 use freehold::control_plane::plans::{self, Tier};
-use freehold::control_plane::provisioning::NewTenant;
+use freehold::control_plane::provisioning::{BILLING, BILLING_UNDO, NewTenant};
 use freehold::control_plane::shards::{NewPool, Shard, pool_add, shard_find};
 use freehold::control_plane::tenants::{TenantDetail, TenantRef, TenantState, tenant_find};
 use freehold::control_plane::{doctor, runs, work};
@@ -17,6 +18,7 @@ use freehold::jobs::saga;
 use freehold::kernel::ids::RunId;
 use freehold::kernel::{Error, codes};
 use freehold::testkit::{World, tester};
+use parking_lot::Mutex;
 use secrecy::ExposeSecret;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
@@ -218,6 +220,45 @@ async fn a_run_can_be_turned_round() {
     world.finish(again).await;
     let deleted = tenant_delete(cp, &tester(), &named("acme"), "test").await.unwrap();
     assert!(work::run_undo(cp, &tester(), deleted).await.unwrap_err().is(&codes::STATE_CONFLICT));
+}
+
+/// It has an account with whoever is paid before it is active, as a pooled tenant has; one that did not come to be leaves none,
+/// and nobody who does not answer holds it up.
+#[tokio::test]
+async fn a_dedicated_tenant_has_an_account() {
+    let (mut world, _) = with_plan().await;
+    let opened = Arc::new(Mutex::new(Vec::new()));
+    let opens = opened.clone();
+    world.hands.errands = Errands::default()
+        .with(BILLING, move |tenant, _| {
+            opens.lock().push(tenant);
+            Box::pin(async { Err(Error::new(&codes::TIMEOUT)) })
+        })
+        .with(BILLING_UNDO, |_, _| Box::pin(async { Ok(()) }));
+    let run = create(&world, "acme").await;
+    world.finish(run).await;
+    let acme = world.show("acme").await.tenant;
+    assert_eq!(acme.state, TenantState::Active);
+    assert_eq!(*opened.lock(), [acme.id]);
+
+    let run = create(&world, "globex").await;
+    let globex = world.show("globex").await.tenant.id;
+    let held = hold(&world, run).await;
+    for step in DEDICATED.steps.iter().take_while(|step| step.name != "activate") {
+        once(&world, &held, step.run).await.unwrap_or_else(|error| panic!("{}: {error:?}", step.name));
+        sqlx::query("UPDATE run_step SET state = 'done' WHERE run = $1 AND name = $2")
+            .bind(run)
+            .bind(step.name)
+            .execute(world.db())
+            .await
+            .unwrap();
+    }
+    assert_eq!(*opened.lock(), [acme.id, globex]);
+    expire(&world, run).await;
+    work::run_undo(&world.hands.cp, &tester(), run).await.unwrap();
+    assert_eq!(world.finish(run).await.state, RunState::Undone);
+    let asked = "SELECT count(*) FROM job WHERE kind = 'billing_account_undo'";
+    assert_eq!(count(&world, asked).await, 1);
 }
 
 /// The server of a tenant that is or was served is not removed by an undo, whoever asks.

@@ -14,7 +14,9 @@ use super::resources::{make_ready, told, whose};
 use super::{MadeFor, ShardCloud, Target};
 use crate::control_plane::changes::{self, Change};
 use crate::control_plane::plans::{Entitlements, Plan};
-use crate::control_plane::provisioning::{activate, make_schema, nothing, shard_open, shard_prepare};
+use crate::control_plane::provisioning::{
+    activate, make_schema, nothing, open_account, shard_open, shard_prepare, take_account_back,
+};
 use crate::control_plane::slots::new_schema_name;
 use crate::control_plane::tenants::{TenantRef, TenantState, tenant_find};
 use crate::control_plane::{ControlPlane, Hands};
@@ -29,7 +31,7 @@ const SEEN_SECONDS: f64 = 60.0;
 /// The first version of a server's password. Nothing raises it yet.
 const PASSWORD_VERSION: i32 = 1;
 
-/// reserve → server → register → prepare → open → schema → resources → activate.
+/// reserve → server → register → prepare → open → schema → resources → billing → activate.
 pub static DEDICATED: Kind<Hands> = Kind {
     name: "provision_dedicated",
     steps: &[
@@ -40,6 +42,7 @@ pub static DEDICATED: Kind<Hands> = Kind {
         StepDef { name: "open", run: shard_open, undo: None },
         StepDef { name: "schema", run: make_schema, undo: None },
         StepDef { name: "resources", run: make_resources, undo: Some(unmake_resources) },
+        StepDef { name: "billing", run: open_account, undo: Some(take_account_back) },
         StepDef { name: "activate", run: activate, undo: None },
     ],
     on_failure: OnFailure::Retry,
