@@ -22,7 +22,7 @@ mod zipf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use freehold::testkit::program::{self, Section};
+use freehold::testkit::program::{self, Section, Special};
 
 /// All sections together take no longer than this, or something hangs.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
@@ -99,5 +99,5 @@ fn main() -> ExitCode {
     if let Some(done) = gate::asked() {
         return done;
     }
-    program::main("bench", LIMIT, SECTIONS, &[])
+    program::main("bench", LIMIT, SECTIONS, Special::default())
 }

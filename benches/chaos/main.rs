@@ -1,6 +1,7 @@
 //! Faults under load, and what Freehold makes of them. `make chaos`; `ARGS=--list` shows the sections. Ends with an
 //! error when something happened that may never happen.
 
+mod cloud;
 mod control;
 mod processes;
 mod redis;
@@ -9,9 +10,9 @@ mod shards;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use freehold::testkit::program::{self, Section};
+use freehold::testkit::program::{self, Section, Special};
 
-/// All sections together take no longer than this, or something hangs.
+/// All sections together take no longer than this, or something hangs. Those that run only by name have as long each.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 const SECTIONS: &[Section] = &[
@@ -32,6 +33,8 @@ const SECTIONS: &[Section] = &[
     processes::NO_ROOM,
     processes::DESCRIPTORS,
     processes::SHARD_CRASH,
+    cloud::CLOUD,
+    cloud::KILLS,
     // It takes longer than all others together, so it begins at the start.
     Section {
         name: control::NAME,
@@ -41,5 +44,6 @@ const SECTIONS: &[Section] = &[
 ];
 
 fn main() -> ExitCode {
-    program::main("chaos", LIMIT, SECTIONS, &[control::NAME])
+    let special = Special { beside: &[control::NAME], by_name: &[cloud::CLOUD.name, cloud::KILLS.name] };
+    program::main("chaos", LIMIT, SECTIONS, special)
 }

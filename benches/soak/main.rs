@@ -11,7 +11,7 @@ mod noisy;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use freehold::testkit::program::{self, Section};
+use freehold::testkit::program::{self, Section, Special};
 
 /// All sections together take no longer than this, or something hangs.
 const LIMIT: Duration = Duration::from_secs(14 * 60);
@@ -50,5 +50,5 @@ const SECTIONS: &[Section] = &[
 ];
 
 fn main() -> ExitCode {
-    program::main("soak", LIMIT, SECTIONS, &[])
+    program::main("soak", LIMIT, SECTIONS, Special::default())
 }

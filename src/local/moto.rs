@@ -13,13 +13,20 @@ use tokio::time::Instant;
 use super::ports;
 use crate::kernel::{Error, Result, codes};
 
-/// Ends with its stdin, and so with whoever started it, however that ends.
+/// Ends with its stdin, and so with whoever started it, however that ends. Each server has a number of its own, by which the
+/// provider looks for it: moto gives all the same, and with two servers nobody is found.
 const PROGRAM: &str = "
-import os, sys, threading
+import os, sys, threading, uuid
 def until_alone():
     sys.stdin.read()
     os._exit(0)
 threading.Thread(target=until_alone, daemon=True).start()
+from moto.rds.models import DBInstance
+init = DBInstance.__init__
+def numbered(self, *args, **more):
+    init(self, *args, **more)
+    self.dbi_resource_id = 'db-' + uuid.uuid4().hex[:26].upper()
+DBInstance.__init__ = numbered
 from moto.server import main
 main(['-H', '127.0.0.1', '-p', sys.argv[1]])
 ";

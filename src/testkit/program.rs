@@ -134,13 +134,25 @@ fn postgres_version() -> Option<String> {
     Some(String::from_utf8_lossy(&said.stdout).trim().to_owned())
 }
 
+/// Sections that are not like the others.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Special<'a> {
+    /// They begin at the start, and run beside the others.
+    pub beside: &'a [&'a str],
+    /// They run only when they are named, and have as long as all others together, each.
+    pub by_name: &'a [&'a str],
+}
+
 /// Runs the sections that were asked for, prints, and writes `target/bench/<name>.json`. Fails when a section has a
 /// broken `must` or a ratio that is worse than recorded, panics, or when all together do not end within `limit`.
-/// Sections whose names are in `beside` begin at the start and run beside the others.
-pub fn main(name: &'static str, limit: Duration, sections: &[Section], beside: &[&str]) -> ExitCode {
+pub fn main(name: &'static str, limit: Duration, sections: &[Section], special: Special<'_>) -> ExitCode {
     let args = Args::parse();
+    let by_name = |section: &Section| special.by_name.contains(&section.name);
     if args.list {
-        sections.iter().for_each(|section| println!("{:<12} {}", section.name, section.about));
+        for section in sections {
+            let when = if by_name(section) { " (only with --only)" } else { "" };
+            println!("{:<12} {}{when}", section.name, section.about);
+        }
         return ExitCode::SUCCESS;
     }
     if let Some(unknown) =
@@ -149,13 +161,21 @@ pub fn main(name: &'static str, limit: Duration, sections: &[Section], beside: &
         eprintln!("there is no section {unknown:?}; --list shows them");
         return ExitCode::from(2);
     }
-    let asked =
-        |section: &&Section| args.only.is_empty() || args.only.iter().any(|name| section.name == *name);
+    let asked = |section: &&Section| match args.only.as_slice() {
+        [] => !by_name(section),
+        only => only.iter().any(|name| section.name == *name),
+    };
     let asked: Vec<&Section> = sections.iter().filter(asked).collect();
     let whole = match (&args.part, asked.as_slice()) {
         (Some(file), [section]) => part(name, &args, section, limit, file),
         (Some(_), _) => panic!("one section to a process"),
-        (None, _) => all(name, &args, &asked, beside, Instant::now() + limit),
+        (None, _) => {
+            let (long, others): (Vec<&Section>, Vec<&Section>) =
+                asked.iter().copied().partition(|section| by_name(section));
+            let times = long.len() + usize::from(!others.is_empty());
+            let end = Instant::now() + limit * u32::try_from(times).unwrap_or(1);
+            all(name, &args, &asked, special.beside, end)
+        }
     };
     if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -70,6 +70,11 @@ impl RunFolder {
         Ok(paths.into_iter().map(|path| Self { path, root: root.to_owned(), owner: None }).collect())
     }
 
+    /// Whether its run began before another's of the same state: folders are named after the time, and no two alike.
+    pub fn is_older_than(&self, other: &Self) -> bool {
+        self.path < other.path
+    }
+
     /// Makes it ours, unless it belongs to a run that goes on. True as well when somebody has removed it meanwhile.
     pub fn take(&mut self) -> io::Result<bool> {
         // Asked again, the system would refuse it to ourselves.
@@ -203,6 +208,7 @@ mod tests {
         assert!(!run.root().join("tests").exists());
         let another = RunFolder::make(work.path(), &roots(), "tenant", "ten_1").expect("another");
         let found = RunFolder::leftovers(work.path(), "tenant", "ten_1").expect("both");
+        assert!(run.is_older_than(&another) && !another.is_older_than(&run) && !run.is_older_than(&run));
         assert_eq!(found, [run.clone(), another]);
         run.remove().expect("removed");
         run.remove().expect("removed twice");

@@ -93,8 +93,10 @@ impl Inner {
         let mut running = process::start(&self.settings.terraform, folder, &call)?;
         if !running.end(self.settings.limit()).await?.success() {
             let said = std::fs::read_to_string(folder.file("inventory.err")).unwrap_or_default();
-            return Err(Error::new(&codes::INFRA_FAILED)
-                .detail(format!("the cloud does not say what is there: {}", version::first_error(&said))));
+            return Err(version::no_provider(&said).unwrap_or_else(|| {
+                let why = version::first_error(&said);
+                Error::new(&codes::INFRA_FAILED).detail(format!("the cloud does not say what is there: {why}"))
+            }));
         }
         let state =
             std::fs::read_to_string(folder.root().join("terraform.tfstate")).map_err(Error::internal)?;

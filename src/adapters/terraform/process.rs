@@ -160,7 +160,26 @@ pub fn look(
 mod tests {
     use std::io::Write;
 
+    use nix::unistd::{getpgid, getpgrp};
+
     use super::*;
+
+    /// Ctrl-C in a terminal, and a service that is stopped, are signals to our group: Terraform goes on with what it has in hand.
+    ///
+    /// Guard, not yet seen to fail: without `process_group`.
+    #[tokio::test]
+    async fn a_signal_to_us_is_none_to_terraform() {
+        let work = tempfile::tempdir().expect("a folder");
+        let roots = Path::new(env!("CARGO_MANIFEST_DIR")).join("terraform");
+        let folder = RunFolder::make(work.path(), &roots, "tenant", "ten_1").expect("a run's folder");
+        let call = Call { args: vec!["60".to_owned()], name: "sleep", env: Vec::new() };
+        let mut running = start(Path::new("/bin/sleep"), &folder, &call).expect("it starts");
+        let pid = Pid::from_raw(running.child.id().expect("it runs").cast_signed());
+        assert_eq!(getpgid(Some(pid)).expect("its group"), pid);
+        assert_ne!(getpgrp(), pid);
+        running.stop();
+        assert!(!running.end(Duration::from_secs(60)).await.expect("it ends").success());
+    }
 
     #[test]
     fn a_line_is_read_when_it_is_whole() {

@@ -51,7 +51,8 @@ impl Inner {
         let work = super::init::absolute(&self.settings.work)?;
         let left =
             RunFolder::leftovers(&work, task.root.as_str(), &task.workspace).map_err(Error::internal)?;
-        for mut folder in left.into_iter().filter(|folder| folder != fresh) {
+        // Who came later waits for us. Two that began together would else wait for each other.
+        for mut folder in left.into_iter().filter(|folder| folder.is_older_than(fresh)) {
             self.outlast(task, &mut folder).await?;
             folder.end_providers();
             let mut conn = self.states.connect().await?;
@@ -204,6 +205,9 @@ impl Inner {
     }
 
     /// Runs a command that reports no events. What it said on stderr, when it failed.
+    ///
+    /// # Errors
+    /// `infra_unavailable` when it could not be run, or its provider could not.
     async fn question(
         &self,
         task: &Task,
@@ -218,7 +222,8 @@ impl Inner {
         if ended.success() {
             return Ok(Ok(()));
         }
-        Ok(Err(std::fs::read_to_string(folder.file(&format!("{name}.err"))).unwrap_or_default()))
+        let said = std::fs::read_to_string(folder.file(&format!("{name}.err"))).unwrap_or_default();
+        version::no_provider(&said).map_or(Ok(Err(said)), Err)
     }
 
     pub(super) async fn state(&self, conn: &mut PgConnection, task: &Task) -> Result<State> {

@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use super::allow::{self, Allowed};
+use super::allow::{self, Allowed, Plan};
 use super::events::{Action, Event};
 use super::folder::RunFolder;
 use super::in_flight;
@@ -17,7 +17,7 @@ use super::process::{self, Call, Running, Tail};
 use super::progress::Progress;
 use super::recover::{inputs_argument, put_down};
 use super::state::State;
-use super::{Inner, Root, Task, Terraform, environment};
+use super::{Inner, Root, Task, Terraform, environment, version};
 use crate::db::states;
 use crate::kernel::{Error, Result, codes};
 
@@ -259,13 +259,25 @@ impl<'a> Session<'a> {
     }
 
     async fn apply(&self, allowed: Allowed, more: &[&str], report: Report<'_>) -> Result<()> {
-        let plan = self.plan(more).await?;
-        if plan.status.code() == Some(0) {
+        let planned = self.plan(more).await?;
+        if planned.status.code() == Some(0) {
             return Ok(());
         }
-        allow::check(&allow::read(&self.show().await?)?, allowed)?;
+        let plan = allow::read(&self.show().await?)?;
+        self.carry_out(&planned, &plan, allowed, report).await
+    }
+
+    /// Does what was planned last, if it may be done.
+    async fn carry_out(
+        &self,
+        planned: &Ended,
+        plan: &Plan,
+        allowed: Allowed,
+        report: Report<'_>,
+    ) -> Result<()> {
+        allow::check(plan, allowed)?;
         let mut progress = Progress::default();
-        plan.events.iter().for_each(|event| progress.take(event));
+        planned.events.iter().for_each(|event| progress.take(event));
         report(&progress);
         let args = vec![
             "apply".to_owned(),
@@ -289,16 +301,31 @@ impl<'a> Session<'a> {
         // Before they go: afterwards nobody knows them any more, and an attempt that died between could not say.
         states::waning_add(&mut conn, &state.arns("aws_kms_key")).await?;
         // Only what is there: an unfinished state is not finished in order to be removed.
-        let targets: Vec<String> = held
-            .iter()
-            .filter(|one| PROTECTED.contains(&one.kind.as_str()))
-            .map(|one| format!("-target={}", one.address))
-            .collect();
-        if !targets.is_empty() {
-            let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
-            self.apply(Allowed::Apply, &targets, report).await?;
-        }
+        let protected = held.into_iter().filter(|one| PROTECTED.contains(&one.kind.as_str()));
+        self.unprotect(protected.map(|one| one.address).collect(), report).await?;
         self.apply(allowed, &["-destroy"], report).await
+    }
+
+    /// Takes the protections off what is there. What an attempt that was killed has removed is in the state still: it is left
+    /// alone, or a server would be made only to be removed.
+    async fn unprotect(&self, mut protected: Vec<String>, report: Report<'_>) -> Result<()> {
+        while !protected.is_empty() {
+            let targets: Vec<String> = protected.iter().map(|address| format!("-target={address}")).collect();
+            let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
+            let planned = self.plan(&targets).await?;
+            if planned.status.code() == Some(0) {
+                return Ok(());
+            }
+            let plan = allow::read(&self.show().await?)?;
+            let there = protected.len();
+            protected.retain(|address| {
+                !plan.resource_changes.iter().any(|one| one.creates() && one.address == *address)
+            });
+            if protected.len() == there {
+                return self.carry_out(&planned, &plan, Allowed::Apply, report).await;
+            }
+        }
+        Ok(())
     }
 
     /// The plan as JSON.
@@ -308,7 +335,11 @@ impl<'a> Session<'a> {
             Call { args, name: "show", env: [self.env.clone(), environment::of_task(self.task)].concat() };
         let mut running = process::start(&self.tf.settings.terraform, &self.folder, &call)?;
         if !running.end(self.tf.settings.limit()).await?.success() {
-            return Err(Error::new(&codes::INFRA_FAILED).detail("Terraform cannot show its plan"));
+            let said = std::fs::read_to_string(self.folder.file("show.err")).unwrap_or_default();
+            return Err(version::no_provider(&said).unwrap_or_else(|| {
+                Error::new(&codes::INFRA_FAILED)
+                    .detail(format!("Terraform cannot show its plan: {}", version::first_error(&said)))
+            }));
         }
         std::fs::read(self.folder.file("show.jsonl")).map_err(Error::internal)
     }
@@ -390,6 +421,9 @@ impl<'a> Session<'a> {
                 .detail(format!("Terraform ended without a word ({how})"))
                 .hint("what it made is taken up by the next attempt");
         };
+        if let Some(error) = said.iter().find_map(|(summary, detail)| version::no_provider(&format!("{summary}: {detail}"))) {
+            return error;
+        }
         if NOBODY.iter().any(|text| summary.contains(text) || detail.contains(text)) {
             return Error::new(&codes::INFRA_UNAVAILABLE)
                 .detail("the cloud does not take the credentials, or there are none")

@@ -64,6 +64,25 @@ pub fn init_failed(output: &str) -> Error {
     }
 }
 
+/// What is said of a provider that does not run: it did not start within its minute, or was ended under its work. That is the
+/// machine's trouble, which passes, and none of the cloud.
+const NO_PROVIDER: &[&str] = &[
+    "timeout while waiting for plugin to start",
+    "plugin exited before we could connect",
+    "Unrecognized remote plugin message",
+    "Plugin did not respond",
+];
+
+/// The error for a command whose provider did not run; none when something else was wrong.
+pub fn no_provider(said: &str) -> Option<Error> {
+    NO_PROVIDER.iter().any(|text| said.contains(text)).then(|| {
+        Error::new(&codes::INFRA_UNAVAILABLE)
+            .detail("Terraform's provider did not start or was ended: this machine has too much to do")
+            .hint("it is tried again; at_once in the infrastructure settings says how many run side by side")
+            .source(said.trim().to_owned())
+    })
+}
+
 /// The first error's first line, without its frame. Terraform never repeats a value of the environment in it.
 pub fn first_error(output: &str) -> String {
     let lines = output.lines().map(|line| line.trim_start_matches(['│', '╷', '╵', ' ']).trim());
@@ -91,6 +110,18 @@ mod tests {
             assert!(error.public_hint().expect("a hint").contains("terraform/install"));
         }
         check(b"not json", "1.11").expect_err("no version");
+    }
+
+    /// A busy machine is tried again for as long as it is busy; what the cloud refuses waits for a person after a while.
+    #[test]
+    fn a_provider_that_does_not_run_is_the_machines_trouble() {
+        for said in [
+            "Failed to load plugin schemas: failed to instantiate provider: timeout while waiting for plugin to start",
+            "Error: Plugin did not respond\nThe plugin encountered an error",
+        ] {
+            assert!(no_provider(said).expect(said).is(&codes::INFRA_UNAVAILABLE));
+        }
+        assert!(no_provider("creating IAM Role: LimitExceeded").is_none());
     }
 
     #[test]

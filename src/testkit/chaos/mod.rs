@@ -9,7 +9,9 @@
 //! | `control` | the control database away |
 //! | `redis` | Redis away, slow, emptied, set back |
 //! | `processes` | whole processes: stopped, killed, with a wrong clock, without room |
+//! | `cloud` | tenants in a cloud, by the real Terraform |
 
+pub mod cloud;
 pub mod control;
 pub mod processes;
 pub mod redis;

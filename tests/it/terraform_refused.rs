@@ -1,0 +1,176 @@
+//! What the driver makes of a cloud that refuses, and of a plan that must be refused. What may be missing before anything
+//! begins is in `terraform.rs`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use freehold::adapters::terraform::{Root, Task, Terraform};
+use freehold::db::states::{self, Made};
+use freehold::kernel::codes;
+use freehold::testkit::{eventually, terraform_is_here};
+use http::{StatusCode, header};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+
+use crate::terraform::{Ground, quiet};
+
+/// A cloud that gives no more log groups while `used_up` says so. Ends with the test.
+async fn with_quota(moto: String, used_up: Arc<AtomicBool>) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let pass = move |request: Request| {
+        let (moto, used_up, client) = (moto.clone(), used_up.clone(), client.clone());
+        async move { pass_on(&moto, &used_up, &client, request).await }
+    };
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(pass)).await });
+    url
+}
+
+async fn pass_on(moto: &str, used_up: &AtomicBool, client: &reqwest::Client, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let target = parts.headers.get("x-amz-target").map_or(&b""[..], |target| target.as_bytes());
+    if used_up.load(Ordering::Relaxed) && target.ends_with(b"CreateLogGroup") {
+        let said = r#"{"__type":"LimitExceededException","message":"Resource limit exceeded."}"#;
+        let kind = [(header::CONTENT_TYPE, "application/x-amz-json-1.1")];
+        return (StatusCode::BAD_REQUEST, kind, said).into_response();
+    }
+    let mut asked = client.request(parts.method, format!("{moto}{}", parts.uri));
+    for (name, value) in &parts.headers {
+        if *name != header::HOST && *name != header::CONTENT_LENGTH {
+            asked = asked.header(name, value);
+        }
+    }
+    let body = to_bytes(body, 10 << 20).await.unwrap();
+    let answer = asked.body(body).send().await.unwrap();
+    let mut passed = Response::builder().status(answer.status());
+    for (name, value) in answer.headers() {
+        if *name != header::TRANSFER_ENCODING
+            && *name != header::CONTENT_LENGTH
+            && *name != header::CONNECTION
+        {
+            passed = passed.header(name, value);
+        }
+    }
+    passed.body(Body::from(answer.bytes().await.unwrap())).unwrap()
+}
+
+/// A quota that is used up in mid-apply: the cloud's own word is passed on, what was made by then is known, and the next
+/// attempt after the quota was raised makes the rest. Nothing is made twice, and nothing belongs to nobody.
+#[tokio::test]
+async fn a_quota_in_mid_apply_is_said_and_the_rest_follows() {
+    if !terraform_is_here() {
+        return;
+    }
+    let ground = Ground::new().await;
+    let used_up = Arc::new(AtomicBool::new(true));
+    let mut settings = ground.settings.clone();
+    let url = with_quota(ground.moto.url.clone(), used_up.clone()).await;
+    settings.env.insert("AWS_ENDPOINT_URL".to_owned(), url);
+    let terraform = Terraform::new(settings).unwrap();
+    let error = terraform.apply(&ground.task("pooled"), &mut quiet).await.unwrap_err();
+    assert!(error.is(&codes::INFRA_FAILED), "{error}");
+    let said = error.public_detail().unwrap();
+    assert!(said.contains("aws_cloudwatch_log_group") && said.contains("LimitExceeded"), "{said}");
+    assert_eq!(terraform.orphans().await.unwrap(), Vec::<String>::new());
+
+    used_up.store(false, Ordering::Relaxed);
+    terraform.apply(&ground.task("pooled"), &mut quiet).await.unwrap();
+    assert_eq!(ground.inventory().await, [1, 1, 1, 0, 0]);
+    assert_eq!(terraform.orphans().await.unwrap(), Vec::<String>::new());
+}
+
+/// A state that another machine has locked is waited for, for as long as the settings say; then it is said who has it.
+///
+/// Guard, not yet seen to fail: without `lock_argument` in `plan`.
+#[tokio::test]
+async fn a_locked_state_is_waited_for() {
+    if !terraform_is_here() {
+        return;
+    }
+    let ground = Ground::new().await;
+    let mut conn = ground.conn().await;
+    states::prepare(&mut conn, &Root::ALL.map(Root::as_str)).await.unwrap();
+    states::row_add(&mut conn, "tenant", &ground.tenant, "1.11.4").await.unwrap();
+    // As the backend does it.
+    let lock = "SELECT pg_advisory_lock(id)::text FROM tf_tenant.states WHERE name = $1";
+    sqlx::query(lock).bind(&ground.tenant).execute(&mut conn).await.unwrap();
+    let mut settings = ground.settings.clone();
+    settings.lock_timeout_seconds = 1;
+    let impatient = Terraform::new(settings).unwrap();
+    let error = impatient.apply(&ground.task("pooled"), &mut quiet).await.unwrap_err();
+    assert!(error.is(&codes::INFRA_UNAVAILABLE), "{error}");
+    assert!(error.public_detail().unwrap().contains("is locked by session"), "{error}");
+
+    let waiting = tokio::spawn({
+        let (terraform, task) = (ground.terraform(), ground.task("pooled"));
+        async move { terraform.apply(&task, &mut quiet).await }
+    });
+    let mut other = ground.conn().await;
+    eventually(Duration::from_secs(60), "it has asked for the lock", async || {
+        let asked: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+                AND pid <> pg_backend_pid() AND query LIKE '%pg_try_advisory_lock%')",
+        )
+        .fetch_one(&mut other)
+        .await
+        .unwrap();
+        if asked { Ok(()) } else { Err("not yet") }
+    })
+    .await;
+    // The lock is the session's.
+    drop(conn);
+    waiting.await.unwrap().expect("it was waited for");
+    assert_eq!(ground.inventory().await, [1, 1, 1, 0, 0]);
+}
+
+fn shard(ground: &Ground, name: &str) -> Task {
+    let inputs = json!({
+        "environment": ground.settings.environment, "shard": { "name": name }, "network": ground.moto.network()
+    });
+    let Value::Object(inputs) = inputs else { unreachable!("an object") };
+    let secrets = vec![("admin_password".to_owned(), SecretString::from("a-password-of-a-test"))];
+    Task { root: Root::Shard, workspace: name.to_owned(), inputs, secrets, once: false }
+}
+
+/// A server is there whose database has another name than the code says, which no server changes in place. The plan would
+/// replace it, with all that is in it; it is refused as a whole, and the server stays. That it was in no state, and was
+/// found by what a killed run had put down, is the way that it got there in this test.
+///
+/// Guard, not yet seen to fail: without `allow::check` in `Session::apply`.
+#[tokio::test]
+async fn a_plan_that_would_replace_a_database_is_refused() {
+    if !terraform_is_here() {
+        return;
+    }
+    let ground = Ground::new().await;
+    let environment = ground.settings.environment.as_str();
+    // Names of states are for all environments here.
+    let name = format!("s{environment}");
+    let form = format!(
+        "Action=CreateDBInstance&Version=2014-10-31&DBInstanceIdentifier={environment}-shard-{name}&DBName=another\
+         &DBInstanceClass=db.m7g.large&Engine=postgres&EngineVersion=17.5&AllocatedStorage=100\
+         &MasterUsername=freehold_admin&MasterUserPassword=a-password-of-a-test"
+    );
+    ground.moto.form("rds", &form.replace(' ', "")).await;
+    let before = ground.moto.inventory(environment).await;
+    assert_eq!(before.servers.len(), 1);
+    let mut conn = ground.conn().await;
+    states::prepare(&mut conn, &Root::ALL.map(Root::as_str)).await.unwrap();
+    let made = Made {
+        address: "module.shard.aws_db_instance.this".to_owned(),
+        kind: "aws_db_instance".to_owned(),
+        id: Some("db-of-a-run-that-was-killed".to_owned()),
+    };
+    states::journal_add(&mut conn, "shard", &name, &made).await.unwrap();
+
+    let error = ground.terraform().apply(&shard(&ground, &name), &mut quiet).await.unwrap_err();
+    assert!(error.is(&codes::INFRA_REFUSED), "{error:?}");
+    assert!(error.public_detail().unwrap().contains("module.shard.aws_db_instance.this"), "{error}");
+    assert_eq!(ground.moto.inventory(environment).await, before, "nothing was changed");
+}
