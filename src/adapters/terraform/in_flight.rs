@@ -63,11 +63,20 @@ fn last(arn: &str) -> Option<String> {
     arn.rsplit_once('/').map(|(_, id)| id.to_owned())
 }
 
+/// The server that a nightly backup is of: the cloud makes it, with the server's tags, and removes it with the server.
+fn backed_up(arn: &str) -> Option<String> {
+    let (before, name) = arn.split_once(":snapshot:rds:")?;
+    let server = name.get(..name.len().checked_sub("-2026-01-02-03-04".len())?)?;
+    Some(format!("{before}:db:{server}"))
+}
+
 /// What is there and in no state. `known` are the ARNs and the roles' names of all states.
 pub fn orphans(inventory: &Inventory, known: &BTreeSet<String>) -> Vec<String> {
     let arns = inventory.tagged.keys().filter(|arn| {
         // Log groups are listed with and without the star at the end.
-        !known.contains(*arn) && !known.contains(arn.trim_end_matches(":*"))
+        !known.contains(*arn)
+            && !known.contains(arn.trim_end_matches(":*"))
+            && !backed_up(arn).is_some_and(|server| known.contains(&server))
     });
     let roles = inventory.roles.iter().filter(|name| !known.contains(*name));
     arns.chain(roles).cloned().collect()
@@ -150,5 +159,17 @@ mod tests {
         assert!(orphans(&inventory(), &known).is_empty());
         known.remove("arn:aws:kms:us-east-1:1:key/k-1");
         assert_eq!(orphans(&inventory(), &known), ["arn:aws:kms:us-east-1:1:key/k-1"]);
+    }
+
+    /// Found by `make chaos ARGS='--only cloud'`, which listed a backup of every living server.
+    #[test]
+    fn a_servers_backups_are_its_own() {
+        let arn = |rest: &str| format!("arn:aws:rds:us-east-1:1:{rest}");
+        let nightly = |server: &str| arn(&format!("snapshot:rds:{server}-2026-01-02-03-04"));
+        let tagged = [nightly("dev-shard-a"), nightly("dev-shard-gone"), arn("snapshot:rds:short")];
+        let tagged = tagged.map(|arn| (arn, BTreeMap::new())).into();
+        let known = BTreeSet::from([arn("db:dev-shard-a")]);
+        let found = orphans(&Inventory { tagged, roles: Vec::new() }, &known);
+        assert_eq!(found, [nightly("dev-shard-gone"), arn("snapshot:rds:short")]);
     }
 }

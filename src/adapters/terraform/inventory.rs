@@ -95,7 +95,8 @@ impl Inner {
             let said = std::fs::read_to_string(folder.file("inventory.err")).unwrap_or_default();
             return Err(version::no_provider(&said).unwrap_or_else(|| {
                 let why = version::first_error(&said);
-                Error::new(&codes::INFRA_FAILED).detail(format!("the cloud does not say what is there: {why}"))
+                Error::new(&codes::INFRA_FAILED)
+                    .detail(format!("the cloud does not say what is there: {why}"))
             }));
         }
         let state =

@@ -421,7 +421,9 @@ impl<'a> Session<'a> {
                 .detail(format!("Terraform ended without a word ({how})"))
                 .hint("what it made is taken up by the next attempt");
         };
-        if let Some(error) = said.iter().find_map(|(summary, detail)| version::no_provider(&format!("{summary}: {detail}"))) {
+        if let Some(error) =
+            said.iter().find_map(|(summary, detail)| version::no_provider(&format!("{summary}: {detail}")))
+        {
             return error;
         }
         if NOBODY.iter().any(|text| summary.contains(text) || detail.contains(text)) {

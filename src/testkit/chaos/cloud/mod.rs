@@ -65,7 +65,8 @@ pub async fn calm(binary: &str, work: &Path, plan: &Plan) -> Outcome {
     let mut outcome = Outcome::default();
     let (mut unnamed, mut unhealed) = (0, 0);
     // The first is a dedicated one, if there are any.
-    for slug in [slugs.first(), slugs.last()].into_iter().flatten().collect::<std::collections::BTreeSet<_>>() {
+    for slug in [slugs.first(), slugs.last()].into_iter().flatten().collect::<std::collections::BTreeSet<_>>()
+    {
         let what = format!("tenant/{slug}");
         sky.meddle(slug).await;
         let (clean, said) = sky.infra(&["drift", &what]).await;

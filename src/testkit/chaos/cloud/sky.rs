@@ -287,8 +287,7 @@ fn cloud(settings: &Path) -> Cloud {
 fn settings_text(folder: &Path, work: &Path, environment: &str, moto: &Moto, at_once: u16) -> String {
     let roots = Path::new(env!("CARGO_MANIFEST_DIR")).join("terraform");
     let env: Vec<String> = moto.env().iter().map(|(name, value)| format!("{name} = \"{value}\"")).collect();
-    let mirror =
-        plugin_mirror().map_or(String::new(), |mirror| format!("mirror = \"{}\"", mirror.display()));
+    let mirror = plugin_mirror().map_or(String::new(), |mirror| format!("mirror = \"{}\"", mirror.display()));
     let network: &Value = moto.network();
     format!(
         "provisioner = \"terraform\"\nenvironment = \"{environment}\"\nlock_timeout_seconds = 60\nat_once = {at_once}\n{mirror}

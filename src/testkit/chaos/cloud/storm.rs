@@ -73,8 +73,8 @@ pub async fn storm(binary: &str, work: &Path, plan: &Plan) -> Outcome {
     storm.look().await;
     let (made, lost) = (sky.inventory().await, sky.orphans().await);
     let asked = storm.slugs.len();
-    let whole = (made.roles.len(), made.buckets.len(), made.servers.len())
-        == (asked, plan.dedicated, plan.dedicated);
+    let whole =
+        (made.roles.len(), made.buckets.len(), made.servers.len()) == (asked, plan.dedicated, plan.dedicated);
 
     let purging = storm.until(plan.kills, true).await;
     let settling = Instant::now();
