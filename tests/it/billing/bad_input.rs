@@ -70,6 +70,7 @@ fn line_of(text: &str) -> usize {
     SHIPPED.lines().position(|line| line.starts_with(text)).unwrap_or_else(|| panic!("no {text}")) + 1
 }
 
+/// Shown to fail: the settings read after the plans are applied.
 #[tokio::test]
 async fn a_plan_file_with_a_mistake_or_a_key_of_the_wrong_mode_changes_nothing() {
     let desk = Desk { till: Till::empty().await };

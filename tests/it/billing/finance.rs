@@ -20,7 +20,7 @@ use super::shop::Shop;
 
 /// What finance opens in a spreadsheet, to the byte: columns, money in major units, nothing that is taken for a formula.
 ///
-/// Guards `report::COLUMNS` and `csv::harmless`.
+/// Shown to fail: `csv::harmless` that lets every cell through. Guards `report::COLUMNS`.
 #[test]
 fn the_report_s_file_is_what_it_always_was() {
     let row = ReportRow {
@@ -133,7 +133,8 @@ async fn an_invoice_is_walked_down_to_single_facts() {
     assert_eq!(next.tenant, office.tenant);
 }
 
-/// Guards `of_period` (shown to fail in its own test: without the comparison of line and count) and `close::hold`.
+/// Guards `of_period` (shown to fail in its own test: without the comparison of line and count). Shown to fail: a
+/// `close::hold` that does nothing.
 #[tokio::test]
 async fn an_edited_line_is_named_and_holds_its_draft_until_finance_lets_it_go() {
     let office = Office::new().await;
@@ -292,7 +293,7 @@ async fn an_invoice_much_higher_than_those_before_it_and_missing_comparisons_are
 /// Every operation of the operators' API that there is, and will be: the finance role changes money and nothing else, a viewer
 /// nothing at all.
 ///
-/// Guards `Accountant` and `Operator`, the first arguments of every handler.
+/// Shown to fail: `Accountant` that takes a viewer, `Operator` that takes the finance role: the first arguments of every handler.
 #[tokio::test]
 async fn finance_corrects_money_and_operates_nothing() {
     let office = Office::new().await;
@@ -317,7 +318,7 @@ async fn finance_corrects_money_and_operates_nothing() {
     assert!(money >= 8 && other >= 15, "{money} and {other} changes");
 }
 
-/// Guards `correction_decide` and, behind it, the table's own rule that two decide.
+/// Shown to fail: whoever asked may decide in `correction_decide`. Behind it the table's own rule still refuses, with a 500.
 /// Guards `asked_before` too.
 #[tokio::test]
 async fn a_correction_needs_a_second_person() {

@@ -183,7 +183,7 @@ async fn what_fails_eight_times_waits_for_a_person_and_stripe_away_is_no_failure
 
 /// Many workers at once: one event is worked on by one, and the object is asked for once.
 ///
-/// Not proof of the lane by itself: with `WHERE l.leased_until < clock_timestamp()` taken out of `enter` it still passed once.
+/// Not proof of the lane by itself: that is `once::an_object_that_another_works_on_is_left_alone`.
 #[tokio::test]
 async fn one_object_is_worked_on_by_one() {
     let shop = Shop::open().await;

@@ -58,8 +58,8 @@ fn come(office: &Office) -> (Vec<Held>, Vec<Held>) {
 /// Somebody deletes the customer in the dashboard, and usage is told before we have heard of it. Sent again, it is told for the
 /// customer that was made in its place, as another event: Stripe knows the first one's identifier, and would call it a copy.
 ///
-/// Shown to fail: the `UPDATE` taken out of `meters::report`; `customer` or `identifier` left as it was by `quarantine::by_hand`
-/// (the first is told for the deleted customer again, the second is "delivered" and counted nowhere).
+/// Shown to fail: the `UPDATE` of `meters::report` that finds nothing; `customer`, and `identifier`, left as it was by
+/// `quarantine::by_hand`.
 #[tokio::test]
 async fn usage_of_a_deleted_customer_is_marked_shown_and_told_again() {
     let office = Office::new().await;
@@ -136,6 +136,8 @@ async fn usage_of_a_deleted_customer_is_marked_shown_and_told_again() {
 }
 
 /// Somebody renames the meter's events at Stripe: the report names no meter at all.
+///
+/// Shown to fail: the `UPDATE` of `meters::report` that finds nothing.
 #[tokio::test]
 async fn usage_of_a_meter_that_stripe_does_not_find_is_marked() {
     let office = Office::new().await;

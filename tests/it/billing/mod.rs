@@ -15,6 +15,7 @@ mod meter_errors;
 mod office;
 mod once;
 mod orders;
+mod owed;
 mod permutations;
 mod quotas;
 mod reconcile;

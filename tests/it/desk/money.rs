@@ -17,7 +17,7 @@ use serde_json::json;
 use super::fixture::{DESK, get, hire, on_duty, site};
 use crate::oidc::fixture::{seat_for, signed_in};
 
-/// Guards `MoneyChange`, which takes the finance role, and `Change`, which takes the operator's.
+/// Shown to fail: `MoneyChange` that takes a viewer, `Change` that takes the finance role.
 #[tokio::test]
 async fn finance_does_something_about_money_and_about_nothing_else() {
     let (app, rogue) = site().await;
