@@ -239,7 +239,7 @@ async fn old_runs_and_old_fences_are_forgotten() {
             .to_owned(),
     )
     .await;
-    drop(kept);
+    let _ = kept;
     trim::trim(&world.hands).await.unwrap();
     let left: Vec<String> = sqlx::query_scalar(
         "SELECT DISTINCT t.slug FROM run JOIN tenant t ON t.id = run.tenant JOIN run_step s ON s.run = run.id ORDER BY 1",
