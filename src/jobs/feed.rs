@@ -126,7 +126,7 @@ async fn deserted(feed: &Inner) {
 mod tests {
     use super::*;
 
-    /// Shown to fail: a flag in place of the permit, and no `attended` in `of`.
+    /// Should fail: a flag in place of the permit, and no `attended` in `of`.
     #[tokio::test]
     async fn a_listener_that_is_gone_is_missed_by_whoever_follows() {
         let feed = RunFeed::new(PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap());

@@ -103,7 +103,7 @@ async fn in_time<T>(asking: impl Future<Output = Result<T, sqlx::Error>>) -> Res
 mod tests {
     use super::*;
 
-    /// Shown to fail: without `Drop for Ear`.
+    /// Should fail: without `Drop for Ear`.
     #[test]
     fn whoever_was_told_that_it_listens_is_told_that_it_does_not() {
         let mut heard = Vec::new();

@@ -75,7 +75,7 @@ mod tests {
 
     use super::*;
 
-    /// Shown to fail: without `caught`, and without `in_time`.
+    /// Should fail: without `caught`, and without `in_time`.
     #[tokio::test]
     async fn neither_a_failure_nor_a_panic_nor_a_hang_is_the_last_round() {
         let rounds = Arc::new(AtomicU32::new(0));

@@ -46,7 +46,7 @@ mod tests {
 
     use super::*;
 
-    /// Shown to fail: without `catch_unwind`.
+    /// Should fail: without `catch_unwind`.
     #[tokio::test]
     async fn a_task_that_panics_or_ends_is_begun_again_until_it_is_stopped() {
         let begun = Arc::new(AtomicU32::new(0));
@@ -71,7 +71,7 @@ mod tests {
         assert_eq!(begun.load(SeqCst), 3);
     }
 
-    /// Shown to fail: `return` as soon as `stop` is cancelled.
+    /// Should fail: `return` as soon as `stop` is cancelled.
     #[tokio::test]
     async fn what_a_task_does_at_the_end_is_done_also_when_it_is_down() {
         let begun = Arc::new(AtomicU32::new(0));

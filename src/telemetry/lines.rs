@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(String::from_utf8(out.0.lock().clone()).unwrap(), wanted);
     }
 
-    /// Shown to fail: `.ok()` in place of the count.
+    /// Should fail: `.ok()` in place of the count.
     #[test]
     fn lines_that_cannot_be_written_are_counted() {
         struct Full;

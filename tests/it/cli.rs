@@ -115,14 +115,18 @@ async fn whole_life_of_a_tenant(cli: &Cli) {
         (&made["slug"], &made["state"], &made["plan"]),
         (&"acme".into(), &"active".into(), &"team".into())
     );
-    let shown = cli.json(&["tenant", "show", "acme"]).await;
+    let mut shown = cli.json(&["tenant", "show", "acme"]).await;
     for field in ["schema", "role"] {
         assert!(shown[field].is_string(), "{field}: {shown}");
     }
     for field in ["epoch", "version"] {
         assert!(shown[field].is_i64(), "{field}: {shown}");
     }
-    let by_id = cli.json(&["tenant", "show", made["id"].as_str().unwrap()]).await;
+    let mut by_id = cli.json(&["tenant", "show", made["id"].as_str().unwrap()]).await;
+    // A worker may give its login the settings of its plan in between, which retires connections.
+    for view in [&mut by_id, &mut shown] {
+        view.as_object_mut().unwrap().remove("epoch");
+    }
     assert_eq!(by_id, shown);
 
     cli.run(&["tenant", "create", "acme"]).await.failed(4, "taken");

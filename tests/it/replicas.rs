@@ -72,7 +72,7 @@ async fn a_suspension_is_heard_before_the_shard_is_fenced() {
     everywhere(&app, &key, 403, Instant::now() + Duration::from_secs(1)).await;
 }
 
-/// A server whose listener panics knows that it does not hear, and hears again a moment later. Shown to fail: run the
+/// A server whose listener panics knows that it does not hear, and hears again a moment later. Should fail: run the
 /// directory without `supervise`, or without `Drop for Ear` in `jobs::listen`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listener_that_panics_is_begun_again() {

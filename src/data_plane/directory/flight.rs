@@ -108,7 +108,7 @@ mod tests {
         assert!(flights.0.lock().is_empty());
     }
 
-    /// Shown to fail: without `Landing`, everybody who asks for the key from then on is told of the same panic.
+    /// Should fail: without `Landing`, everybody who asks for the key from then on is told of the same panic.
     #[tokio::test]
     async fn a_flight_that_panics_is_over() {
         let flights = Flights::<u8, u32>::default();

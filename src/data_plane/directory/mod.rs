@@ -524,7 +524,7 @@ impl Found {
 mod tests {
     use super::*;
 
-    /// Shown to fail: the permit taken inside what `LOAD_LIMIT` bounds as an answer.
+    /// Should fail: the permit taken inside what `LOAD_LIMIT` bounds as an answer.
     #[tokio::test]
     async fn a_crowd_that_waits_for_its_turn_is_no_outage() {
         let db = PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap();

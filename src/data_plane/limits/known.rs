@@ -68,7 +68,7 @@ mod tests {
         assert_eq!(known.with(debtor, |value| *value), 7);
     }
 
-    /// Shown to fail: `full` that stays as it is. Then each newcomer to a part that is full of what matters has all of it
+    /// Should fail: `full` that stays as it is. Then each newcomer to a part that is full of what matters has all of it
     /// looked through, under the lock.
     #[test]
     fn a_part_full_of_what_matters_is_not_looked_through_for_every_newcomer() {

@@ -169,7 +169,7 @@ async fn regular_jobs_come_when_they_are_due() {
     assert_eq!(kinds, [idempotency::TIDY.kind, trim::KIND]);
 }
 
-/// An adopter's product need not know of it. Shown to fail: leave `TIDY` out of what `app::tenant_jobs` makes regular.
+/// An adopter's product need not know of it. Should fail: leave `TIDY` out of what `app::tenant_jobs` makes regular.
 #[tokio::test]
 async fn kept_answers_go_whatever_the_product() {
     let world = World::new(Current::migrations()).await;

@@ -74,7 +74,7 @@ fn gone(outcome: Result<()>) -> bool {
     outcome.is_err_and(|error| error.is(&codes::NOT_FOUND))
 }
 
-/// Shown to fail: `invitations_go_with_seat` taken out of `goes_with_seat`; its condition on addresses; its condition on
+/// Guards, not yet seen to fail: `invitations_go_with_seat` taken out of `goes_with_seat`; its condition on addresses; its condition on
 /// roles; the look at the inviter's seat taken out of `invite`.
 #[tokio::test]
 async fn an_invitation_does_not_outlive_the_seat_of_who_sent_it() {
@@ -127,7 +127,7 @@ async fn an_invitation_does_not_outlive_the_seat_of_who_sent_it() {
     assert_eq!(lines, 4, "one line for each");
 }
 
-/// Whoever sends an invitation again gives what it gives. Shown to fail: the comparison of roles taken out of
+/// Whoever sends an invitation again gives what it gives. Guards, not yet seen to fail: the comparison of roles taken out of
 /// `invitation_resend`.
 #[tokio::test]
 async fn nobody_sends_an_invitation_above_themselves_again() {
@@ -147,8 +147,8 @@ async fn nobody_sends_an_invitation_above_themselves_again() {
     office.accept("high", &invited).await.unwrap();
 }
 
-/// An invitation that is accepted while its sender is being removed: either it was accepted before, or it is gone. Shown to
-/// fail: the second look taken out of `invitation_accept`.
+/// An invitation that is accepted while its sender is being removed: either it was accepted before, or it is gone. Guard,
+/// not yet seen to fail: the second look taken out of `invitation_accept`.
 #[tokio::test]
 async fn an_invitation_is_not_accepted_behind_a_removal() {
     let office = office().await;
