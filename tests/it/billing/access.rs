@@ -224,7 +224,7 @@ async fn a_second_suspension_is_one_too() {
     let billing = &shop.billing;
     for time in 1..=2 {
         let mine =
-            customers::current(&mut *shop.db().acquire().await.unwrap(), tenant).await.unwrap().unwrap();
+            customers::current(&mut shop.db().acquire().await.unwrap(), tenant).await.unwrap().unwrap();
         shop.stripe.edit(&mine.id, &json!({ "status": "canceled", "canceled_at": shop.now().timestamp() }));
         customers::refresh_subscription(billing, &mine.id).await.unwrap();
         assert_eq!(shop.access(tenant).await, Access::Canceled, "{time}");

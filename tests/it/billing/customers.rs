@@ -300,7 +300,7 @@ async fn periods_begin_at_midnight_without_a_trial_too() {
         shop.stripe.checkout_complete(&session_of(&url), Card::Works);
         shop.hear().await;
         let kept =
-            customers::current(&mut *shop.db().acquire().await.unwrap(), tenant).await.unwrap().unwrap();
+            customers::current(&mut shop.db().acquire().await.unwrap(), tenant).await.unwrap().unwrap();
         let is_midnight = |at: chrono::DateTime<chrono::Utc>| at.timestamp() % 86_400 == 0;
         assert!(kept.status == "active" && is_midnight(kept.period_end), "{kept:?}");
         let paid: i64 =
@@ -315,7 +315,7 @@ async fn periods_begin_at_midnight_without_a_trial_too() {
         shop.pass(kept.period_end - shop.now() + TimeDelta::minutes(5));
         shop.hear().await;
         let next =
-            customers::current(&mut *shop.db().acquire().await.unwrap(), tenant).await.unwrap().unwrap();
+            customers::current(&mut shop.db().acquire().await.unwrap(), tenant).await.unwrap().unwrap();
         assert_eq!(next.period_start, kept.period_end);
         assert!(is_midnight(next.period_end) && next.period_end - next.period_start > TimeDelta::days(27));
     }
@@ -343,15 +343,15 @@ async fn nobody_pays_on_two_pages() {
     let team = begin("team").await;
     assert_eq!(begin("team").await, team, "sent twice");
     let business = begin("business").await;
-    assert_eq!(open_pages(&shop, &customer).await, [business.clone()]);
+    assert_eq!(open_pages(&shop, &customer).await, std::slice::from_ref(&business));
     // There and back again within the minutes in which an answer is saved: the first page has ended, so it is another one.
     let again = begin("team").await;
     assert_ne!(again, team);
-    assert_eq!(open_pages(&shop, &customer).await, [again.clone()]);
+    assert_eq!(open_pages(&shop, &customer).await, std::slice::from_ref(&again));
     // A saved answer of a page that somebody ended at Stripe.
     assert!(billing.stripe.checkout_expire(&again).await.unwrap());
     let third = begin("team").await;
-    assert_eq!(open_pages(&shop, &customer).await, [third.clone()]);
+    assert_eq!(open_pages(&shop, &customer).await, std::slice::from_ref(&third));
     // Many at once, for two plans.
     let all = futures_util::future::join_all((0..6).map(|n| {
         let plan = if n % 2 == 0 { "team" } else { "business" };
