@@ -37,6 +37,7 @@ async fn a_person_takes_along_what_is_theirs_and_nothing_else() {
         invite(&mailing, &tester(), by, acme.tenant.id, &new).await.unwrap();
     }
     let globex = world.tenant("globex").await;
+    seat(world, &globex, grace, Role::Owner).await;
     let new = NewInvitation { email: ADA.to_owned(), role: Role::Viewer };
     let by = By { account: Some(grace), role: Role::Owner };
     invite(&mailing, &tester(), by, globex.tenant.id, &new).await.unwrap();
