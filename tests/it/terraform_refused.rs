@@ -8,20 +8,20 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use freehold::adapters::terraform::allow::Allowed;
 use freehold::adapters::terraform::progress::Progress;
 use freehold::adapters::terraform::{Root, Task, Terraform};
 use freehold::db::states::{self, Made};
 use freehold::kernel::codes;
 use freehold::testkit::{eventually, terraform_is_here};
-use http::header;
+use http::{StatusCode, header};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use crate::terraform::{Ground, kill_the_one_in, quiet};
 
-/// A cloud that lets no key go while `unwilling` says so. Ends with the test.
+/// A cloud that gives no more roles, and lets no key go, while `unwilling` says so. Ends with the test.
 async fn between(moto: String, unwilling: Arc<AtomicBool>) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -41,6 +41,11 @@ async fn pass_on(moto: &str, unwilling: &AtomicBool, client: &reqwest::Client, r
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let body = to_bytes(body, 10 << 20).await.unwrap();
+    if unwilling.load(Ordering::Relaxed) && body.starts_with(b"Action=CreateRole&") {
+        let said = "<ErrorResponse><Error><Type>Sender</Type><Code>LimitExceeded</Code>\
+                    <Message>Cannot exceed quota for RolesPerAccount: 1000</Message></Error></ErrorResponse>";
+        return (StatusCode::CONFLICT, [(header::CONTENT_TYPE, "text/xml")], said).into_response();
+    }
     let mut asked = client.request(parts.method, format!("{moto}{}", parts.uri));
     for (name, value) in &parts.headers {
         if *name != header::HOST && *name != header::CONTENT_LENGTH {
@@ -66,6 +71,28 @@ async fn behind_it(ground: &Ground) -> (Terraform, Arc<AtomicBool>) {
     let url = between(ground.moto.url.clone(), unwilling.clone()).await;
     settings.env.insert("AWS_ENDPOINT_URL".to_owned(), url);
     (Terraform::new(settings).unwrap(), unwilling)
+}
+
+/// A quota that is used up in mid-apply: the cloud's own word is passed on, what was made by then is known, and the next
+/// attempt after the quota was raised makes the rest. Nothing is made twice, and nothing belongs to nobody.
+#[tokio::test]
+async fn a_quota_in_mid_apply_is_said_and_the_rest_follows() {
+    if !terraform_is_here() {
+        return;
+    }
+    let ground = Ground::new().await;
+    let (terraform, used_up) = behind_it(&ground).await;
+    used_up.store(true, Ordering::Relaxed);
+    let error = terraform.apply(&ground.task("pooled"), &mut quiet).await.unwrap_err();
+    assert!(error.is(&codes::INFRA_FAILED), "{error}");
+    let said = error.public_detail().unwrap();
+    assert!(said.contains("aws_iam_role") && said.contains("RolesPerAccount"), "{said}");
+    assert_eq!(terraform.orphans().await.unwrap(), Vec::<String>::new());
+
+    used_up.store(false, Ordering::Relaxed);
+    terraform.apply(&ground.task("pooled"), &mut quiet).await.unwrap();
+    assert_eq!(ground.inventory().await, [1, 1, 1, 0, 0]);
+    assert_eq!(terraform.orphans().await.unwrap(), Vec::<String>::new());
 }
 
 /// Killed in mid-destroy, Terraform has saved nothing: the state still names what is gone. The next attempt removes the rest,
