@@ -157,7 +157,7 @@ async fn a_locked_state_is_waited_for() {
         async move { terraform.apply(&task, &mut quiet).await }
     });
     let mut other = ground.conn().await;
-    eventually(Duration::from_secs(60), "it has asked for the lock", async || {
+    eventually(Duration::from_secs(240), "it has asked for the lock", async || {
         let asked: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
                 AND pid <> pg_backend_pid() AND query LIKE '%pg_try_advisory_lock%')",
