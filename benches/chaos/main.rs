@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use freehold::testkit::program::{self, Section, Special};
 
-/// All sections together take no longer than this, or something hangs. Those that run only by name have as long each.
+/// All sections together take no longer than this, or something hangs. Those that run only by name have twice as long each.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 const SECTIONS: &[Section] = &[

@@ -139,7 +139,7 @@ fn postgres_version() -> Option<String> {
 pub struct Special<'a> {
     /// They begin at the start, and run beside the others.
     pub beside: &'a [&'a str],
-    /// They run only when they are named, and have as long as all others together, each.
+    /// They run only when they are named, and have twice as long as all others together, each.
     pub by_name: &'a [&'a str],
 }
 
@@ -167,12 +167,15 @@ pub fn main(name: &'static str, limit: Duration, sections: &[Section], special: 
     };
     let asked: Vec<&Section> = sections.iter().filter(asked).collect();
     let whole = match (&args.part, asked.as_slice()) {
-        (Some(file), [section]) => part(name, &args, section, limit, file),
+        (Some(file), [section]) => {
+            let limit = if by_name(section) { limit * 2 } else { limit };
+            part(name, &args, section, limit, file)
+        }
         (Some(_), _) => panic!("one section to a process"),
         (None, _) => {
             let (long, others): (Vec<&Section>, Vec<&Section>) =
                 asked.iter().copied().partition(|section| by_name(section));
-            let times = long.len() + usize::from(!others.is_empty());
+            let times = 2 * long.len() + usize::from(!others.is_empty());
             let end = Instant::now() + limit * u32::try_from(times).unwrap_or(1);
             all(name, &args, &asked, special.beside, end)
         }
