@@ -2,6 +2,7 @@
 //! the next try has another key. What may then happen twice is looked for before it is done again.
 
 use std::future::Future;
+use std::time::Duration;
 
 use sqlx::PgConnection;
 
@@ -9,7 +10,12 @@ use crate::billing::Billing;
 use crate::billing::stripe::{IdempotencyKey, Trouble};
 use crate::kernel::Result;
 
-/// Asks with the key `<what>:<object>:<number of keys spoiled so far>`.
+/// How often a key that is in use is asked with again, and after what time: whoever uses it has its answer in a second.
+const TRIES: u32 = 20;
+const IN_USE: Duration = Duration::from_millis(200);
+
+/// Asks with the key `<what>:<object>:<number of keys spoiled so far>`. Stripe answers 409 to the second of two that ask at
+/// once (a button clicked twice): it waits for the first, and is given the first's answer.
 ///
 /// # Errors
 /// What Stripe says.
@@ -17,21 +23,25 @@ pub(super) async fn asked<T, F>(
     billing: &Billing,
     object: &str,
     what: &str,
-    ask: impl FnOnce(IdempotencyKey) -> F,
+    ask: impl Fn(IdempotencyKey) -> F,
 ) -> Result<T>
 where
     F: Future<Output = Result<T, Trouble>>,
 {
     let spoiled = spoiled(&mut *billing.cp.db.acquire().await?, object, what).await?;
-    match ask(format!("{what}:{object}:{spoiled}")).await {
-        Ok(done) => Ok(done),
-        Err(trouble) => {
-            if matches!(trouble, Trouble::Broken { .. }) {
-                spoil(billing, object, what, spoiled).await?;
-            }
-            Err(trouble.into())
+    let key = format!("{what}:{object}:{spoiled}");
+    let mut answer = ask(key.clone()).await;
+    for _ in 1..TRIES {
+        if !matches!(answer, Err(Trouble::Later { status: 409, .. })) {
+            break;
         }
+        tokio::time::sleep(IN_USE).await;
+        answer = ask(key.clone()).await;
     }
+    if matches!(answer, Err(Trouble::Broken { .. })) {
+        spoil(billing, object, what, spoiled).await?;
+    }
+    Ok(answer?)
 }
 
 /// `LIKE` would take an underscore for any character.

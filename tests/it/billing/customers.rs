@@ -37,6 +37,8 @@ async fn a_tenant_has_one_customer_however_often_it_is_made() {
     let globex = shop.tenant("globex", "free").await;
     shop.stripe.faults().times(1, "Customers.create", Fault::Error500 { done: false });
     assert!(customer_ensure(&shop.billing, globex).await.is_err());
+    // Another asks with the same key at this moment: its answer is waited for.
+    shop.stripe.faults().times(2, "Customers.create", Fault::Conflict);
     customer_ensure(&shop.billing, globex).await.unwrap();
     let email: String = sqlx::query_scalar("SELECT email FROM billing_account WHERE tenant = $1")
         .bind(globex)
