@@ -336,9 +336,12 @@ fn the_platform_hands_on_every_attribute_of_its_modules() {
         "deletion_protection",
         "alarm_topic_arn",
     ];
-    for (module, variable, ours) in
-        [("shard", "shard", "control"), ("cache", "cache", "cache"), ("app", "app", "app"), ("network", "network", "network")]
-    {
+    for (module, variable, ours) in [
+        ("shard", "shard", "control"),
+        ("cache", "cache", "cache"),
+        ("app", "app", "app"),
+        ("network", "network", "network"),
+    ] {
         let theirs = attributes(&format!("terraform/modules/{module}/variables.tf"), variable);
         let named = attributes("terraform/platform/variables.tf", ours);
         let dropped: Vec<_> =
