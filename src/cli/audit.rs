@@ -55,7 +55,7 @@ pub struct Which {
     /// Only changes of this kind (tenant.suspend), or of every kind that begins like this (tenant.)
     #[arg(long)]
     action: Option<String>,
-    /// Only changes by this actor: acc_…, operator:opk_…, cli:root
+    /// Only changes by this actor: acc_…, operator:opr_… (a person), operator:opk_… (a key of nobody), cli:root
     #[arg(long)]
     actor: Option<String>,
     /// Only changes of the thing with this id

@@ -41,8 +41,21 @@ async fn errors_page() -> Html<&'static str> {
     Html(&PAGE)
 }
 
-/// Whether it makes sense to send the same request again, by status.
-fn again(status: u16) -> &'static str {
+/// Whether it makes sense to send the same request again: by status, but for codes that say what to do first.
+fn again(code: &Code) -> &'static str {
+    match code.name {
+        "confirm_required" | "sign_in_required" => "yes, after signing in",
+        "sign_in_failed" => "yes, from the start",
+        "second_person_required" => "yes, after another operator has agreed",
+        "payment_required" => "yes, after the plan was changed or paid for",
+        "precondition_failed" => "after reading it again",
+        "tenant_not_ready" => "yes, after Retry-After",
+        "tier_change_unavailable" | "infra_refused" => "no",
+        _ => again_by_status(code.status),
+    }
+}
+
+fn again_by_status(status: u16) -> &'static str {
     match status {
         408 | 500 | 502 => "yes, with the same Idempotency-Key",
         409 => "after reading it again",
@@ -62,7 +75,7 @@ impl ErrorsPage {
     }
 
     fn again(&self, code: &Code) -> &'static str {
-        again(code.status)
+        again(code)
     }
 }
 
@@ -85,9 +98,9 @@ pub fn errors_markdown() -> String {
     );
     for code in codes::ALL {
         let _ =
-            writeln!(text, "| `{}` | {} | {} | {} |", code.name, code.status, code.title, again(code.status));
+            writeln!(text, "| `{}` | {} | {} | {} |", code.name, code.status, code.title, again(code));
     }
-    text.push_str("\nGenerated from `src/kernel/codes.rs`; `UPDATE_DOCS=1 cargo test` writes it again.\n");
+    text.push_str("\nGenerated from `src/kernel/codes.rs`; `UPDATE_DOCS=1 cargo test --locked --features testkit --lib catalogue` writes it again.\n");
     text
 }
 

@@ -33,7 +33,7 @@ use cloud::DevCloud;
 use money::Money;
 use sign_in::People;
 
-/// Run everything on this machine: PostgreSQL, Redis, server, worker, sign-in, a stand-in for Stripe, two demo tenants
+/// Run everything on this machine: PostgreSQL, Redis, server, worker, sign-in, in debug builds a stand-in for Stripe, two demo tenants
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   freehold dev                                        # start, or continue with the data of last time
