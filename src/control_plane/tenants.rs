@@ -208,7 +208,14 @@ pub async fn slug_is_free(conn: &mut PgConnection, slug: &Slug) -> Result<bool> 
         .await?)
 }
 
-/// The same, locked until the transaction ends: a change of state starts here.
+/// Holds a tenant's row until the transaction ends. Who changes its seats, its keys, its invitations or how its people sign in
+/// does so first: each finds what the one before has left. What only refers to the tenant goes on meanwhile.
+pub async fn tenant_hold(conn: &mut PgConnection, tenant: TenantId) -> Result<()> {
+    sqlx::query("SELECT id FROM tenant WHERE id = $1 FOR NO KEY UPDATE").bind(tenant).execute(conn).await?;
+    Ok(())
+}
+
+/// A tenant, locked until the transaction ends: a change of state starts here.
 pub async fn tenant_lock(conn: &mut PgConnection, tenant: &TenantRef) -> Result<TenantRow> {
     let found = tenant_find(&mut *conn, tenant).await?;
     sqlx::query("SELECT 1 FROM tenant WHERE id = $1 FOR UPDATE").bind(found.id).execute(&mut *conn).await?;

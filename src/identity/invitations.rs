@@ -17,7 +17,7 @@ use super::members::{By, member_add, seat_role};
 use super::oidc::plausible;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::plans::Entitlements;
-use crate::control_plane::tenants::TenantState;
+use crate::control_plane::tenants::{TenantState, tenant_hold};
 use crate::db::on_constraint;
 use crate::kernel::ids::{AccountId, InvitationId, TenantId};
 use crate::kernel::page::{Asked, Page};
@@ -294,10 +294,7 @@ async fn invitation_locked(
     tenant: TenantId,
     id: InvitationId,
 ) -> Result<Invitation> {
-    sqlx::query("SELECT id FROM tenant WHERE id = $1 FOR NO KEY UPDATE")
-        .bind(tenant)
-        .execute(&mut *conn)
-        .await?;
+    tenant_hold(&mut *conn, tenant).await?;
     sqlx::query_as(
         "SELECT id, email, role, invited_by, created_at, expires_at, accepted_at, revoked_at
            FROM invitation WHERE tenant = $1 AND id = $2 FOR UPDATE",

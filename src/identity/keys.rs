@@ -13,7 +13,7 @@ use crate::control_plane::ControlPlane;
 use crate::control_plane::approvals::person_of;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
-use crate::control_plane::tenants::{TenantRef, TenantState, tenant_find};
+use crate::control_plane::tenants::{TenantRef, TenantState, tenant_find, tenant_hold};
 use crate::kernel::credentials::{self, KeyKind, NewKey};
 use crate::kernel::ids::{AccountId, ApiKeyId, OperatorId, OperatorKeyId, TenantId};
 use crate::kernel::page::{Asked, Page};
@@ -198,10 +198,7 @@ pub async fn own_key_create(
     let mut tx = cp.db.begin().await?;
     // As a change of seats has it locked: a key that is made while its maker's seat goes is either seen and goes with it, or
     // is not made.
-    sqlx::query("SELECT id FROM tenant WHERE id = $1 FOR NO KEY UPDATE")
-        .bind(tenant)
-        .execute(&mut *tx)
-        .await?;
+    tenant_hold(&mut *tx, tenant).await?;
     let live: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM api_key
           WHERE tenant = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)",

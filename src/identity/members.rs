@@ -9,6 +9,7 @@ use super::invitations::invitations_go_with_seat;
 use super::keys::keys_go_with_seat;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
+use crate::control_plane::tenants::tenant_hold;
 use crate::kernel::ids::{AccountId, TenantId};
 use crate::kernel::page::{Asked, Page};
 use crate::kernel::{Error, Result, Role, codes};
@@ -258,10 +259,7 @@ pub(super) async fn goes_with_seat(
 
 /// The owners, with every change of members of this tenant held off until the transaction ends.
 async fn owners_locked(conn: &mut PgConnection, tenant: TenantId) -> Result<Vec<AccountId>> {
-    sqlx::query("SELECT id FROM tenant WHERE id = $1 FOR NO KEY UPDATE")
-        .bind(tenant)
-        .execute(&mut *conn)
-        .await?;
+    tenant_hold(&mut *conn, tenant).await?;
     Ok(sqlx::query_scalar("SELECT account FROM membership WHERE tenant = $1 AND role = 'owner'")
         .bind(tenant)
         .fetch_all(conn)
