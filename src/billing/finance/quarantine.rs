@@ -51,8 +51,8 @@ pub async fn quarantine_list(conn: &mut PgConnection, filter: &QuarantineFilter)
 pub enum SettleAs {
     /// Ask what Stripe counted in its minute: delivered, sent again, or left as it is.
     Check,
-    /// Send one again that Stripe refused: what was wrong is put right. One that Stripe took first, and did not count, a day
-    /// later, and only when its count of the minute shows that.
+    /// Send one again that Stripe refused: what was wrong is put right. One that Stripe took first, and then said that it could
+    /// not count, two hours after it was sent, and only when the count of its minute shows that.
     Resend,
     /// Stripe has it: somebody saw it there.
     Delivered,
@@ -176,8 +176,11 @@ async fn require_absent(billing: &Billing, batch: &Batch) -> Result<()> {
     if is_absent(billing, &account, &meter, (batch.id, minute)).await? {
         return Ok(());
     }
-    Err(conflict("Stripe took it, and its count of the minute does not show that it is missing")
-        .hint("look at the count at Stripe: settle it as delivered if it is there"))
+    Err(conflict(
+        "Stripe took it, and its count of the minute does not show that it is missing: either it is there, or something for \
+         that minute was sent within two hours, and may not be counted yet",
+    )
+    .hint("try again later; settle it as delivered if Stripe's count holds it"))
 }
 
 /// Which state a batch may be put into, and which states it may be in for that. Pure. `sent`: Stripe may have it.
@@ -225,6 +228,7 @@ async fn by_hand(billing: &Billing, caller: &Caller, batch: &Batch, how: &Settle
                 leased_until = NULL, error = $4,
                 customer = CASE $2 WHEN 'ready' THEN NULL ELSE customer END,
                 first_sent_at = CASE $2 WHEN 'ready' THEN NULL ELSE first_sent_at END,
+                moved_from = NULL,
                 identifier = CASE WHEN $2 = 'ready' AND attempts > 0
                     THEN regexp_replace(identifier, ':r[0-9]+$', '') || ':r' || attempts ELSE identifier END
           WHERE id = $1 AND state = $5 AND last_sent_at IS NOT DISTINCT FROM $6",

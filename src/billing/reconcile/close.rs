@@ -3,7 +3,8 @@
 //! soon as nothing differs any more, it goes on by itself. What finance accepts as it is, it releases.
 //!
 //! It fails shut. A draft that nobody found whole within half an hour is held, whatever the reason; and it is written down
-//! here that it is, before Stripe is told, so that whoever goes on after a crash lets it go.
+//! here that it is, before Stripe is told, so that whoever goes on after a crash lets it go. That one is let go is written down
+//! first, too: from then on nothing more is told for its period, and Stripe is told until it has heard.
 
 use std::time::Duration;
 
@@ -76,6 +77,7 @@ fn next(state: RunState, pending: bool, age: TimeDelta) -> Next {
 /// # Errors
 /// What the control database says; a draft that cannot be held or looked at does not keep the others from it.
 pub async fn close_due(billing: &Billing) -> Result<()> {
+    tell_let_go(billing).await?;
     hold_in_time(billing).await?;
     let now = billing.cp.clock.now();
     // Those that were never looked at come first, and those that are held last.
@@ -324,6 +326,46 @@ async fn let_go(
     why: &str,
 ) -> Result<()> {
     let now = billing.cp.clock.now();
+    let mut tx = billing.cp.db.begin().await?;
+    // Not held, and Stripe has not heard of that yet.
+    sqlx::query("UPDATE invoice SET held = false, hold_told_at = coalesce(hold_told_at, $2) WHERE id = $1")
+        .bind(invoice)
+        .bind(now)
+        .execute(&mut *tx)
+        .await?;
+    note_done(&mut tx, invoice, now).await?;
+    incidents::settle(&mut tx, HELD, invoice, &caller.actor, now).await?;
+    let detail = json!({ "why": why });
+    audit_add(&mut tx, caller, now, "billing.invoice.release", Some(tenant), invoice, detail).await?;
+    tx.commit().await?;
+    match let_go_at_stripe(billing, invoice).await {
+        Err(error) if error.cause::<Trouble>().is_some_and(Trouble::passes) => {
+            tracing::warn!(invoice, ?error, "Stripe was not told that a draft is let go; it is told again");
+            Ok(())
+        }
+        told => told,
+    }
+}
+
+/// Tells Stripe of drafts that were let go while it did not listen.
+async fn tell_let_go(billing: &Billing) -> Result<()> {
+    let untold: Vec<String> = sqlx::query_scalar(
+        "SELECT i.id FROM invoice i JOIN billing_account a ON a.tenant = i.tenant AND a.livemode = $1
+          WHERE i.status = 'draft' AND NOT i.held AND i.hold_told_at IS NOT NULL ORDER BY i.created_at, i.id LIMIT $2",
+    )
+    .bind(billing.settings.livemode())
+    .bind(MOST)
+    .fetch_all(&billing.cp.db)
+    .await?;
+    for invoice in untold {
+        if let Err(error) = let_go_at_stripe(billing, &invoice).await {
+            tracing::warn!(invoice, ?error, "a draft could not be let go; it is tried again");
+        }
+    }
+    Ok(())
+}
+
+async fn let_go_at_stripe(billing: &Billing, invoice: &str) -> Result<()> {
     match ask(|| billing.stripe.invoice_hold(invoice, false)).await {
         Ok(_) => {}
         // What is paid cannot be let go any more, and need not.
@@ -332,16 +374,10 @@ async fn let_go(
         }
         Err(error) => return Err(error),
     }
-    let mut tx = billing.cp.db.begin().await?;
-    sqlx::query("UPDATE invoice SET held = false, hold_told_at = NULL WHERE id = $1")
+    sqlx::query("UPDATE invoice SET hold_told_at = NULL WHERE id = $1 AND NOT held")
         .bind(invoice)
-        .execute(&mut *tx)
+        .execute(&billing.cp.db)
         .await?;
-    note_done(&mut tx, invoice, now).await?;
-    incidents::settle(&mut tx, HELD, invoice, &caller.actor, now).await?;
-    let detail = json!({ "why": why });
-    audit_add(&mut tx, caller, now, "billing.invoice.release", Some(tenant), invoice, detail).await?;
-    tx.commit().await?;
     Ok(())
 }
 

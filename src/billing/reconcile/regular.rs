@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 
+use super::class::benign;
 use super::round::{Plan, begin, reconcile_go_on};
 use super::runs::{ReconcileId, Span, Why};
 use super::{midnight, usual_days};
@@ -82,16 +83,18 @@ pub async fn nightly(billing: Billing) -> Result<()> {
 /// Tenants that differed in the last comparison of all and were not found whole since: each is looked at again within the
 /// hour, so that what was put right is not held against them until the next night.
 async fn red_since(conn: &mut PgConnection, livemode: bool, now: DateTime<Utc>) -> Result<Vec<TenantId>> {
-    Ok(sqlx::query_scalar(
+    // One at period close looks at one invoice alone.
+    Ok(sqlx::query_scalar(concat!(
         "WITH last AS (SELECT id, started_at FROM reconcile_run
                         WHERE livemode = $1 AND tenant IS NULL AND state IN ('green', 'red') AND started_at < $2
                         ORDER BY started_at DESC LIMIT 1)
          SELECT DISTINCT d.tenant FROM reconcile_difference d JOIN last ON d.run = last.id
-          WHERE d.tenant IS NOT NULL AND d.class NOT IN ('pending', 'rounding', 'carried_forward')
-            AND NOT EXISTS (SELECT FROM reconcile_run r WHERE r.tenant = d.tenant
-                               AND (r.started_at > $2 OR r.started_at > last.started_at AND r.state = 'green'))
+          WHERE d.tenant IS NOT NULL AND d.class NOT IN ",
+        benign!(),
+        " AND NOT EXISTS (SELECT FROM reconcile_run r WHERE r.tenant = d.tenant AND r.why <> 'period_close'
+                             AND (r.started_at > $2 OR r.started_at > last.started_at AND r.state = 'green'))
           ORDER BY d.tenant LIMIT 5",
-    )
+    ))
     .bind(livemode)
     .bind(now - TimeDelta::hours(1))
     .fetch_all(conn)

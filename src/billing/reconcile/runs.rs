@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use super::class::{Class, Level};
+use super::class::{Class, Level, benign};
 use super::{midnight, usual_days};
 use crate::kernel::ids::TenantId;
 use crate::kernel::page::{self, Page};
@@ -232,10 +232,12 @@ pub async fn run_by_id(conn: &mut PgConnection, id: ReconcileId) -> Result<Run> 
 /// `not_found`.
 pub async fn run_show(conn: &mut PgConnection, id: ReconcileId) -> Result<RunDetail> {
     let run = run_by_id(&mut *conn, id).await?;
-    let differences: Vec<Difference> = sqlx::query_as(
+    let differences: Vec<Difference> = sqlx::query_as(concat!(
         "SELECT run, level, class, tenant, meter, subject, ours, theirs, fixed, detail FROM reconcile_difference
-          WHERE run = $1 ORDER BY class IN ('pending', 'rounding', 'carried_forward'), level, subject LIMIT $2",
-    )
+          WHERE run = $1 ORDER BY class IN ",
+        benign!(),
+        ", level, subject LIMIT $2",
+    ))
     .bind(id)
     .bind(SHOWN)
     .fetch_all(&mut *conn)
@@ -327,13 +329,15 @@ pub async fn last_run(conn: &mut PgConnection, livemode: bool) -> Result<Option<
 /// Whether the last comparison found something about this tenant that does not explain itself. Nobody is brought closer to
 /// a suspension meanwhile.
 pub async fn is_red(conn: &mut PgConnection, livemode: bool, tenant: TenantId) -> Result<bool> {
-    Ok(sqlx::query_scalar(
+    Ok(sqlx::query_scalar(concat!(
         "WITH last AS (SELECT id FROM reconcile_run
                         WHERE livemode = $1 AND (tenant IS NULL OR tenant = $2) AND state IN ('green', 'red')
                         ORDER BY started_at DESC LIMIT 1)
          SELECT EXISTS (SELECT FROM reconcile_difference d JOIN last ON d.run = last.id
-                         WHERE d.tenant = $2 AND d.class NOT IN ('pending', 'rounding', 'carried_forward'))",
-    )
+                         WHERE d.tenant = $2 AND d.class NOT IN ",
+        benign!(),
+        ")",
+    ))
     .bind(livemode)
     .bind(tenant)
     .fetch_one(conn)

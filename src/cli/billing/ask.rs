@@ -25,6 +25,7 @@ use crate::billing::ledger::{
     correction_decide, correction_list,
 };
 use crate::billing::reconcile::close::{Release, invoice_release};
+use crate::billing::reconcile::duties::{Accept, accept};
 use crate::billing::reconcile::{
     Ask, Difference, DifferenceFilter, Run, RunDetail, RunState, RunsFilter, difference_list, reconcile_run,
     run_list,
@@ -243,6 +244,16 @@ impl Till {
             Self::Direct(direct, _) => incident_settle(&direct.cp, &direct.caller, id).await,
             Self::Remote(client) => {
                 client.post(&["billing", "incidents", &id.to_string(), "settle"], &()).await
+            }
+        }
+    }
+
+    pub async fn incident_accept(&self, id: IncidentId, how: &Accept) -> Result<Incident> {
+        validate(how)?;
+        match self {
+            Self::Direct(direct, _) => accept(&direct.cp, &direct.caller, id, how).await,
+            Self::Remote(client) => {
+                client.post(&["billing", "incidents", &id.to_string(), "accept"], how).await
             }
         }
     }

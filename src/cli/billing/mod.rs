@@ -14,7 +14,6 @@ use crate::billing::finance::inbox::InboxFilter;
 use crate::billing::finance::lists::ListFilter;
 use crate::billing::finance::quarantine::{QuarantineFilter, Settle, SettleAs};
 use crate::billing::finance::report::ReportFilter;
-use crate::billing::incidents::IncidentId;
 use crate::billing::ledger::{CorrectionId, CorrectionState, FactId};
 use crate::billing::reconcile::close::Release;
 use crate::billing::reconcile::{Ask, DifferenceFilter, ReconcileId, RunsFilter};
@@ -23,6 +22,7 @@ use crate::kernel::page::Page;
 use crate::kernel::{Error, Result, codes};
 
 mod ask;
+mod incident;
 mod sheet;
 mod words;
 
@@ -109,7 +109,7 @@ Examples:
     Inbox(Inbox),
     /// Incidents: what somebody has to look at
     #[command(subcommand)]
-    Incident(Incidents),
+    Incident(incident::Incidents),
     /// Release a held draft invoice although something differs
     #[command(after_help = "Examples:\n  freehold billing release in_1Pabc --reason 'credited by hand'")]
     Release(Released),
@@ -322,29 +322,6 @@ struct Inbox {
     paging: Paging,
 }
 
-#[derive(Debug, Subcommand)]
-enum Incidents {
-    /// List what somebody has to look at
-    #[command(after_help = "Examples:\n  freehold billing incident list")]
-    List(IncidentList),
-    /// Settle an incident: somebody has looked at it, and it is over
-    #[command(after_help = "Examples:\n  freehold billing incident settle inc_06fqv3k1s9t4m7b2n8c5v0r6e4")]
-    Settle(IncidentArgs),
-}
-
-#[derive(Debug, Args)]
-struct IncidentList {
-    /// Include those that are over
-    #[arg(long)]
-    settled: bool,
-}
-
-#[derive(Debug, Args)]
-struct IncidentArgs {
-    /// The incident's id
-    id: IncidentId,
-}
-
 #[derive(Debug, Args)]
 struct Released {
     /// The invoice at Stripe
@@ -444,12 +421,7 @@ pub async fn run(globals: &Globals, args: Billing) -> Result<()> {
             });
             print_sheet(globals, &page.await?)
         }
-        Command::Incident(Incidents::List(IncidentList { settled })) => {
-            print_sheet(globals, &till.incidents(&DoneToo { done_too: Some(settled) }).await?)
-        }
-        Command::Incident(Incidents::Settle(IncidentArgs { id })) => {
-            one(globals, till.incident_settle(id).await?)
-        }
+        Command::Incident(command) => incident::run(globals, &till, command).await,
         Command::Release(Released { invoice, reason }) => {
             one(globals, till.release(&invoice, &Release { reason }).await?)
         }
