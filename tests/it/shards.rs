@@ -204,12 +204,12 @@ async fn a_database_is_one_shard_however_its_address_is_spelled() {
     // Empty, and its shard gone: another may have it. With somebody's schemas in it, nobody.
     shard_set_state(cp, &tester(), "shard-1", ShardState::Draining).await.unwrap();
     let held = "INSERT INTO freehold.schema_version (schema_name, version) VALUES ('t_of_nobody_here', 1)";
-    said(&mut world.shard_conn(0).await, held.to_owned()).await;
+    said(&mut *world.shard_conn(0).await, held.to_owned()).await;
     shard_remove(cp, &tester(), "shard-1").await.unwrap();
     let (_, run) = shard_add(cp, &tester(), &dsn(&world, "heir", &other)).await.unwrap();
     let error = attempt(&world, run).await;
     assert!(error.contains("state_conflict") && error.contains("holds 1 schemas"), "{error}");
-    said(&mut world.shard_conn(0).await, "DELETE FROM freehold.schema_version".to_owned()).await;
+    said(&mut *world.shard_conn(0).await, "DELETE FROM freehold.schema_version".to_owned()).await;
     assert_eq!(world.finish(run).await.state, RunState::Done);
     for outcome in fleet::migrate_shards(&world.hands, |_| {}).await.unwrap() {
         assert_eq!((outcome.name.as_str(), outcome.error), ("heir", None));
