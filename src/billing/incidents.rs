@@ -41,6 +41,8 @@ pub mod kind {
     pub const UNBILLED: &str = "unbilled_tenant";
     /// A tenant with more than one living subscription.
     pub const TWO_SUBSCRIPTIONS: &str = "two_subscriptions";
+    /// A draft invoice that waits, because a period does not agree.
+    pub const DRAFT_HELD: &str = "draft_held";
     /// An invoice that Stripe could not finalize.
     pub const NOT_FINALIZED: &str = "invoice_not_finalized";
     /// A customer's bank takes a payment back.

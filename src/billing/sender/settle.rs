@@ -126,6 +126,14 @@ impl Batch {
 /// # Errors
 /// Of the control database, or when Stripe does not say what it counted.
 pub async fn settle_unknown(billing: &Billing) -> Result<Settled> {
+    settle_unknown_of(billing, None).await
+}
+
+/// The same, of one tenant only.
+///
+/// # Errors
+/// As [`settle_unknown`].
+pub async fn settle_unknown_of(billing: &Billing, only: Option<TenantId>) -> Result<Settled> {
     let mut settled = Settled::default();
     if !billing.settings.enabled() || !billing.breaker.is_open() {
         return Ok(settled);
@@ -137,10 +145,12 @@ pub async fn settle_unknown(billing: &Billing) -> Result<Settled> {
          JOIN meter m ON m.id = b.meter
          JOIN stripe_object o ON o.livemode = $1 AND o.kind = 'meter' AND o.name = 'meter:' || b.meter
          WHERE b.state = 'quarantined' AND b.first_sent_at IS NOT NULL AND b.livemode = $1 AND b.customer IS NOT NULL
+           AND ($3::uuid IS NULL OR b.tenant = $3)
          ORDER BY day LIMIT $2",
     )
     .bind(billing.settings.livemode())
     .bind(DAYS_PER_ROUND)
+    .bind(only)
     .fetch_all(&billing.cp.db)
     .await?;
     for day in days {
