@@ -194,7 +194,7 @@ fn waits(run: &Run, error: &Error, now: DateTime<Utc>) -> bool {
 
 /// Whether an answer is about this one tenant, and says nothing about the others. Pure.
 fn is_of_one(error: &Error) -> bool {
-    matches!(error.cause::<Trouble>(), Some(Trouble::Refused { .. } | Trouble::Broken { status: 200, .. }))
+    error.cause::<Trouble>().is_some_and(Trouble::is_of_one)
 }
 
 /// Leaves a run where it is, for some minutes. The tenant that it was at comes first then.
