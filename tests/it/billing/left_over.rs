@@ -95,7 +95,7 @@ async fn owing() -> (House, String) {
         tenant: house.tenant,
         meter: "tasks_created".to_owned(),
         quantity: -600,
-        occurred_at: house.end - MINUTE * 59,
+        occurred_at: Some(house.end - MINUTE * 59),
         corrects: None,
         reason: "imported twice".to_owned(),
         reference: None,
