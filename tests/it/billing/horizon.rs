@@ -52,8 +52,8 @@ async fn told(till: &Till, batch: Uuid) -> (DateTime<Utc>, bool) {
         .unwrap()
 }
 
-/// Guards against: with what the sealer decided taken for good, Stripe counts the first two and nobody bills them. Guards
-/// `is_final`, not yet seen to fail: a draft that only we hold, which Stripe makes final all the same.
+/// Guards against: with what the sealer decided taken for good, Stripe counts the first two and nobody bills them. Shown
+/// to fail: with `hold_told_at` left out of `is_final`, what is told for a draft that only we hold is never billed either.
 #[tokio::test]
 async fn what_is_sent_after_its_invoice_is_final_is_on_the_next_one() {
     let till = Till::new(5).await;
@@ -78,8 +78,8 @@ async fn what_is_sent_after_its_invoice_is_final_is_on_the_next_one() {
     }
 }
 
-/// The invoice at the end of a trial bills nothing of it. Guards `is_final`, not yet seen to fail: with the invoice of a trial
-/// taken for any other, what is late for the free time is told for the first time that is paid for.
+/// The invoice at the end of a trial bills nothing of it. Shown to fail: with the invoice of a trial taken for any
+/// other in `is_final`, what is late for the free time is told for the first time that is paid for.
 #[tokio::test]
 async fn what_is_late_for_a_trial_stays_free() {
     let till = Till::new(1).await;
@@ -227,8 +227,8 @@ async fn what_was_told_for_a_customer_that_is_gone_waits_for_the_next_one() {
 }
 
 /// Told in time and counted late; moved past its invoice because it seemed to be missing; sent, and nobody answered; and then
-/// Stripe says that it knows it. Guards against, not yet seen to fail: taken for delivered as of the new moment, it is missing
-/// there, and sent a second time as soon as Stripe has forgotten its identifier.
+/// Stripe says that it knows it. Shown to fail: with `moved` never true in `next_due`, it is taken for delivered as of the new moment,
+/// is missing there, and is sent a second time as soon as Stripe has forgotten its identifier.
 #[tokio::test]
 async fn what_was_moved_and_is_known_from_before_is_where_stripe_counts_it() {
     let till = Till::new(1).await;
