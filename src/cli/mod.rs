@@ -20,6 +20,7 @@ pub mod exit;
 mod fleet;
 mod globals;
 mod health;
+mod http;
 mod infra;
 mod job;
 mod manual;

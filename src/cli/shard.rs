@@ -33,6 +33,16 @@ must exist; its admin login needs CREATEROLE and must own the database (or be a 
     /// Let a shard take new tenants again
     #[command(after_help = "Examples:\n  freehold shard activate eu-1")]
     Activate(One),
+    /// Take a shard out of the registry: one added by mistake, or not needed any more
+    #[command(after_help = "\
+Examples:
+  freehold shard drain eu-9
+  freehold slot fill --shard eu-9 --target 0
+  freehold shard remove eu-9
+
+Refused while it takes tenants, has any (deleted ones count until they are purged), or has spare slots: a worker removes \
+those of a drained shard whose target is 0. What is in its database stays there.")]
+    Remove(One),
 }
 
 #[derive(Debug, Args)]
@@ -69,6 +79,7 @@ pub async fn run(globals: &Globals, command: Command) -> Result<()> {
         Command::Show(args) => fleet.shard_show(&args.shard).await?,
         Command::Drain(args) => fleet.shard_state(&args.shard, ShardState::Draining).await?,
         Command::Activate(args) => fleet.shard_state(&args.shard, ShardState::Active).await?,
+        Command::Remove(args) => fleet.shard_remove(&args.shard).await?,
     };
     print(globals.output, &shard, one)
 }

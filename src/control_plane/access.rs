@@ -14,11 +14,11 @@ use super::audit::{Caller, audit_add};
 use super::changes::{self, Change};
 use super::infra::{dedicated, resources};
 use super::placement::give_place_back;
+use super::settled::Settled;
 use super::shards::shard_by_id;
 use super::tenants::{TenantRef, TenantRow, TenantState, tenant_lock};
 use super::{ControlPlane, Hands};
 use crate::db::schema::Schema;
-use crate::jobs::run::{NewRun, run_record};
 use crate::jobs::saga::{self, Held, Kind, OnFailure, Pace, StepDef, Writes};
 use crate::kernel::ids::{RunId, ShardId, TenantId};
 use crate::kernel::{Error, Result, codes};
@@ -42,13 +42,28 @@ struct Input {
 
 /// Suspends an active tenant: the next request is refused, and its login too. Of one that is suspended for money, it becomes
 /// this suspension, with this reason, and paying no longer ends it.
+///
+/// # Errors
+/// `state_conflict`; `invalid_fields` for the reason [`UNPAID`], which is not a person's to give.
 pub async fn tenant_suspend(
     cp: &ControlPlane,
     caller: &Caller,
     tenant: &TenantRef,
     reason: &str,
 ) -> Result<RunId> {
+    if reason == UNPAID {
+        return Err(Error::field("reason", "`unpaid` alone is what billing says, and paying ends it")
+            .hint("say more: 'invoice 4711 is unpaid'"));
+    }
     shut(cp, caller, tenant, TenantState::Suspended, &SUSPEND, "tenant.suspend", reason).await
+}
+
+/// The same for money, which paying ends: for billing, and nobody else.
+///
+/// # Errors
+/// `state_conflict`.
+pub async fn tenant_suspend_unpaid(cp: &ControlPlane, caller: &Caller, tenant: &TenantRef) -> Result<RunId> {
+    shut(cp, caller, tenant, TenantState::Suspended, &SUSPEND, "tenant.suspend", UNPAID).await
 }
 
 /// Deletes a tenant softly: shut at once, removed for good after 30 days.
@@ -208,15 +223,7 @@ async fn record(
         credential_version: row.credential_version.unwrap_or(1),
         suspended: suspended.is_some(),
     };
-    let run = NewRun {
-        kind: kind.name,
-        subject: row.id.to_string(),
-        tenant: Some(row.id),
-        input: serde_json::to_value(&input).map_err(Error::internal)?,
-        steps: &kind.step_names(),
-        done: 0,
-    };
-    let run = run_record(&mut *tx, &run, now).await?;
+    let run = kind.record(&mut *tx, row.id.to_string(), Some(row.id), &input, 0, now).await?;
     audit_add(tx, caller, now, action, Some(row.id), &row.id.to_string(), detail).await?;
     Ok(run)
 }
@@ -302,44 +309,14 @@ fn drop_schema<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Opt
 fn activate<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let input: Input = held.input()?;
-        let now = hands.cp.clock.now();
-        saga::write(move |tx| {
-            Box::pin(async move {
-                sqlx::query(
-                    "UPDATE tenant SET state = 'active', state_reason = NULL, epoch = epoch + 1, updated_at = $2
-                      WHERE id = $1 AND state = 'suspended'",
-                )
-                .bind(input.tenant)
-                .bind(now)
-                .execute(&mut *tx)
-                .await?;
-                Ok(changes::notify(tx, Change::Tenant(input.tenant)).await?)
-            })
-        })
+        Settled::Resumed.write(hands, input.tenant)
     })
 }
 
-/// Undelete: to what it was before.
 fn come_back<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let input: Input = held.input()?;
-        let now = hands.cp.clock.now();
-        saga::write(move |tx| {
-            Box::pin(async move {
-                sqlx::query(
-                    "UPDATE tenant SET state = CASE WHEN $3 THEN 'suspended' ELSE 'active' END,
-                            state_reason = former_reason, former_state = NULL, former_reason = NULL, purge_after = NULL,
-                            epoch = epoch + 1, updated_at = $2
-                      WHERE id = $1 AND state = 'deleting'",
-                )
-                .bind(input.tenant)
-                .bind(now)
-                .bind(input.suspended)
-                .execute(&mut *tx)
-                .await?;
-                Ok(changes::notify(tx, Change::Tenant(input.tenant)).await?)
-            })
-        })
+        Settled::Undeleted.write(hands, input.tenant)
     })
 }
 
@@ -406,16 +383,7 @@ fn forget<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<W
 }
 
 async fn forget_tenant(tx: &mut PgConnection, input: &Input, now: DateTime<Utc>) -> Result<()> {
-    let gone = sqlx::query(
-        "UPDATE tenant SET state = 'deleted', former_state = NULL, former_reason = NULL, purge_after = NULL,
-                epoch = epoch + 1, updated_at = $2
-          WHERE id = $1 AND state = 'deleting'",
-    )
-    .bind(input.tenant)
-    .bind(now)
-    .execute(&mut *tx)
-    .await?;
-    if gone.rows_affected() == 1 {
+    if Settled::Purged.set(&mut *tx, input.tenant, now).await? {
         give_place_back(&mut *tx, input.shard).await?;
     }
     for statement in FORGET {
@@ -429,9 +397,9 @@ async fn forget_tenant(tx: &mut PgConnection, input: &Input, now: DateTime<Utc>)
             .await?
             .flatten();
     if let Some(server) = server {
-        dedicated::forget_shard(&mut *tx, input.shard, &server).await?;
+        dedicated::forget_shard(tx, input.shard, &server).await?;
     }
-    Ok(changes::notify(tx, Change::Tenant(input.tenant)).await?)
+    Ok(())
 }
 
 type Admin = sqlx::pool::PoolConnection<sqlx::Postgres>;

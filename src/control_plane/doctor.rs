@@ -98,6 +98,23 @@ fn unreadable(shard: &Shard, error: &Error) -> Vec<Finding> {
     found.list
 }
 
+/// Whether a database's clock is ours.
+async fn clock(hands: &Hands, conn: &mut PgConnection, found: &mut Findings) -> sqlx::Result<()> {
+    let skew: f64 = sqlx::query_scalar("SELECT extract(epoch FROM clock_timestamp() - $1)::float8")
+        .bind(hands.cp.clock.now())
+        .fetch_one(conn)
+        .await?;
+    if skew.abs() > SKEW {
+        found.add(
+            Severity::Problem,
+            "clock_skew",
+            format!("its clock differs from ours by {skew:.1} s"),
+            "let both machines keep their time by NTP",
+        );
+    }
+    Ok(())
+}
+
 async fn control(hands: &Hands) -> Result<Vec<Finding>> {
     let mut found = Findings::of("control");
     let mut conn = hands.cp.db.acquire().await?;
@@ -110,18 +127,7 @@ async fn control(hands: &Hands) -> Result<Vec<Finding>> {
             "run: freehold migrate control",
         );
     }
-    let skew: f64 = sqlx::query_scalar("SELECT extract(epoch FROM clock_timestamp() - $1)::float8")
-        .bind(hands.cp.clock.now())
-        .fetch_one(&mut *conn)
-        .await?;
-    if skew.abs() > SKEW {
-        found.add(
-            Severity::Problem,
-            "clock_skew",
-            format!("its clock differs from ours by {skew:.1} s"),
-            "let both machines keep their time by NTP",
-        );
-    }
+    clock(hands, &mut conn, &mut found).await?;
     // An older control database knows nothing of it.
     if have == want {
         cloud(&mut conn, &mut found).await?;
@@ -220,19 +226,7 @@ async fn examine_shard(hands: &Hands, shard: &Shard) -> Result<Vec<Finding>> {
             return Ok(found.list);
         }
     };
-    let skew: f64 = sqlx::query_scalar("SELECT extract(epoch FROM clock_timestamp() - $1)::float8")
-        .bind(hands.cp.clock.now())
-        .fetch_one(&mut *conn)
-        .await
-        .map_err(admin::shard_error)?;
-    if skew.abs() > SKEW {
-        found.add(
-            Severity::Problem,
-            "clock_skew",
-            format!("its clock differs from ours by {skew:.1} s"),
-            "let both machines keep their time by NTP",
-        );
-    }
+    clock(hands, &mut conn, &mut found).await.map_err(admin::shard_error)?;
     let version: i64 =
         sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM freehold._sqlx_migrations WHERE success")
             .fetch_one(&mut *conn)

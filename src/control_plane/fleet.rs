@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Hands;
 use super::shards::{shard_by_id, shard_list};
 use super::slots::{self, next_fence};
+use super::{Hands, registry};
 use crate::db::schema::Schema;
 use crate::db::{admin, prepare};
 use crate::kernel::ids::{ShardId, TenantId};
-use crate::kernel::{Result, codes};
+use crate::kernel::{Error, Result, codes};
 
 /// How one shard or tenant fared.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,7 +27,9 @@ pub async fn migrate_shards(hands: &Hands, mut done: impl FnMut(&Outcome)) -> Re
     for shard in shard_list(&mut *hands.cp.db.acquire().await?).await? {
         let prepared = async {
             let options = admin::options(&shard.admin_dsn()?.read(Some(&hands.master))?)?;
-            prepare::prepare(&options).await
+            let prepared = prepare::prepare(&options).await?;
+            registry::claim(&hands.cp.db, shard.id, &options).await?;
+            Ok::<_, Error>(prepared)
         };
         let outcome = match prepared.await {
             Ok(prepared) => Outcome { name: shard.name, version: Some(prepared.migrated.to), error: None },

@@ -17,15 +17,15 @@ use super::changes::{self, Change};
 use super::infra::dedicated;
 use super::placement::{self, Candidate};
 use super::plans::{Plan, Tier, plan_on_sale};
+use super::settled::Settled;
 use super::shards::{shard_by_id, shard_set_endpoint};
 use super::slots::{new_schema_name, slot_claim, slot_record};
 use super::tenants::{Tenant, TenantState, slug_rule};
-use super::{ControlPlane, Hands};
+use super::{ControlPlane, Hands, registry};
 use crate::db::schema::{LoginLimits, Schema};
 use crate::db::tenant_tls::TenantTls;
 use crate::db::{admin, on_constraint, prepare};
 use crate::jobs::queue::job_add;
-use crate::jobs::run::{NewRun, run_record};
 use crate::jobs::saga::{self, Held, Kind, OnFailure, Pace, StepDef, Writes};
 use crate::jobs::wake;
 use crate::kernel::ids::{RunId, ShardId, TenantId};
@@ -158,15 +158,8 @@ pub async fn tenant_create(
         schema,
         limits: Limits { connections: limits.connections, statement_timeout_ms: limits.statement_timeout_ms },
     };
-    let run = NewRun {
-        kind: PROVISION.name,
-        subject: id.to_string(),
-        tenant: Some(id),
-        input: serde_json::to_value(&input).map_err(Error::internal)?,
-        steps: &PROVISION.step_names(),
-        done: if ready { PROVISION.steps.len() } else { 1 },
-    };
-    let run = run_record(&mut *tx, &run, now).await?;
+    let done = if ready { PROVISION.steps.len() } else { 1 };
+    let run = PROVISION.record(&mut *tx, id.to_string(), Some(id), &input, done, now).await?;
     let detail = json!({ "slug": new.slug, "plan": plan.id, "shard": shard.name });
     audit_add(&mut *tx, caller, now, "tenant.create", Some(id), &id.to_string(), detail).await?;
     changes::notify(&mut *tx, Change::Tenant(id)).await?;
@@ -349,19 +342,7 @@ pub(super) fn take_account_back<'a>(
 pub(super) fn activate<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
     Box::pin(async move {
         let input: Input = held.input()?;
-        let now = hands.cp.clock.now();
-        saga::write(move |tx| {
-            Box::pin(async move {
-                sqlx::query(
-                    "UPDATE tenant SET state = 'active', updated_at = $2 WHERE id = $1 AND state = 'provisioning'",
-                )
-                .bind(input.tenant)
-                .bind(now)
-                .execute(&mut *tx)
-                .await?;
-                Ok(changes::notify(tx, Change::Tenant(input.tenant)).await?)
-            })
-        })
+        Settled::Ready.write(hands, input.tenant)
     })
 }
 
@@ -371,18 +352,10 @@ fn release<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<
         let now = hands.cp.clock.now();
         saga::write(move |tx| {
             Box::pin(async move {
-                let released = sqlx::query(
-                    "UPDATE tenant SET state = 'deleted', state_reason = 'provisioning failed', updated_at = $2
-                      WHERE id = $1 AND state = 'provisioning'",
-                )
-                .bind(input.tenant)
-                .bind(now)
-                .execute(&mut *tx)
-                .await?;
-                if released.rows_affected() == 1 {
-                    placement::give_place_back(&mut *tx, input.shard).await?;
+                if Settled::Failed.set(&mut *tx, input.tenant, now).await? {
+                    placement::give_place_back(tx, input.shard).await?;
                 }
-                Ok(changes::notify(tx, Change::Tenant(input.tenant)).await?)
+                Ok(())
             })
         })
     })
@@ -417,6 +390,7 @@ pub(super) fn shard_prepare<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'
                 "not everything could be closed; see doctor"
             );
         }
+        registry::claim(&hands.cp.db, input.shard, &options).await?;
         let tls = TenantTls::of(&options)?;
         tls.look(&options).await?;
         saga::write(move |tx| {

@@ -14,7 +14,6 @@ use super::provisioning::SHARD_PREPARE;
 use crate::db::admin_dsn::AdminDsn;
 use crate::db::on_constraint;
 use crate::db::tenant_tls::TenantTls;
-use crate::jobs::run::{NewRun, run_record};
 use crate::jobs::wake;
 use crate::kernel::ids::{RunId, ShardId};
 use crate::kernel::{Error, Result, SecretRef, codes};
@@ -189,15 +188,7 @@ pub async fn shard_add(cp: &ControlPlane, caller: &Caller, new: &NewShard) -> Re
     .execute(&mut *tx)
     .await
     .map_err(on_constraint("shard_name_key", &codes::NAME_TAKEN))?;
-    let run = NewRun {
-        kind: SHARD_PREPARE.name,
-        subject: id.to_string(),
-        tenant: None,
-        input: json!({ "shard": id }),
-        steps: &SHARD_PREPARE.step_names(),
-        done: 0,
-    };
-    let run = run_record(&mut tx, &run, now).await?;
+    let run = SHARD_PREPARE.record(&mut tx, id.to_string(), None, &json!({ "shard": id }), 0, now).await?;
     audit_add(&mut tx, caller, now, "shard.add", None, &new.name, json!({ "pool": new.pool })).await?;
     tx.commit().await?;
     Ok((id, run))

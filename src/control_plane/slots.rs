@@ -166,9 +166,10 @@ pub async fn slot_fill(
     Ok(made)
 }
 
-/// Finishes slots whose maker died, migrates spare ones that are behind, and removes broken ones. Those of a shard that
-/// does not answer wait until it does.
+/// Finishes slots whose maker died, migrates spare ones that are behind, and removes broken ones and those that nobody
+/// will claim. Those of a shard that does not answer wait until it does.
 pub async fn repair(hands: &Hands) -> Result<()> {
+    give_up_spares(hands).await?;
     let rows: Vec<(String, ShardId, String)> = sqlx::query_as(
         "SELECT slot.schema_name, slot.shard, slot.state FROM slot JOIN shard ON shard.id = slot.shard
           WHERE shard.last_failure IS NULL
@@ -200,6 +201,17 @@ pub async fn repair(hands: &Hands) -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// Spare slots of a shard that takes no tenants, and is to keep none, are of no use to anybody.
+async fn give_up_spares(hands: &Hands) -> Result<()> {
+    sqlx::query(
+        "UPDATE slot SET state = 'broken' FROM shard
+          WHERE shard.id = slot.shard AND shard.state = 'draining' AND shard.slot_target = 0 AND slot.state = 'ready'",
+    )
+    .execute(&hands.cp.db)
+    .await?;
     Ok(())
 }
 

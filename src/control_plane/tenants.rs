@@ -14,7 +14,7 @@ use super::{Addresses, ControlPlane};
 use crate::db::on_constraint;
 use crate::jobs::run::Run;
 use crate::kernel::ids::{RunId, ShardId, TenantId};
-use crate::kernel::page::{self, Page};
+use crate::kernel::page::{Asked, Page};
 use crate::kernel::{Error, Result, Slug, codes};
 
 /// Where a tenant is in its life: provisioning → active ↔ suspended → deleting → deleted.
@@ -208,7 +208,14 @@ pub async fn slug_is_free(conn: &mut PgConnection, slug: &Slug) -> Result<bool> 
         .await?)
 }
 
-/// The same, locked until the transaction ends: a change of state starts here.
+/// Holds a tenant's row until the transaction ends. Who changes its seats, its keys, its invitations or how its people sign in
+/// does so first: each finds what the one before has left. What only refers to the tenant goes on meanwhile.
+pub async fn tenant_hold(conn: &mut PgConnection, tenant: TenantId) -> Result<()> {
+    sqlx::query("SELECT id FROM tenant WHERE id = $1 FOR NO KEY UPDATE").bind(tenant).execute(conn).await?;
+    Ok(())
+}
+
+/// A tenant, locked until the transaction ends: a change of state starts here.
 pub async fn tenant_lock(conn: &mut PgConnection, tenant: &TenantRef) -> Result<TenantRow> {
     let found = tenant_find(&mut *conn, tenant).await?;
     sqlx::query("SELECT 1 FROM tenant WHERE id = $1 FOR UPDATE").bind(found.id).execute(&mut *conn).await?;
@@ -233,7 +240,7 @@ pub struct TenantFilter {
 
 /// Tenants by age, oldest first; deleted ones only when asked for.
 pub async fn tenant_list(cp: &ControlPlane, filter: &TenantFilter) -> Result<Page<Tenant>> {
-    let limit = page::limit(filter.limit)?;
+    let asked: Asked<(DateTime<Utc>, TenantId)> = Asked::of(filter.limit, filter.cursor.as_deref())?;
     let mut query = sqlx::QueryBuilder::new(TENANT_SELECT);
     match filter.state {
         Some(state) => query.push(" WHERE t.state = ").push_bind(state),
@@ -251,13 +258,12 @@ pub async fn tenant_list(cp: &ControlPlane, filter: &TenantFilter) -> Result<Pag
         query.push(" AND (strpos(t.slug, ").push_bind(search.clone());
         query.push(") > 0 OR strpos(lower(t.name), ").push_bind(search).push(") > 0)");
     }
-    if let Some(cursor) = &filter.cursor {
-        let (at, id): (DateTime<Utc>, TenantId) = page::decode(cursor)?;
+    if let Some((at, id)) = asked.after {
         query.push(" AND (t.created_at, t.id) > (").push_bind(at).push(", ").push_bind(id).push(")");
     }
-    query.push(" ORDER BY t.created_at, t.id LIMIT ").push_bind(i64::from(limit) + 1);
+    query.push(" ORDER BY t.created_at, t.id LIMIT ").push_bind(asked.rows());
     let rows: Vec<TenantRow> = query.build_query_as().fetch_all(&cp.db).await?;
-    let page = Page::build(rows, limit, |row: &TenantRow| (row.created_at, row.id));
+    let page = asked.page(rows, |row: &TenantRow| (row.created_at, row.id));
     Ok(page.map(|row| row.view(&cp.addresses)))
 }
 

@@ -22,7 +22,7 @@ use crate::jobs::rounds::{Round, caught, in_time, outcome};
 use crate::jobs::saga::Pace;
 use crate::jobs::supervise::supervise;
 use crate::jobs::{queue, saga, wake};
-use crate::kernel::{Error, Result};
+use crate::kernel::Result;
 
 /// Runs carried out side by side, of each pace: what waits for a cloud takes no place from what waits for a database.
 const RUNS_AT_ONCE: usize = 4;
@@ -207,14 +207,21 @@ async fn hear(Hand { hands, alarm, .. }: Hand, stop: CancellationToken) {
     stop.run_until_cancelled(hearing).await;
 }
 
-/// Waits for the alarm, which the caller began to listen for before it found nothing to do: a notification that comes in
-/// between must not wait for the next look.
-async fn pause(alarm: Notified<'_>, stop: &CancellationToken) {
-    tokio::select! {
-        () = alarm => {}
-        () = tokio::time::sleep(LOOK) => {}
-        () = stop.cancelled() => {}
-    }
+/// There was nothing to take: waits for the alarm, which the caller began to listen for before it looked, because a
+/// notification that comes in between must not wait for the next look. Where the control database did not say what there
+/// is to do, for a moment.
+async fn idle(what: &'static str, looked: Result<()>, alarm: Notified<'_>, stop: &CancellationToken) {
+    let Err(error) = looked else {
+        tokio::select! {
+            () = alarm => {}
+            () = tokio::time::sleep(LOOK) => {}
+            () = stop.cancelled() => {}
+        }
+        return;
+    };
+    metrics::counter!("worker_rounds_total", "round" => what, "outcome" => "failed").increment(1);
+    tracing::warn!(?error, "no {what} can be taken");
+    stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await;
 }
 
 async fn take_runs(Hand { hands, alarm, tasks }: Hand, pace: Pace, stop: CancellationToken) {
@@ -242,14 +249,9 @@ async fn take_runs(Hand { hands, alarm, tasks }: Hand, pace: Pace, stop: Cancell
                     drop(place);
                 });
             }
-            Ok(None) => {
+            nothing => {
                 drop(place);
-                pause(ringing, &stop).await;
-            }
-            Err(error) => {
-                drop(place);
-                none_taken("runs", &error);
-                stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await;
+                idle("runs", nothing.map(drop), ringing, &stop).await;
             }
         }
     }
@@ -277,23 +279,12 @@ async fn take_jobs(Hand { hands, alarm, tasks }: Hand, stop: CancellationToken) 
                     drop(place);
                 });
             }
-            Ok(None) => {
+            nothing => {
                 drop(place);
-                pause(ringing, &stop).await;
-            }
-            Err(error) => {
-                drop(place);
-                none_taken("jobs", &error);
-                stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await;
+                idle("jobs", nothing.map(drop), ringing, &stop).await;
             }
         }
     }
-}
-
-/// The control database does not say what there is to do.
-fn none_taken(what: &'static str, error: &Error) {
-    metrics::counter!("worker_rounds_total", "round" => what, "outcome" => "failed").increment(1);
-    tracing::warn!(?error, "no {what} can be taken");
 }
 
 /// Keeps spare slots ready: a few whenever something happened, and all of them when nothing does or it has been long.

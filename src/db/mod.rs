@@ -6,6 +6,7 @@ pub mod control;
 pub mod error;
 pub mod hardening;
 pub mod ident;
+pub mod mark;
 pub mod migrations;
 pub mod prepare;
 pub mod schema;

@@ -5,9 +5,10 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use data_encoding::BASE64URL_NOPAD;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, decode_header, encode};
 use serde::{Deserialize, Serialize};
 
+use super::signed::{self, Unread};
 use crate::kernel::ids::{AccountId, SessionId, TenantId};
 use crate::kernel::{Entropy, Error, Result, Role};
 
@@ -100,6 +101,16 @@ pub enum Refused {
     Time,
 }
 
+impl From<Unread> for Refused {
+    fn from(why: Unread) -> Self {
+        match why {
+            Unread::Malformed => Self::Malformed,
+            Unread::Algorithm => Self::Algorithm,
+            Unread::Signature => Self::Signature,
+        }
+    }
+}
+
 /// A key to sign with.
 pub struct Signer {
     pub kid: String,
@@ -165,16 +176,7 @@ pub fn check(
     audience: Audience,
     now: DateTime<Utc>,
 ) -> Result<Said, Refused> {
-    let mut signature_only = Validation::new(Algorithm::EdDSA);
-    signature_only.required_spec_claims.clear();
-    (signature_only.validate_exp, signature_only.validate_aud) = (false, false);
-    let claims = decode::<Claims>(token, key, &signature_only)
-        .map_err(|error| match error.kind() {
-            jsonwebtoken::errors::ErrorKind::InvalidSignature => Refused::Signature,
-            jsonwebtoken::errors::ErrorKind::InvalidAlgorithm => Refused::Algorithm,
-            _ => Refused::Malformed,
-        })?
-        .claims;
+    let claims: Claims = signed::claims(token, key, Algorithm::EdDSA)?;
     if claims.iss != issuer {
         return Err(Refused::Issuer);
     }

@@ -72,7 +72,11 @@ struct Html<'a> {
     link: Option<(&'a str, &'a str)>,
 }
 
-fn mail(to: String, subject: String, lines: &[String], link: Option<(&str, &str)>) -> Result<Mail> {
+/// A letter of plain lines, with one address to go to.
+///
+/// # Errors
+/// None that a line could cause.
+pub fn mail(to: String, subject: String, lines: &[String], link: Option<(&str, &str)>) -> Result<Mail> {
     Ok(Mail {
         to,
         subject,

@@ -17,6 +17,7 @@ use super::invitations::seats_locked;
 use super::members::{By, member_add};
 use super::throttle::{self, Rate};
 use crate::control_plane::audit::{Caller, audit_add};
+use crate::control_plane::tenants::tenant_hold;
 use crate::db::on_constraint;
 use crate::kernel::ids::{AccountId, TenantId};
 use crate::kernel::{Error, Result, Role, codes};
@@ -285,10 +286,7 @@ pub async fn domain_remove(
     let now = identity.cp.clock.now();
     let mut tx = identity.cp.db.begin().await?;
     // One after the other: two must not each take the last but one.
-    sqlx::query("SELECT id FROM tenant WHERE id = $1 FOR NO KEY UPDATE")
-        .bind(tenant)
-        .execute(&mut *tx)
-        .await?;
+    tenant_hold(&mut *tx, tenant).await?;
     domain_get(&mut tx, tenant, domain).await?;
     sqlx::query("DELETE FROM email_domain WHERE tenant = $1 AND domain = $2")
         .bind(tenant)

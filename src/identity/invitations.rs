@@ -17,10 +17,10 @@ use super::members::{By, member_add, seat_role};
 use super::oidc::plausible;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::plans::Entitlements;
-use crate::control_plane::tenants::TenantState;
+use crate::control_plane::tenants::{TenantState, tenant_hold};
 use crate::db::on_constraint;
 use crate::kernel::ids::{AccountId, InvitationId, TenantId};
-use crate::kernel::page::{self, Page};
+use crate::kernel::page::{Asked, Page};
 use crate::kernel::{Error, QuotaState, Result, Role, codes};
 
 /// How long an invitation holds.
@@ -68,7 +68,7 @@ pub struct InvitationFilter {
 }
 
 /// What somebody with the link is shown.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, sqlx::FromRow)]
 pub struct Invited {
     pub tenant: TenantId,
     pub slug: String,
@@ -84,19 +84,18 @@ pub async fn invitation_list(
     tenant: TenantId,
     filter: &InvitationFilter,
 ) -> Result<Page<Invitation>> {
-    let limit = page::limit(filter.limit)?;
-    let before: Option<InvitationId> = filter.cursor.as_deref().map(page::decode).transpose()?;
+    let asked: Asked<InvitationId> = Asked::of(filter.limit, filter.cursor.as_deref())?;
     let rows = sqlx::query_as(
         "SELECT id, email, role, invited_by, created_at, expires_at, accepted_at, revoked_at
            FROM invitation WHERE tenant = $1 AND ($2::uuid IS NULL OR id < $2)
           ORDER BY id DESC LIMIT $3",
     )
     .bind(tenant)
-    .bind(before)
-    .bind(i64::from(limit) + 1)
+    .bind(asked.after)
+    .bind(asked.rows())
     .fetch_all(conn)
     .await?;
-    Ok(Page::build(rows, limit, |invitation: &Invitation| invitation.id))
+    Ok(asked.page(rows, |invitation: &Invitation| invitation.id))
 }
 
 /// Invites an address. The mail is sent by a worker.
@@ -295,10 +294,7 @@ async fn invitation_locked(
     tenant: TenantId,
     id: InvitationId,
 ) -> Result<Invitation> {
-    sqlx::query("SELECT id FROM tenant WHERE id = $1 FOR NO KEY UPDATE")
-        .bind(tenant)
-        .execute(&mut *conn)
-        .await?;
+    tenant_hold(&mut *conn, tenant).await?;
     sqlx::query_as(
         "SELECT id, email, role, invited_by, created_at, expires_at, accepted_at, revoked_at
            FROM invitation WHERE tenant = $1 AND id = $2 FOR UPDATE",
@@ -349,14 +345,10 @@ pub(super) async fn invitations_go_with_seat(
 
 #[derive(sqlx::FromRow)]
 struct Open {
-    tenant: TenantId,
-    slug: String,
-    workspace: String,
+    #[sqlx(flatten)]
+    invited: Invited,
     state: TenantState,
-    inviter: String,
     invited_by: AccountId,
-    email: String,
-    role: Role,
     version: i32,
     expires_at: DateTime<Utc>,
     accepted_by: Option<AccountId>,
@@ -373,14 +365,7 @@ pub async fn invitation_look(identity: &Identity, id: InvitationId, secret: &str
     if open.accepted_by.is_some() {
         return Err(gone());
     }
-    Ok(Invited {
-        tenant: open.tenant,
-        slug: open.slug,
-        workspace: open.workspace,
-        inviter: open.inviter,
-        email: open.email,
-        role: open.role,
-    })
+    Ok(open.invited)
 }
 
 fn gone() -> Error {
@@ -429,19 +414,11 @@ pub async fn invitation_accept(
     let mut tx = identity.cp.db.begin().await?;
     // The tenant's row before the invitation's: a member who is being removed takes their invitations along, and whoever
     // looks only after that finds them gone. The first look keeps strangers from that lock.
-    let tenant = open_by_link(identity, &mut tx, id, secret).await?.tenant;
+    let tenant = open_by_link(identity, &mut tx, id, secret).await?.invited.tenant;
     let seats = seats_locked(&mut tx, tenant, now).await?;
     sqlx::query("SELECT id FROM invitation WHERE id = $1 FOR UPDATE").bind(id).execute(&mut *tx).await?;
-    let open = open_by_link(identity, &mut tx, id, secret).await?;
-    let invited = Invited {
-        tenant: open.tenant,
-        slug: open.slug,
-        workspace: open.workspace,
-        inviter: open.inviter,
-        email: open.email,
-        role: open.role,
-    };
-    match open.accepted_by {
+    let Open { invited, invited_by, accepted_by, .. } = open_by_link(identity, &mut tx, id, secret).await?;
+    match accepted_by {
         Some(by) if by == account => return Ok(invited),
         Some(_) => return Err(gone()),
         None => {}
@@ -469,8 +446,7 @@ pub async fn invitation_accept(
         .bind(account)
         .execute(&mut *tx)
         .await?;
-    let by = Some(open.invited_by);
-    member_add(&mut tx, caller, invited.tenant, account, invited.role, by, now).await?;
+    member_add(&mut tx, caller, invited.tenant, account, invited.role, Some(invited_by), now).await?;
     tx.commit().await?;
     Ok(invited)
 }

@@ -199,3 +199,73 @@ fn key(row: Published) -> Option<Key> {
         signs_from: row.signs_from,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::PgPool;
+
+    use super::*;
+    use crate::control_plane::{Addresses, Turns};
+    use crate::db::migrations;
+    use crate::kernel::{Clock, Entropy};
+
+    /// With keys that are old, and a control database that is not there.
+    fn old_ring() -> Keyring {
+        let cp = ControlPlane {
+            db: PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap(),
+            clock: Clock::System,
+            entropy: Entropy::default(),
+            addresses: Addresses { scheme: "http".into(), base_domain: "localhost".into(), port: None },
+            tables: &migrations::CONTROL,
+            turns: Turns::default(),
+        };
+        let ring = Keyring::new(&cp, &MasterKey::from_bytes([1; 32]));
+        let at = Instant::now().checked_sub(OLD + Duration::from_secs(1));
+        *ring.0.known.write() = Known { at: Some(at.unwrap()), ..Known::default() };
+        ring
+    }
+
+    /// Who holds the ring: each look in the background is one.
+    fn holders(ring: &Keyring) -> usize {
+        Arc::strong_count(&ring.0)
+    }
+
+    /// Shown to fail: a permit that is not asked for; one that is given back before the look.
+    #[tokio::test]
+    async fn old_keys_are_looked_up_by_one_at_a_time() {
+        let ring = old_ring();
+        let looking = ring.0.looked.lock().await;
+        for _ in 0..100 {
+            assert!(!ring.knows("any"));
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(holders(&ring), 2, "the ring itself, and one look");
+        drop(looking);
+        while holders(&ring) > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert!(ring.0.looked.lock().await.is_some_and(|look| !look.worked), "nobody was there to answer");
+        ring.knows("any");
+        assert_eq!(holders(&ring), 2, "a look that failed does not stop the next");
+    }
+
+    /// Shown to fail: a flag in place of the permit, which the look takes back when it is done.
+    #[test]
+    fn a_look_that_is_ended_gives_its_permit_back() {
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let first = runtime();
+        let ring = first.block_on(async { old_ring() });
+        first.block_on(async {
+            let _looking = ring.0.looked.lock().await;
+            ring.knows("any");
+            tokio::task::yield_now().await;
+            assert_eq!(ring.0.refreshing.available_permits(), 0);
+        });
+        drop(first);
+        assert_eq!(ring.0.refreshing.available_permits(), 1);
+        runtime().block_on(async {
+            ring.knows("any");
+            assert_eq!(holders(&ring), 2, "the next look is on its way");
+        });
+    }
+}

@@ -13,10 +13,10 @@ use crate::control_plane::ControlPlane;
 use crate::control_plane::approvals::person_of;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
-use crate::control_plane::tenants::{TenantRef, TenantState, tenant_find};
+use crate::control_plane::tenants::{TenantRef, TenantState, tenant_find, tenant_hold};
 use crate::kernel::credentials::{self, KeyKind, NewKey};
 use crate::kernel::ids::{AccountId, ApiKeyId, OperatorId, OperatorKeyId, TenantId};
-use crate::kernel::page::{self, Page};
+use crate::kernel::page::{Asked, Page};
 use crate::kernel::{Error, Result, Role, codes};
 
 /// Keys of one workspace that are good at a time.
@@ -198,10 +198,7 @@ pub async fn own_key_create(
     let mut tx = cp.db.begin().await?;
     // As a change of seats has it locked: a key that is made while its maker's seat goes is either seen and goes with it, or
     // is not made.
-    sqlx::query("SELECT id FROM tenant WHERE id = $1 FOR NO KEY UPDATE")
-        .bind(tenant)
-        .execute(&mut *tx)
-        .await?;
+    tenant_hold(&mut *tx, tenant).await?;
     let live: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM api_key
           WHERE tenant = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)",
@@ -250,18 +247,17 @@ pub async fn own_key_list(
     tenant: TenantId,
     filter: &KeyFilter,
 ) -> Result<Page<ApiKey>> {
-    let limit = page::limit(filter.limit)?;
-    let before: Option<ApiKeyId> = filter.cursor.as_deref().map(page::decode).transpose()?;
+    let asked: Asked<ApiKeyId> = Asked::of(filter.limit, filter.cursor.as_deref())?;
     let rows = sqlx::query_as(key_columns!(
         "SELECT",
         "FROM api_key WHERE tenant = $1 AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3"
     ))
     .bind(tenant)
-    .bind(before)
-    .bind(i64::from(limit) + 1)
+    .bind(asked.after)
+    .bind(asked.rows())
     .fetch_all(conn)
     .await?;
-    Ok(Page::build(rows, limit, |key: &ApiKey| key.id))
+    Ok(asked.page(rows, |key: &ApiKey| key.id))
 }
 
 /// Revokes a key of the caller's own workspace; every server refuses it within a second. Twice changes nothing.
@@ -467,17 +463,16 @@ async fn owner_of_new(
 
 /// The operators' keys, newest first, revoked ones included.
 pub async fn operator_key_list(conn: &mut PgConnection, filter: &KeyFilter) -> Result<Page<OperatorKey>> {
-    let limit = page::limit(filter.limit)?;
-    let before: Option<OperatorKeyId> = filter.cursor.as_deref().map(page::decode).transpose()?;
+    let asked: Asked<OperatorKeyId> = Asked::of(filter.limit, filter.cursor.as_deref())?;
     let rows = sqlx::query_as(operator_key_columns!(
         "SELECT",
         "FROM operator_key WHERE ($1::uuid IS NULL OR id < $1) ORDER BY id DESC LIMIT $2"
     ))
-    .bind(before)
-    .bind(i64::from(limit) + 1)
+    .bind(asked.after)
+    .bind(asked.rows())
     .fetch_all(conn)
     .await?;
-    Ok(Page::build(rows, limit, |key: &OperatorKey| key.id))
+    Ok(asked.page(rows, |key: &OperatorKey| key.id))
 }
 
 /// Revokes an operator's key at once.

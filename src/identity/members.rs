@@ -9,8 +9,9 @@ use super::invitations::invitations_go_with_seat;
 use super::keys::keys_go_with_seat;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
+use crate::control_plane::tenants::tenant_hold;
 use crate::kernel::ids::{AccountId, TenantId};
-use crate::kernel::page::{self, Page};
+use crate::kernel::page::{Asked, Page};
 use crate::kernel::{Error, Result, Role, codes};
 
 /// A person's seat in a tenant.
@@ -45,8 +46,7 @@ pub async fn member_list(
     tenant: TenantId,
     filter: &MemberFilter,
 ) -> Result<Page<Member>> {
-    let limit = page::limit(filter.limit)?;
-    let after: Option<AccountId> = filter.cursor.as_deref().map(page::decode).transpose()?;
+    let asked: Asked<AccountId> = Asked::of(filter.limit, filter.cursor.as_deref())?;
     let rows = sqlx::query_as(
         "SELECT m.account, a.name, a.email, m.role, m.joined_at
            FROM membership m JOIN account a ON a.id = m.account
@@ -54,11 +54,11 @@ pub async fn member_list(
           ORDER BY m.account LIMIT $3",
     )
     .bind(tenant)
-    .bind(after)
-    .bind(i64::from(limit) + 1)
+    .bind(asked.after)
+    .bind(asked.rows())
     .fetch_all(conn)
     .await?;
-    Ok(Page::build(rows, limit, |member: &Member| member.account))
+    Ok(asked.page(rows, |member: &Member| member.account))
 }
 
 /// One member.
@@ -259,10 +259,7 @@ pub(super) async fn goes_with_seat(
 
 /// The owners, with every change of members of this tenant held off until the transaction ends.
 async fn owners_locked(conn: &mut PgConnection, tenant: TenantId) -> Result<Vec<AccountId>> {
-    sqlx::query("SELECT id FROM tenant WHERE id = $1 FOR NO KEY UPDATE")
-        .bind(tenant)
-        .execute(&mut *conn)
-        .await?;
+    tenant_hold(&mut *conn, tenant).await?;
     Ok(sqlx::query_scalar("SELECT account FROM membership WHERE tenant = $1 AND role = 'owner'")
         .bind(tenant)
         .fetch_all(conn)

@@ -13,6 +13,7 @@
 //! | `arrive` | what becomes of a browser that came back: a session, a link, or a refusal |
 //! | `signing`, `keyring` | the keys that access tokens are signed with: in the control database, and as a server knows them |
 //! | `access_token` | what such a token says, and whether it is believed |
+//! | `signed` | reading a signed token, ours or a provider's: the signature alone |
 //! | `tokens`, `device` | a terminal's refresh tokens, and how it is signed in |
 //! | `userinfo` | what a person asks about themselves |
 //! | `domains`, `sso`, `own` | mail domains that a tenant has proven; its own OpenID provider, as a rule and as it is asked |
@@ -59,6 +60,7 @@ pub mod sessions;
 pub mod settings;
 pub mod sign_in;
 pub mod sign_up;
+mod signed;
 pub mod signing;
 pub mod sso;
 pub mod support;

@@ -24,7 +24,7 @@ use crate::control_plane::audit::{Caller, audit_add};
 use crate::db::on_constraint;
 use crate::kernel::credentials::{self, KeyHash, KeyKind};
 use crate::kernel::ids::{OperatorId, OperatorKeyId};
-use crate::kernel::page::{self, Page};
+use crate::kernel::page::{Asked, Page};
 use crate::kernel::{Error, Result, codes};
 
 /// An operator's session ends this long after it began: a working day.
@@ -169,25 +169,21 @@ pub struct OperatorFilter {
 
 /// Operators by address, those who were removed at the end.
 pub async fn operator_list(conn: &mut PgConnection, filter: &OperatorFilter) -> Result<Page<Operator>> {
-    let limit = page::limit(filter.limit)?;
-    let after: Option<(bool, String, OperatorId)> = filter.cursor.as_deref().map(page::decode).transpose()?;
-    let (removed, email, id) = match after {
-        Some((removed, email, id)) => (Some(removed), Some(email), Some(id)),
-        None => (None, None, None),
-    };
+    let asked: Asked<(bool, String, OperatorId)> = Asked::of(filter.limit, filter.cursor.as_deref())?;
+    let after = asked.after.as_ref();
     let rows = sqlx::query_as(operator_columns!(
         "SELECT",
         "FROM operator
           WHERE $1::bool IS NULL OR (disabled_at IS NOT NULL, email, id) > ($1, $2, $3)
           ORDER BY disabled_at IS NOT NULL, email, id LIMIT $4"
     ))
-    .bind(removed)
-    .bind(email)
-    .bind(id)
-    .bind(i64::from(limit) + 1)
+    .bind(after.map(|(removed, ..)| *removed))
+    .bind(after.map(|(_, email, _)| email.as_str()))
+    .bind(after.map(|(.., id)| *id))
+    .bind(asked.rows())
     .fetch_all(conn)
     .await?;
-    Ok(Page::build(rows, limit, |one: &Operator| (one.disabled_at.is_some(), one.email.clone(), one.id)))
+    Ok(asked.page(rows, |one: &Operator| (one.disabled_at.is_some(), one.email.clone(), one.id)))
 }
 
 /// An operator who was not removed, locked until the transaction ends.

@@ -22,6 +22,7 @@ use super::sessions::session_is_fresh;
 use super::throttle::{self, Rate};
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
+use crate::control_plane::tenants::tenant_hold;
 use crate::kernel::ids::{AccountId, SessionId, TenantId};
 use crate::kernel::seal::Use;
 use crate::kernel::{Error, Result, Role, codes};
@@ -312,10 +313,7 @@ pub async fn sso_enforce(
     }
     let now = identity.cp.clock.now();
     let mut tx = identity.cp.db.begin().await?;
-    sqlx::query("SELECT id FROM tenant WHERE id = $1 FOR NO KEY UPDATE")
-        .bind(tenant)
-        .execute(&mut *tx)
-        .await?;
+    tenant_hold(&mut *tx, tenant).await?;
     let known = sso_get(&mut tx, tenant).await?;
     if enforced {
         let proven: bool = sqlx::query_scalar(

@@ -21,7 +21,7 @@ use crate::control_plane::changes::{self, Change};
 use crate::control_plane::tenants::{TenantRef, TenantState, tenant_find};
 use crate::kernel::credentials::{self, KeyHash, KeyKind};
 use crate::kernel::ids::{SupportId, TenantId};
-use crate::kernel::page::{self, Page};
+use crate::kernel::page::{Asked, Page};
 use crate::kernel::{Entropy, Error, Result, Role, codes};
 
 /// Minutes of a session when nobody says how long.
@@ -182,8 +182,7 @@ pub async fn support_list(
     filter: &SupportFilter,
     now: DateTime<Utc>,
 ) -> Result<Page<SupportSession>> {
-    let limit = page::limit(filter.limit)?;
-    let after: Option<SupportId> = filter.cursor.as_deref().map(page::decode).transpose()?;
+    let asked: Asked<SupportId> = Asked::of(filter.limit, filter.cursor.as_deref())?;
     let rows = sqlx::query_as(support_columns!(
         "SELECT",
         "FROM support_session
@@ -192,13 +191,13 @@ pub async fn support_list(
           ORDER BY id DESC LIMIT $5"
     ))
     .bind(filter.tenant)
-    .bind(after)
+    .bind(asked.after)
     .bind(filter.live.unwrap_or(false))
     .bind(now)
-    .bind(i64::from(limit) + 1)
+    .bind(asked.rows())
     .fetch_all(conn)
     .await?;
-    Ok(Page::build(rows, limit, |session: &SupportSession| session.id))
+    Ok(asked.page(rows, |session: &SupportSession| session.id))
 }
 
 /// Sessions of one tenant, newest first.

@@ -10,7 +10,7 @@ use sqlx::{PgConnection, PgPool};
 use crate::jobs::backoff::Backoff;
 use crate::jobs::wake;
 use crate::kernel::ids::{JobId, TenantId};
-use crate::kernel::page::{self, Page};
+use crate::kernel::page::{Asked, Page};
 use crate::kernel::{Error, Result, codes};
 
 const LEASE: Duration = Duration::from_secs(60);
@@ -194,20 +194,19 @@ pub struct JobFilter {
 
 /// Jobs, newest first.
 pub async fn job_list(conn: &mut PgConnection, filter: &JobFilter) -> Result<Page<Job>> {
-    let limit = page::limit(filter.limit)?;
+    let asked: Asked<JobId> = Asked::of(filter.limit, filter.cursor.as_deref())?;
     let mut query = sqlx::QueryBuilder::new(
         "SELECT id, kind, tenant, state, attempts, error, created_at, finished_at FROM job WHERE true",
     );
     if let Some(state) = filter.state {
         query.push(" AND state = ").push_bind(state);
     }
-    if let Some(cursor) = &filter.cursor {
-        let last: JobId = page::decode(cursor)?;
+    if let Some(last) = asked.after {
         query.push(" AND id < ").push_bind(last);
     }
-    query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit) + 1);
+    query.push(" ORDER BY id DESC LIMIT ").push_bind(asked.rows());
     let rows = query.build_query_as().fetch_all(conn).await?;
-    Ok(Page::build(rows, limit, |job: &Job| job.id))
+    Ok(asked.page(rows, |job: &Job| job.id))
 }
 
 /// Puts a dead job back in the queue.

@@ -7,7 +7,7 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::jobs::wake;
 use crate::kernel::ids::{RunId, TenantId};
-use crate::kernel::page::{self, Page};
+use crate::kernel::page::{Asked, Page};
 use crate::kernel::{Error, Result, codes};
 
 /// Where a run is.
@@ -204,7 +204,7 @@ pub struct RunFilter {
 
 /// Runs, newest first, without their steps.
 pub async fn run_list(conn: &mut PgConnection, filter: &RunFilter) -> Result<Page<Run>> {
-    let limit = page::limit(filter.limit)?;
+    let asked: Asked<RunId> = Asked::of(filter.limit, filter.cursor.as_deref())?;
     let mut query = sqlx::QueryBuilder::new(RUN_COLUMNS);
     query.push(" WHERE true");
     if let Some(tenant) = filter.tenant {
@@ -213,13 +213,12 @@ pub async fn run_list(conn: &mut PgConnection, filter: &RunFilter) -> Result<Pag
     if filter.open == Some(true) {
         query.push(" AND state IN ('pending', 'running', 'undoing', 'stuck')");
     }
-    if let Some(cursor) = &filter.cursor {
-        let last: RunId = page::decode(cursor)?;
+    if let Some(last) = asked.after {
         query.push(" AND id < ").push_bind(last);
     }
-    query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit) + 1);
+    query.push(" ORDER BY id DESC LIMIT ").push_bind(asked.rows());
     let rows = query.build_query_as().fetch_all(conn).await?;
-    Ok(Page::build(rows, limit, |run: &Run| run.id))
+    Ok(asked.page(rows, |run: &Run| run.id))
 }
 
 /// Turns a run round that waits or is stuck: from here it is only undone.
@@ -243,6 +242,39 @@ pub async fn run_turn(conn: &mut PgConnection, id: RunId) -> Result<()> {
     Err(Error::new(&codes::STATE_CONFLICT)
         .detail(format!("run {id} {why}"))
         .hint("see how far it is with: freehold run show"))
+}
+
+/// Ends whatever run of a subject is open, because the subject goes: nothing is undone, and nothing is tried again.
+///
+/// # Errors
+/// `state_conflict` when somebody is at work on it.
+pub async fn run_end(conn: &mut PgConnection, subject: &str, why: &str) -> Result<()> {
+    let open: Option<(RunId, bool)> = sqlx::query_as(
+        "SELECT id, coalesce(leased_until > clock_timestamp(), false) FROM run
+          WHERE subject = $1 AND state IN ('pending', 'running', 'undoing', 'stuck') FOR UPDATE",
+    )
+    .bind(subject)
+    .fetch_optional(&mut *conn)
+    .await?;
+    match open {
+        None => Ok(()),
+        Some((run, true)) => Err(Error::new(&codes::STATE_CONFLICT)
+            .detail(format!("run {run} is being carried out at this moment"))
+            .hint("see how far it is with: freehold run show")),
+        Some((run, false)) => {
+            // Whoever held it once finds a higher number.
+            sqlx::query(
+                "UPDATE run SET state = 'undone', undo = true, error = $2, fence = nextval('run_fence'), leased_by = NULL,
+                        leased_until = NULL, progress = NULL, finished_at = clock_timestamp()
+                  WHERE id = $1",
+            )
+            .bind(run)
+            .bind(why)
+            .execute(&mut *conn)
+            .await?;
+            wake::run_moved(conn, run).await
+        }
+    }
 }
 
 /// Puts a stuck run back to work.

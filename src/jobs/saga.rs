@@ -10,15 +10,17 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool};
 
 use crate::jobs::backoff::Backoff;
 use crate::jobs::faults::{self, Moment};
-use crate::jobs::run::{RunState, StepState};
+use crate::jobs::run::{NewRun, RunState, StepState, run_record};
 use crate::jobs::wake;
 use crate::kernel::ids::{RunId, TenantId};
 use crate::kernel::{Code, Error, Result, codes};
@@ -100,6 +102,24 @@ pub struct Kind<C: 'static> {
 impl<C> Kind<C> {
     pub fn step_names(&self) -> Vec<&'static str> {
         self.steps.iter().map(|step| step.name).collect()
+    }
+
+    /// Records a run of this kind in the caller's transaction, whose doing its first `done` steps are.
+    ///
+    /// # Errors
+    /// As [`run_record`].
+    pub async fn record(
+        &self,
+        tx: &mut PgConnection,
+        subject: String,
+        tenant: Option<TenantId>,
+        input: &impl Serialize,
+        done: usize,
+        now: DateTime<Utc>,
+    ) -> Result<RunId> {
+        let input = serde_json::to_value(input).map_err(Error::internal)?;
+        let steps = self.step_names();
+        run_record(tx, &NewRun { kind: self.name, subject, tenant, input, steps: &steps, done }, now).await
     }
 }
 

@@ -37,6 +37,32 @@ impl<T> Page<T> {
     }
 }
 
+/// Which page of a list is asked for. `C` is its cursor: what is read out of one is what [`Asked::page`] writes into the next.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<C> {
+    limit: u32,
+    /// The last row of the page before.
+    pub after: Option<C>,
+}
+
+impl<C: Serialize + DeserializeOwned> Asked<C> {
+    /// # Errors
+    /// `invalid_fields` for a limit out of bounds; `bad_cursor`.
+    pub fn of(limit: Option<u32>, cursor: Option<&str>) -> Result<Self> {
+        Ok(Self { limit: self::limit(limit)?, after: cursor.map(decode).transpose()? })
+    }
+
+    /// Rows to ask the database for: one more than the page has.
+    pub fn rows(&self) -> i64 {
+        i64::from(self.limit) + 1
+    }
+
+    /// The page, of up to that many rows.
+    pub fn page<T>(&self, rows: Vec<T>, cursor: impl Fn(&T) -> C) -> Page<T> {
+        Page::build(rows, self.limit, cursor)
+    }
+}
+
 pub fn encode<C: Serialize>(cursor: &C) -> String {
     // A cursor is a tuple of plain values: it always serialises.
     BASE64URL_NOPAD.encode(&serde_json::to_vec(cursor).unwrap_or_default())
@@ -75,6 +101,17 @@ mod tests {
         let page = Page::build(vec![1, 2, 3, 4], 3, |n| *n);
         assert_eq!(page.items, [1, 2, 3]);
         assert_eq!(decode::<i32>(&page.next_cursor.unwrap()).unwrap(), 3);
+    }
+
+    #[test]
+    fn the_next_page_begins_where_the_last_ended() {
+        let first: Asked<i32> = Asked::of(Some(2), None).unwrap();
+        assert_eq!((first.rows(), first.after), (3, None));
+        let page = first.page(vec![7, 8, 9], |row| *row);
+        let second: Asked<i32> = Asked::of(Some(2), page.next_cursor.as_deref()).unwrap();
+        assert_eq!((page.items, second.after), (vec![7, 8], Some(8)));
+        assert!(Asked::<i32>::of(Some(MAX_LIMIT + 1), None).is_err());
+        assert!(Asked::<i32>::of(None, Some("%%%")).is_err());
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! | `lock` | one process per state folder |
 //! | `ports` | free ports, kept between starts |
 //! | `keeper` | a server's life is tied to ours |
+//! | `kept` | what is the same for every server that may be running |
 //! | `leftover` | servers that a crashed run left behind |
 //! | `postgres`, `redis` | one server each |
 //! | `stack` | the databases together, as `freehold dev` uses them |
@@ -23,6 +24,7 @@ pub mod binaries;
 mod folder;
 mod idp;
 mod keeper;
+mod kept;
 mod leftover;
 mod lock;
 mod moto;

@@ -8,13 +8,13 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::kernel::{Error, Result, codes};
 
 use super::binaries::{Places, Postgres};
 use super::keeper::{Keeper, Launch, POLL};
+use super::kept::Kept;
 use super::user::ServerUser;
 use super::{folder, leftover, ports};
 
@@ -58,7 +58,7 @@ pub struct PostgresServer {
     options: PostgresOptions,
     port: u16,
     password: String,
-    keeper: Mutex<Option<Keeper>>,
+    kept: Kept,
 }
 
 impl PostgresServer {
@@ -101,7 +101,7 @@ impl PostgresServer {
             }
         };
         folder::write_private(&dir.join("port"), &format!("{port}\n"))?;
-        Ok(Self { dir, options, port, password, keeper: Mutex::new(Some(keeper)) })
+        Ok(Self { dir, options, port, password, kept: Kept::new(keeper) })
     }
 
     /// The port on 127.0.0.1; stays the same over [`PostgresServer::start_again`].
@@ -131,61 +131,48 @@ impl PostgresServer {
 
     /// Whether the server process is there.
     pub async fn is_running(&self) -> bool {
-        self.keeper.lock().await.as_mut().is_some_and(|keeper| keeper.ended().is_none())
+        self.kept.is_running().await
     }
 
     /// Stops the server: sessions end, data stays. Nothing happens when it is not running.
     pub async fn stop(&self) -> Result<()> {
-        match self.keeper.lock().await.take() {
-            Some(mut keeper) => keeper.stop(STOP).await,
-            None => Ok(()),
-        }
+        self.kept.stop(STOP).await
     }
 
     /// Starts a server that was stopped or has crashed, on the same port with the same data.
     pub async fn start_again(&self) -> Result<()> {
-        let mut slot = self.keeper.lock().await;
-        if slot.as_mut().is_some_and(|keeper| keeper.ended().is_none()) {
-            return Ok(());
-        }
-        let user = ServerUser::choose()?;
-        let major = folder::read(&self.dir.join("data/PG_VERSION"))?.unwrap_or_default();
-        let programs = Places::system().postgres_of(major.parse().map_err(Error::internal)?)?;
-        let deadline = Instant::now() + START_LIMIT;
-        *slot = None;
-        let started =
-            launch(&self.dir, &programs, user, &self.options, self.port, &self.password, deadline).await;
-        *slot = Some(started?);
-        Ok(())
+        self.kept
+            .start_again(async || {
+                let user = ServerUser::choose()?;
+                let major = folder::read(&self.dir.join("data/PG_VERSION"))?.unwrap_or_default();
+                let programs = Places::system().postgres_of(major.parse().map_err(Error::internal)?)?;
+                let deadline = Instant::now() + START_LIMIT;
+                Ok(launch(&self.dir, &programs, user, &self.options, self.port, &self.password, deadline)
+                    .await?)
+            })
+            .await
     }
 
     /// Kills every process of the server at once, as a crash would.
     pub async fn crash(&self) {
-        if let Some(mut keeper) = self.keeper.lock().await.take() {
-            keeper.signal_all(Signal::SIGKILL);
-            keeper.wait(Duration::from_secs(5)).await;
-        }
+        self.kept.crash().await;
     }
 
     /// Freezes every process of the server: connections stay open and nothing answers, as on a machine that hangs.
     pub async fn pause(&self) {
-        if let Some(keeper) = self.keeper.lock().await.as_mut() {
-            keeper.signal_all(Signal::SIGSTOP);
-        }
+        self.kept.signal_all(Signal::SIGSTOP).await;
     }
 
     /// Ends a [`PostgresServer::pause`].
     pub async fn resume(&self) {
-        if let Some(keeper) = self.keeper.lock().await.as_mut() {
-            keeper.signal_all(Signal::SIGCONT);
-        }
+        self.kept.signal_all(Signal::SIGCONT).await;
     }
 }
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
         // A running server is ended, and its folder removed, by its keeper.
-        if self.options.throwaway && self.keeper.get_mut().is_none() {
+        if self.options.throwaway && self.kept.is_gone() {
             let _ = std::fs::remove_dir_all(&self.dir);
         }
     }

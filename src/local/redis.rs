@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::kernel::{Error, Result, codes};
 
 use super::binaries::Places;
 use super::keeper::{Keeper, Launch, POLL};
+use super::kept::Kept;
 use super::user::ServerUser;
 use super::{folder, leftover, ports};
 
@@ -46,7 +46,7 @@ pub struct RedisServer {
     options: RedisOptions,
     port: u16,
     password: String,
-    keeper: Mutex<Option<Keeper>>,
+    kept: Kept,
 }
 
 impl RedisServer {
@@ -83,7 +83,7 @@ impl RedisServer {
             }
         };
         folder::write_private(&dir.join("port"), &format!("{port}\n"))?;
-        Ok(Self { dir, options, port, password, keeper: Mutex::new(Some(keeper)) })
+        Ok(Self { dir, options, port, password, kept: Kept::new(keeper) })
     }
 
     /// The port on 127.0.0.1; stays the same over [`RedisServer::start_again`].
@@ -103,56 +103,44 @@ impl RedisServer {
 
     /// Whether the server process is there.
     pub async fn is_running(&self) -> bool {
-        self.keeper.lock().await.as_mut().is_some_and(|keeper| keeper.ended().is_none())
+        self.kept.is_running().await
     }
 
     /// Stops the server. Nothing happens when it is not running.
     pub async fn stop(&self) -> Result<()> {
-        match self.keeper.lock().await.take() {
-            Some(mut keeper) => keeper.stop(STOP).await,
-            None => Ok(()),
-        }
+        self.kept.stop(STOP).await
     }
 
     /// Starts a server that was stopped or has crashed, on the same port.
     pub async fn start_again(&self) -> Result<()> {
-        let mut slot = self.keeper.lock().await;
-        if slot.as_mut().is_some_and(|keeper| keeper.ended().is_none()) {
-            return Ok(());
-        }
-        *slot = None;
-        let user = ServerUser::choose()?;
-        *slot = Some(launch(&self.dir, user, &self.options, self.port, &self.password).await?);
-        Ok(())
+        self.kept
+            .start_again(async || {
+                let user = ServerUser::choose()?;
+                Ok(launch(&self.dir, user, &self.options, self.port, &self.password).await?)
+            })
+            .await
     }
 
     /// Kills the server, as a crash would.
     pub async fn crash(&self) {
-        if let Some(mut keeper) = self.keeper.lock().await.take() {
-            keeper.signal_all(Signal::SIGKILL);
-            keeper.wait(Duration::from_secs(5)).await;
-        }
+        self.kept.crash().await;
     }
 
     /// Freezes the server: connections stay open and nothing answers, as on a machine that hangs.
     pub async fn pause(&self) {
-        if let Some(keeper) = self.keeper.lock().await.as_mut() {
-            keeper.signal_all(Signal::SIGSTOP);
-        }
+        self.kept.signal_all(Signal::SIGSTOP).await;
     }
 
     /// Ends a [`RedisServer::pause`].
     pub async fn resume(&self) {
-        if let Some(keeper) = self.keeper.lock().await.as_mut() {
-            keeper.signal_all(Signal::SIGCONT);
-        }
+        self.kept.signal_all(Signal::SIGCONT).await;
     }
 }
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
         // A running server is ended, and its folder removed, by its keeper.
-        if self.options.throwaway && self.keeper.get_mut().is_none() {
+        if self.options.throwaway && self.kept.is_gone() {
             let _ = std::fs::remove_dir_all(&self.dir);
         }
     }

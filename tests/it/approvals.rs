@@ -137,6 +137,33 @@ async fn nobody_removes_at_once_what_they_deleted_themselves() {
     purge(&a, 2).await.unwrap();
 }
 
+/// Whoever has a key that is nobody's may have one of their own beside it: it is no second person, whichever of the two comes
+/// first. Guards, not yet seen to fail: `deleted.is_none()`, `person.is_none()` and `is_operator` taken out of `deleted_by`.
+#[tokio::test]
+async fn a_key_of_nobody_is_no_second_person() {
+    let world = World::new(Current::migrations()).await;
+    let cp = &world.hands.cp;
+    let (alice, bob) = (hire(&world, "alice").await, hire(&world, "bob").await);
+    let (a, b) = (with_key(&world, Some(alice)).await, with_key(&world, Some(bob)).await);
+    let (one, two) = (with_key(&world, None).await, with_key(&world, None).await);
+    for (number, who) in [&one, &a, &tester()].into_iter().enumerate() {
+        world.tenant(&format!("tenant-{number}")).await;
+        let run = delete(&world, who, number).await.unwrap();
+        world.finish(run).await;
+    }
+    let purge = async |caller: &Caller, number: usize| tenant_purge(cp, caller, &named(number), true).await;
+    // Deleted by nobody known.
+    assert!(takes_two(purge(&two, 0).await), "another key of nobody's");
+    assert!(takes_two(purge(&a, 0).await), "hers may be both");
+    agree(&world, &b, alice, Grave::Purge, 1).await.unwrap();
+    purge(&a, 0).await.unwrap();
+    // Deleted by Alice.
+    assert!(takes_two(purge(&one, 1).await), "that may be hers");
+    purge(&b, 1).await.unwrap();
+    // Deleted at the machine, whose word is one.
+    purge(&one, 2).await.unwrap();
+}
+
 /// What a refused operator is told is what another then does.
 #[tokio::test]
 async fn the_word_is_given_through_the_api() {

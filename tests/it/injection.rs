@@ -16,7 +16,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{Connection, Executor, PgConnection};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::attacks::{CANARY, attacks, words};
+use crate::attacks::{CANARY, attacks, plant, words};
 use crate::provisioning::TABLES;
 
 struct Leaky;
@@ -81,12 +81,7 @@ async fn injected_sql_reaches_the_tenants_own_rows_only() {
     let attacker = app.world.tenant("attacker").await;
     let victim = app.world.tenant("victim").await;
     let mut own = PgConnection::connect_with(&app.world.tenant_login(&victim)).await.unwrap();
-    sqlx::query("INSERT INTO idempotency (actor, key, request_hash, body) VALUES ($1, $1, '\\x00', $2)")
-        .bind(CANARY)
-        .bind(CANARY.as_bytes())
-        .execute(&mut own)
-        .await
-        .unwrap();
+    plant(&mut own).await;
     let key = app.key("attacker", Role::Owner).await;
     let owner = freehold::db::admin::owner_role(app.world.shards[0].database.as_deref().unwrap());
     let list = attacks(victim.schema.as_deref().unwrap(), attacker.schema.as_deref().unwrap(), &owner);

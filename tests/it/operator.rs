@@ -38,6 +38,30 @@ impl Answer {
     }
 }
 
+/// What the router is asked, as it is after the middleware.
+pub fn request(
+    key: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<Value>,
+) -> Request<Body> {
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("authorization", format!("Bearer {key}"))
+        .extension(RequestId("req-1".into()));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    match body {
+        Some(body) => {
+            request.header("content-type", "application/json").body(Body::from(body.to_string())).unwrap()
+        }
+        None => request.body(Body::empty()).unwrap(),
+    }
+}
+
 impl Api {
     async fn of(world: &World) -> Self {
         let (router, _) = operator::routes(world.hands.cp.clone()).split_for_parts();
@@ -46,22 +70,8 @@ impl Api {
     }
 
     async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<Value>) -> Answer {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("/operator/v1{path}"))
-            .header("authorization", format!("Bearer {}", self.key))
-            .extension(RequestId("req-1".into()));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let body = match body {
-            Some(body) => {
-                request = request.header("content-type", "application/json");
-                Body::from(body.to_string())
-            }
-            None => Body::empty(),
-        };
-        let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        let request = request(&self.key, method, &format!("/operator/v1{path}"), headers, body);
+        let response = self.router.clone().oneshot(request).await.unwrap();
         let replayed = response.headers().contains_key("idempotency-replayed");
         let status = response.status();
         Answer { status, replayed, bytes: to_bytes(response.into_body(), 1 << 20).await.unwrap().to_vec() }
@@ -299,7 +309,7 @@ async fn a_change_whose_shard_is_away_is_accepted_and_goes_on() {
     let api = Api::of(&world).await;
     api.create("acme", "k").await;
     // No worker here. The tenant is shut for servers at once all the same.
-    let answer = api.send("POST", "/tenants/acme/suspend", &[], Some(json!({ "reason": "unpaid" }))).await;
+    let answer = api.send("POST", "/tenants/acme/suspend", &[], Some(json!({ "reason": "abuse" }))).await;
     assert_eq!(answer.status, StatusCode::ACCEPTED);
     assert_eq!(answer.json()["kind"], "suspend");
     assert_eq!(api.send("GET", "/tenants/acme", &[], None).await.json()["state"], "suspended");

@@ -15,7 +15,8 @@ use crate::provisioning::TABLES;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn freehold(args: &[&str], home: &Path) -> Command {
+/// The program, with nothing of our environment but where programs are. It goes with the value.
+pub fn freehold(args: &[&str], home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_freehold"));
     command
         .args(args)

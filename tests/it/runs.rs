@@ -3,7 +3,7 @@
 use freehold::control_plane::access::{self, tenant_delete, tenant_purge, tenant_suspend};
 use freehold::control_plane::provisioning::{self, NewTenant};
 use freehold::control_plane::tenants::{TenantRef, TenantState};
-use freehold::control_plane::{Hands, runs, slots};
+use freehold::control_plane::{Hands, runs, slots, trim};
 use freehold::jobs::run::{RunState, run_by_id};
 use freehold::jobs::saga::{self, Effect, Held, Kind};
 use freehold::kernel::ids::RunId;
@@ -296,4 +296,47 @@ async fn a_clock_that_goes_back_does_not_hold_up_a_run() {
         sqlx::query(sqlx::AssertSqlSafe(ahead)).bind(run).execute(world.db()).await.unwrap();
         assert!(saga::lease(world.db(), "test", Some(run)).await.unwrap().is_none(), "{then}");
     }
+}
+
+/// Guards, not yet seen to fail: each of the two `DELETE`s; its condition on the time, and on the state or the schema.
+#[tokio::test]
+async fn old_runs_and_old_fences_are_forgotten() {
+    let world = World::new(&TABLES).await;
+    let old = world.tenant("old").await;
+    let stuck = world.tenant("stuck").await;
+    for (tenant, state) in [(&old, "done"), (&stuck, "stuck")] {
+        sqlx::query("UPDATE run SET state = $2, created_at = $3, finished_at = $3 WHERE tenant = $1")
+            .bind(tenant.tenant.id)
+            .bind(state)
+            .bind(world.hands.cp.clock.now() - trim::RUNS - chrono::TimeDelta::minutes(1))
+            .execute(world.db())
+            .await
+            .unwrap();
+    }
+    world.tenant("new").await;
+    let mut shard = world.shard_conn(0).await;
+    sqlx::raw_sql(
+        "INSERT INTO freehold.fence (subject, fence, at) VALUES ('gone', 1, now() - interval '31 days'), ('fresh', 1, now());
+         INSERT INTO freehold.fence (subject, fence, at) VALUES ('there', 1, now() - interval '31 days');
+         INSERT INTO freehold.schema_version (schema_name, version) VALUES ('there', 1)",
+    )
+    .execute(&mut *shard)
+    .await
+    .unwrap();
+    trim::trim(&world.hands).await.unwrap();
+    let left: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT t.slug FROM run JOIN tenant t ON t.id = run.tenant JOIN run_step s ON s.run = run.id ORDER BY 1",
+    )
+    .fetch_all(world.db())
+    .await
+    .unwrap();
+    assert_eq!(left, ["new", "stuck"]);
+    assert_eq!(world.show("old").await.tenant.state, TenantState::Active, "the tenant stays");
+    let fences: Vec<String> = sqlx::query_scalar(
+        "SELECT subject FROM freehold.fence WHERE subject IN ('gone', 'fresh', 'there') ORDER BY 1",
+    )
+    .fetch_all(&mut *shard)
+    .await
+    .unwrap();
+    assert_eq!(fences, ["fresh", "there"]);
 }

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 use super::csv::Column;
 use super::money::major;
-use crate::billing::reconcile::{Class, SETTLED, midnight};
+use crate::billing::reconcile::{Class, SETTLED, duties, midnight};
 use crate::control_plane::tenants::{TenantRef, tenant_find};
 use crate::kernel::ids::TenantId;
 use crate::kernel::page::{self, Page};
@@ -156,6 +156,9 @@ pub(super) struct Quantities {
     pub refused: i64,
     /// Told for this period and used before it, less what was used in it and told later.
     pub carried: i64,
+    /// Less than nothing is left, and nothing is owed for it any more, or never was.
+    #[sqlx(default)]
+    pub over: bool,
 }
 
 /// The report.
@@ -194,10 +197,15 @@ pub async fn report(
     .await?;
     let tenants = Page::build(tenants, limit, |tenant| *tenant);
     let heads = heads(&mut *conn, livemode, &tenants.items, (from, to)).await?;
-    let quantities = quantities(conn, livemode, &heads).await?;
+    let quantities = quantities(&mut *conn, livemode, &heads).await?;
     let mut rows: Vec<ReportRow> = Vec::with_capacity(heads.len());
     let mut seen = None;
-    for (head, counted) in heads.into_iter().zip(quantities) {
+    for (head, mut counted) in heads.into_iter().zip(quantities) {
+        if let (Some(invoice), Some(meter), Some(0)) = (&head.invoice, &head.meter, head.invoiced) {
+            let less = (counted.ledger + counted.carried).min(0).saturating_neg();
+            counted.over =
+                less > 0 && duties::is_over(&mut *conn, invoice, meter, head.from_at, less).await?;
+        }
         let first = head.invoice.is_some() && head.invoice != seen;
         seen.clone_from(&head.invoice);
         rows.push(row(head, counted, first));
@@ -296,11 +304,21 @@ async fn quantities(conn: &mut PgConnection, livemode: bool, heads: &[Head]) -> 
                      WHERE e.tenant = a.tenant AND e.meter = a.meter AND e.occurred_at >= a.from_at AND e.occurred_at < a.to_at
                        AND e.quarantined IS NULL) l ON true
                LEFT JOIN LATERAL (
-                    SELECT CASE m.aggregation WHEN 'sum' THEN sum(r.value)::bigint
+                    -- Stripe's days. Of one in which the period begins or ends, what we told for outside of the period does not
+                    -- belong to it.
+                    SELECT CASE m.aggregation WHEN 'sum' THEN sum(r.value)::bigint - coalesce((
+                                SELECT sum(o.quantity) FROM usage_batch o
+                                 WHERE o.tenant = a.tenant AND o.meter = a.meter AND o.state = 'delivered'
+                                   AND o.settled_at <= max(r.asked_at)
+                                   AND (o.event_at >= date_trunc('day', a.from_at, 'UTC') AND o.event_at < a.from_at
+                                     OR o.event_at >= a.to_at AND o.event_at < date_trunc('day', a.to_at, 'UTC') + interval '1 day'
+                                        AND a.to_at > date_trunc('day', a.to_at, 'UTC'))), 0)::bigint
                            ELSE (array_agg(r.value ORDER BY r.day DESC))[1] END AS counted, max(r.asked_at) AS asked_at
                       FROM reconcile_summary r
                      WHERE r.livemode = $5 AND r.tenant = a.tenant AND r.meter = a.meter
-                       AND r.day >= (a.from_at AT TIME ZONE 'UTC')::date AND r.day < (a.to_at AT TIME ZONE 'UTC')::date) s ON true
+                       AND r.day >= (a.from_at AT TIME ZONE 'UTC')::date AND (r.day < (a.to_at AT TIME ZONE 'UTC')::date
+                         OR m.aggregation = 'sum' AND a.to_at > date_trunc('day', a.to_at, 'UTC')
+                            AND r.day = (a.to_at AT TIME ZONE 'UTC')::date)) s ON true
                LEFT JOIN LATERAL (
                     SELECT CASE m.aggregation
                            WHEN 'sum' THEN (sum(u.quantity) FILTER (WHERE u.inside AND u.state = 'delivered'))::bigint
@@ -309,8 +327,8 @@ async fn quantities(conn: &mut PgConnection, livemode: bool, heads: &[Head]) -> 
                            (sum(abs(u.quantity)) FILTER (WHERE u.inside AND (u.state IN ('ready', 'sending', 'unknown')
                                 OR u.state = 'delivered' AND (s.asked_at IS NULL OR u.settled_at > s.asked_at - make_interval(secs => $6))))
                            )::bigint AS under_way,
-                           (sum(abs(u.quantity)) FILTER (WHERE u.inside AND u.state IN ('rejected', 'quarantined', 'void'))
-                           )::bigint AS refused,
+                           (sum(abs(u.quantity)) FILTER (WHERE u.inside AND (u.state IN ('rejected', 'quarantined')
+                                OR u.state = 'void' AND m.aggregation = 'sum')))::bigint AS refused,
                            (coalesce(sum(u.quantity) FILTER (WHERE u.carried_forward AND u.inside AND u.window_start < a.from_at), 0)
                             - coalesce(sum(u.quantity) FILTER (WHERE u.carried_forward AND NOT u.inside), 0))::bigint AS carried
                       FROM (SELECT quantity, state, event_at, window_start, seq, settled_at, carried_forward,
@@ -363,15 +381,17 @@ fn row(head: Head, counted: Quantities, first: bool) -> ReportRow {
 
 /// The difference of a row, and its name. Pure.
 pub(super) fn compare(counted: &Quantities, invoiced: Option<i64>) -> (i64, Option<Class>) {
-    let Quantities { ledger, delivered, stripe, under_way, refused, carried } = *counted;
+    let Quantities { ledger, delivered, stripe, under_way, refused, carried, over } = *counted;
     let theirs = invoiced.or(stripe).unwrap_or(delivered);
     let diff = theirs - ledger;
     let short = ledger + carried - theirs;
+    // No negative use is billed: what is less than nothing is owed, and shown where all else is even, too.
+    if invoiced == Some(0) && ledger + carried < 0 {
+        return (diff, Some(if over { Class::Settled } else { Class::CreditDue }));
+    }
     let class = match diff {
         0 => return (0, None),
         _ if theirs == (ledger + carried).max(0) && carried != 0 => Class::CarriedForward,
-        // No negative use is billed.
-        _ if invoiced == Some(0) && ledger + carried < 0 => return (diff, None),
         _ if matches!((invoiced, stripe), (Some(said), Some(counted)) if said != counted.max(0)) => {
             Class::ManualStripeEdit
         }
@@ -417,7 +437,31 @@ mod tests {
         let late = Quantities { carried: -2, stripe: Some(8), ..all };
         assert_eq!(compare(&late, Some(8)), (-2, Some(Class::CarriedForward)));
         let negative = Quantities { ledger: -2, delivered: -2, stripe: Some(-2), ..all };
-        assert_eq!(compare(&negative, Some(0)), (2, None));
+        assert_eq!(compare(&negative, Some(0)), (2, Some(Class::CreditDue)));
+        assert_eq!(
+            compare(&Quantities { over: true, ..negative }, Some(0)),
+            (2, Some(Class::Settled)),
+            "credited, or decided"
+        );
+    }
+
+    /// Guards against: with what is left cut at 0 first, what is owed to a customer is called "on the next invoice".
+    #[test]
+    fn less_than_nothing_is_owed_and_not_on_the_next_invoice() {
+        // Four were used, and twelve of the period before were taken away: Stripe bills 0.
+        let taken =
+            Quantities { ledger: 4, delivered: -8, stripe: Some(-8), carried: -12, ..Quantities::default() };
+        assert_eq!(compare(&taken, Some(0)), (-4, Some(Class::CreditDue)));
+        assert_eq!(compare(&Quantities { over: true, ..taken }, Some(0)), (-4, Some(Class::Settled)));
+        let unused = Quantities { ledger: 0, carried: -8, ..taken };
+        assert_eq!(
+            compare(&unused, Some(0)),
+            (0, Some(Class::CreditDue)),
+            "nothing was used, and eight are owed"
+        );
+        // As much was taken away as was used: nothing is left, and nothing is owed.
+        let even = Quantities { carried: -4, stripe: Some(0), ..taken };
+        assert_eq!(compare(&even, Some(0)), (-4, Some(Class::CarriedForward)));
     }
 
     #[test]

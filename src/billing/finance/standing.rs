@@ -6,6 +6,7 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::billing::incidents::{Incident, IncidentId};
+use crate::billing::reconcile::class::benign;
 use crate::billing::reconcile::{Run, last_run};
 use crate::billing::{Billing, incidents};
 use crate::control_plane::ControlPlane;
@@ -87,12 +88,13 @@ pub async fn standing(conn: &mut PgConnection, livemode: bool) -> Result<Standin
         incidents_open,
     ) = more;
     let last = last_run(&mut *conn, livemode).await?;
-    let differences: i64 = sqlx::query_scalar(
+    let differences: i64 = sqlx::query_scalar(concat!(
         "SELECT count(*) FROM reconcile_difference d JOIN reconcile_run last ON last.id = d.run
-          WHERE d.run = $1 AND d.class NOT IN ('pending', 'rounding', 'carried_forward')
-            AND NOT EXISTS (SELECT FROM reconcile_run r WHERE r.tenant = d.tenant AND r.state = 'green'
-                               AND r.started_at > last.started_at)",
-    )
+              WHERE d.run = $1 AND d.class NOT IN ",
+        benign!(),
+        " AND NOT EXISTS (SELECT FROM reconcile_run r WHERE r.tenant = d.tenant AND r.state = 'green'
+                                 AND r.whole AND r.started_at > last.started_at)",
+    ))
     .bind(last.as_ref().map(|run| run.id))
     .fetch_one(conn)
     .await?;
@@ -170,7 +172,7 @@ async fn reconciled(
             .await?;
     let whole: Option<DateTime<Utc>> = sqlx::query_scalar(
         "SELECT max(finished_at) FROM reconcile_run
-          WHERE livemode = $1 AND tenant IS NULL AND state IN ('green', 'red')",
+          WHERE livemode = $1 AND whole AND tenant IS NULL AND state IN ('green', 'red')",
     )
     .bind(livemode)
     .fetch_one(&mut *conn)

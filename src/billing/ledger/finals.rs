@@ -11,14 +11,17 @@ use crate::kernel::ids::TenantId;
 /// minutes may be counted too late.
 pub const DRAFT_FOR: TimeDelta = TimeDelta::minutes(55);
 
-/// Whether an invoice takes nothing more: it is final, or a draft that nobody holds and that Stripe makes final about now. As SQL
-/// about `i`; the parameter is the moment since which drafts may still take something.
+/// Whether an invoice takes nothing more: it is final, or a draft that Stripe does not know to be held and makes final about
+/// now. As SQL about `i`; the parameter is the moment since which drafts may still take something.
+///
+/// The invoice at the end of a trial bills nothing of the trial: what is late for it stays there, and free.
 macro_rules! is_final {
     ($since:literal) => {
         concat!(
-            "(i.status IN ('open', 'paid', 'uncollectible') OR i.status = 'draft' AND NOT i.held AND i.created_at <= ",
+            "((i.status IN ('open', 'paid', 'uncollectible')
+               OR i.status = 'draft' AND NOT (i.held AND i.hold_told_at IS NOT NULL) AND i.created_at <= ",
             $since,
-            ")"
+            ") AND NOT EXISTS (SELECT FROM subscription s WHERE s.id = i.subscription AND s.trial_end >= i.period_end))"
         )
     };
 }

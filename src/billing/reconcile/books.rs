@@ -77,20 +77,23 @@ pub async fn facts_and_seals(conn: &mut PgConnection, tenant: TenantId, span: Sp
 /// Meter, identifier, quantity, state, since when it waits, why.
 type Undelivered = (String, String, i64, String, DateTime<Utc>, Option<String>);
 
-/// L2: what is sealed was delivered. Each batch that was not is named; so are facts that nobody seals.
+/// L2: what is sealed was delivered. Each batch that was not is named; so are facts that nobody seals. With `older`, whatever
+/// waits from before that time too.
 pub async fn seals_and_deliveries(
     conn: &mut PgConnection,
     tenant: TenantId,
     span: Span,
+    older: bool,
     now: DateTime<Utc>,
 ) -> Result<Vec<Found>> {
+    let from = if older { DateTime::UNIX_EPOCH } else { span.from };
     let rows: Vec<Undelivered> = sqlx::query_as(
         "SELECT meter, identifier, quantity, state, greatest(sealed_at, requeued_at), error FROM usage_batch
           WHERE tenant = $1 AND window_start >= $2 AND window_start < $3 AND state NOT IN ('delivered', 'void')
           ORDER BY sealed_at LIMIT $4",
     )
     .bind(tenant)
-    .bind(span.from)
+    .bind(from)
     .bind(span.to)
     .bind(MOST)
     .fetch_all(&mut *conn)
@@ -116,7 +119,7 @@ pub async fn seals_and_deliveries(
           GROUP BY meter ORDER BY meter",
     )
     .bind(tenant)
-    .bind(span.from)
+    .bind(from)
     .bind(span.to)
     .bind(now - SETTLED)
     .fetch_all(conn)
@@ -131,6 +134,11 @@ pub async fn seals_and_deliveries(
         detail: format!("{facts} facts wait to be sealed for more than two hours: is a worker running?"),
     }));
     Ok(found)
+}
+
+/// How long after the end of a period its last window may be sealed and told, at the earliest.
+pub fn in_after() -> TimeDelta {
+    TimeDelta::seconds(WINDOW) + TimeDelta::seconds(PATIENCE) + MARGIN
 }
 
 /// At period close: what may still come for the period of a draft. Nothing of it is wrong; the draft waits for it.
@@ -161,7 +169,7 @@ pub async fn not_in_yet(
     };
     let mut found = Vec::new();
     let patience = TimeDelta::seconds(PATIENCE);
-    let in_by = end + TimeDelta::seconds(WINDOW) + patience + MARGIN;
+    let in_by = end + in_after();
     if now < in_by {
         let detail = format!("the period's last window is sealed and told by {in_by} at the earliest");
         found.push(waits(format!("window:{invoice}"), None, 0, detail));

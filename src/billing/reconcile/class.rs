@@ -85,7 +85,19 @@ pub enum Class {
     CreditDue,
     /// Stripe refused the questions about this tenant, so nothing is known of it.
     NotCompared,
+    /// It came late, and was told for a time that no invoice covers: the subscription had ended.
+    Unbilled,
+    /// Less than nothing was left to bill, or nobody bills it; and that is credited, worth nothing, or decided by finance.
+    Settled,
 }
+
+/// The classes that explain themselves, as SQL.
+macro_rules! benign {
+    () => {
+        "('pending', 'carried_forward', 'rounding', 'settled')"
+    };
+}
+pub(in crate::billing) use benign;
 
 impl Class {
     pub const fn as_str(self) -> &'static str {
@@ -100,12 +112,14 @@ impl Class {
             Self::LedgerMismatch => "ledger_mismatch",
             Self::CreditDue => "credit_due",
             Self::NotCompared => "not_compared",
+            Self::Unbilled => "unbilled",
+            Self::Settled => "settled",
         }
     }
 
     /// Whether it explains itself: a run with no other differences is green.
     pub const fn is_benign(self) -> bool {
-        matches!(self, Self::Pending | Self::CarriedForward | Self::Rounding)
+        matches!(self, Self::Pending | Self::CarriedForward | Self::Rounding | Self::Settled)
     }
 }
 
@@ -114,13 +128,34 @@ impl Class {
 pub struct DayAtHome {
     /// Delivered: the sum, or the last.
     pub delivered: Option<i64>,
-    /// Of it, what was delivered in the last two hours: Stripe counts with a delay.
-    pub fresh: i64,
+    /// Delivered in the last two hours: Stripe counts with a delay.
+    pub fresh: Signed,
     /// Whether anything was delivered in the last two hours.
     pub is_fresh: bool,
     /// Sent, and nobody knows whether it arrived.
-    pub in_flight: i64,
+    pub in_flight: Signed,
     pub is_in_flight: bool,
+}
+
+/// A sum by its signs: with a correction in it, what has not arrived yet may make a count too low or too high.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signed {
+    pub more: i64,
+    /// What takes away, as a number of 0 or more.
+    pub less: i64,
+}
+
+impl Signed {
+    /// Whatever the difference, it is explained.
+    pub const ANY: Self = Self { more: i64::MAX, less: i64::MAX };
+
+    pub fn sum(self) -> i64 {
+        self.more.saturating_sub(self.less)
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { more: self.more.saturating_add(other.more), less: self.less.saturating_add(other.less) }
+    }
 }
 
 /// The name of a difference between deliveries of a day and what Stripe counted for it (L3).
@@ -130,10 +165,11 @@ pub fn of_day(aggregation: Aggregation, home: &DayAtHome, theirs: Option<i64>) -
     match aggregation {
         _ if more == 0 => None,
         Aggregation::Sum if more < 0 => {
-            Some(if home.is_fresh && -more <= home.fresh { Class::Pending } else { Class::MissingAtStripe })
+            let explained = -more <= home.fresh.more.saturating_add(home.in_flight.less);
+            Some(if explained { Class::Pending } else { Class::MissingAtStripe })
         }
         Aggregation::Sum => {
-            let explained = home.is_in_flight && more <= home.in_flight;
+            let explained = more <= home.in_flight.more.saturating_add(home.fresh.less);
             Some(if explained { Class::Pending } else { Class::ExtraAtStripe })
         }
         Aggregation::Last if home.is_fresh || home.is_in_flight => Some(Class::Pending),
@@ -153,9 +189,9 @@ pub struct PeriodAtHome {
     /// Of earlier periods, what was told for this one.
     pub carried_in: i64,
     /// Of what this invoice should hold: not delivered yet, and not for longer than two hours.
-    pub young: i64,
+    pub young: Signed,
     /// Refused, or waiting for a person.
-    pub refused: i64,
+    pub refused: Signed,
 }
 
 impl PeriodAtHome {
@@ -179,7 +215,7 @@ pub struct PeriodAtStripe {
     pub invoiced: i64,
     /// A draft that is young is still brought up to date by Stripe.
     pub settling: bool,
-    /// A credit note was made for the invoice: what was owed was given.
+    /// Nothing is owed for what is less than nothing: see [`is_credited`].
     pub credited: bool,
 }
 
@@ -187,8 +223,8 @@ pub struct PeriodAtStripe {
 pub fn of_period(home: &PeriodAtHome, stripe: &PeriodAtStripe) -> Option<Class> {
     let (billable, counted) = (home.billable(), stripe.counted.max(0));
     if stripe.invoiced == billable {
-        if home.net() < 0 && !stripe.credited {
-            return Some(Class::CreditDue);
+        if home.net() < 0 {
+            return Some(if stripe.credited { Class::Settled } else { Class::CreditDue });
         }
         let carried = home.carried_in != 0 || home.carried_out != 0;
         return carried.then_some(Class::CarriedForward);
@@ -196,12 +232,44 @@ pub fn of_period(home: &PeriodAtHome, stripe: &PeriodAtStripe) -> Option<Class> 
     if stripe.invoiced != counted {
         return Some(if stripe.settling { Class::Pending } else { Class::ManualStripeEdit });
     }
+    let with_refused = home.young.and(home.refused);
     Some(match billable - counted {
-        short if short > 0 && short <= home.young => Class::Pending,
-        short if short > 0 && short <= home.young + home.refused => Class::Rejected,
+        short if short > 0 && short <= home.young.more => Class::Pending,
+        short if short > 0 && short <= with_refused.more => Class::Rejected,
         short if short > 0 => Class::MissingAtStripe,
+        over if -over <= home.young.less => Class::Pending,
+        over if -over <= with_refused.less => Class::Rejected,
         _ => Class::ExtraAtStripe,
     })
+}
+
+/// What units that are less than nothing are worth, in minor units without tax: each its full price, and together no more than
+/// was `charged` for the periods that they were taken from, if those are known. None when nobody knows a unit's price.
+pub fn owed_for(units: i64, unit_minor: Option<i64>, charged: Option<i64>) -> Option<i64> {
+    let most = charged.unwrap_or(i64::MAX);
+    match (unit_minor, charged) {
+        (_, Some(0)) => Some(0),
+        (Some(price), _) => Some(units.saturating_mul(price).min(most)),
+        (None, _) => None,
+    }
+}
+
+/// Whether credit notes cover what is owed on an invoice, over all of its meters: with the tax that the invoice has.
+pub fn is_credited(credited: i64, owed: &[Option<i64>], total: i64, tax: i64) -> bool {
+    let Some(owed) = owed.iter().copied().try_fold(0i64, |sum, one| Some(sum.saturating_add(one?))) else {
+        return false;
+    };
+    owed == 0 || credited > 0 && credited.saturating_add(ROUNDING) >= with_tax(owed, total, tax)
+}
+
+/// An amount with the tax that an invoice has on the rest, rounded.
+pub fn with_tax(amount: i64, total: i64, tax: i64) -> i64 {
+    let net = i128::from(total) - i128::from(tax);
+    if net <= 0 || tax <= 0 {
+        return amount;
+    }
+    let tax = (i128::from(amount) * i128::from(tax) + net / 2) / net;
+    amount.saturating_add(i64::try_from(tax).unwrap_or(i64::MAX))
 }
 
 /// Minor units that rounding line by line may come to.
@@ -291,12 +359,24 @@ mod tests {
         assert_eq!(of(&DayAtHome::default(), None), None);
         assert_eq!(of(&day(5), None), Some(Class::MissingAtStripe));
         assert_eq!(of(&day(5), Some(7)), Some(Class::ExtraAtStripe));
-        let fresh = DayAtHome { fresh: 2, is_fresh: true, ..day(5) };
+        let more = |more| Signed { more, less: 0 };
+        let less = |less| Signed { more: 0, less };
+        let fresh = DayAtHome { fresh: more(2), is_fresh: true, ..day(5) };
         assert_eq!(of(&fresh, Some(3)), Some(Class::Pending));
         assert_eq!(of(&fresh, Some(2)), Some(Class::MissingAtStripe), "more is missing than was sent lately");
-        let unknown = DayAtHome { in_flight: 2, is_in_flight: true, ..day(5) };
+        let unknown = DayAtHome { in_flight: more(2), is_in_flight: true, ..day(5) };
         assert_eq!(of(&unknown, Some(7)), Some(Class::Pending));
         assert_eq!(of(&unknown, Some(8)), Some(Class::ExtraAtStripe));
+        // A correction that takes away, and that Stripe does not count yet, or already.
+        let taken = DayAtHome { fresh: less(3), is_fresh: true, ..day(2) };
+        assert_eq!(of(&taken, Some(5)), Some(Class::Pending));
+        assert_eq!(of(&taken, Some(6)), Some(Class::ExtraAtStripe));
+        let taking = DayAtHome { in_flight: less(3), is_in_flight: true, ..day(5) };
+        assert_eq!(of(&taking, Some(2)), Some(Class::Pending));
+        assert_eq!(of(&taking, Some(1)), Some(Class::MissingAtStripe));
+        // A correction beside new use hides none of it.
+        let both = DayAtHome { fresh: Signed { more: 10, less: 10 }, is_fresh: true, ..day(10) };
+        assert_eq!(of(&both, None), Some(Class::Pending));
     }
 
     #[test]
@@ -323,8 +403,17 @@ mod tests {
         );
         assert_eq!(of_period(&home, &stripe(7, 7)), Some(Class::MissingAtStripe));
         assert_eq!(of_period(&home, &stripe(12, 12)), Some(Class::ExtraAtStripe));
-        assert_eq!(of_period(&PeriodAtHome { young: 3, ..home }, &stripe(7, 7)), Some(Class::Pending));
-        assert_eq!(of_period(&PeriodAtHome { refused: 3, ..home }, &stripe(7, 7)), Some(Class::Rejected));
+        let (more, less) = (Signed { more: 3, less: 0 }, Signed { more: 0, less: 3 });
+        assert_eq!(of_period(&PeriodAtHome { young: more, ..home }, &stripe(7, 7)), Some(Class::Pending));
+        assert_eq!(of_period(&PeriodAtHome { refused: more, ..home }, &stripe(7, 7)), Some(Class::Rejected));
+        // What takes away and is not there yet is no surplus of Stripe's.
+        assert_eq!(of_period(&PeriodAtHome { young: less, ..home }, &stripe(13, 13)), Some(Class::Pending));
+        assert_eq!(
+            of_period(&PeriodAtHome { refused: less, ..home }, &stripe(13, 13)),
+            Some(Class::Rejected)
+        );
+        let any = PeriodAtHome { young: Signed::ANY, refused: more, ..home };
+        assert_eq!(of_period(&any, &stripe(99, 99)), Some(Class::Pending));
         let late = PeriodAtHome { carried_out: 2, ..home };
         assert_eq!(of_period(&late, &stripe(8, 8)), Some(Class::CarriedForward));
         let next = PeriodAtHome { carried_in: 2, ..home };
@@ -342,8 +431,50 @@ mod tests {
         assert_eq!(of_period(&negative, &PeriodAtStripe { counted: -4, ..stripe }), Some(Class::CreditDue));
         assert!(!Class::CreditDue.is_benign() && !Class::NotCompared.is_benign());
         let given = PeriodAtStripe { credited: true, ..stripe };
-        assert_eq!(of_period(&carried, &given), Some(Class::CarriedForward), "a credit note was made");
-        assert_eq!(of_period(&negative, &PeriodAtStripe { counted: -4, ..given }), None);
+        assert_eq!(of_period(&carried, &given), Some(Class::Settled));
+        assert_eq!(of_period(&negative, &PeriodAtStripe { counted: -4, ..given }), Some(Class::Settled));
+        assert!(Class::Settled.is_benign() && !Class::Unbilled.is_benign());
+    }
+
+    /// Guards against: with any credit note ending what is owed, one for a minor unit does.
+    #[test]
+    fn what_is_owed_ends_with_credit_notes_that_cover_it() {
+        assert_eq!(owed_for(8, Some(2), None), Some(16));
+        assert_eq!(owed_for(8, Some(2), Some(10)), Some(10), "no more than was charged");
+        assert_eq!(owed_for(8, None, None), None);
+        assert_eq!((owed_for(8, Some(2), Some(0)), owed_for(8, None, Some(0))), (Some(0), Some(0)));
+        let covers = |credited, owed: &[Option<i64>]| is_credited(credited, owed, 0, 0);
+        assert!(!covers(1, &[Some(16)]) && !covers(13, &[Some(16)]));
+        assert!(covers(16, &[Some(16)]) && covers(14, &[Some(16)]), "but for rounding");
+        assert!(!covers(16, &[Some(16), Some(16)]), "one note is not for two meters");
+        assert!(covers(32, &[Some(16), Some(16)]) && covers(0, &[Some(0)]) && covers(0, &[]));
+        assert!(!covers(0, &[Some(1)]), "nothing was credited");
+        assert!(!covers(1_000, &[None]), "nobody knows what it is worth");
+        assert_eq!(with_tax(100, 5831, 931), 119);
+        assert_eq!((with_tax(100, 0, 0), with_tax(100, 931, 931)), (100, 100));
+        assert!(!is_credited(100, &[Some(100)], 5831, 931) && is_credited(119, &[Some(100)], 5831, 931));
+    }
+
+    #[test]
+    fn what_explains_itself_is_the_same_in_sql() {
+        use Class::*;
+        let all = [
+            Pending,
+            MissingAtStripe,
+            ExtraAtStripe,
+            Rejected,
+            CarriedForward,
+            ManualStripeEdit,
+            Rounding,
+            LedgerMismatch,
+            CreditDue,
+            NotCompared,
+            Unbilled,
+            Settled,
+        ];
+        for class in all {
+            assert_eq!(benign!().contains(&format!("'{}'", class.as_str())), class.is_benign(), "{class:?}");
+        }
     }
 
     #[test]

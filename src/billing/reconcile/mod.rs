@@ -8,9 +8,11 @@
 //! | `invoices` | L4 and L5: what invoices say of a period, and what was paid |
 //! | `prove` | which batch it is that Stripe does not have, by its minute; back into the queue, once |
 //! | `settle` | one batch that a person asks about, settled by the same proof |
+//! | `duties` | what is owed to a customer, or billed by nobody, until it is credited or finance decides |
 //! | `round` | one tenant compared; a run goes from tenant to tenant and may be taken up by another process |
 //! | `runs` | the record of runs and differences |
 //! | `close` | at period close: a draft waits while something differs |
+//! | `hold` | how a draft is held and let go: what we want is written down, then Stripe is brought to it |
 //! | `regular` | what a worker does of this now and then |
 //!
 //! Two rules. What is put right is only what is proven absent at Stripe: nothing is ever reduced here, and nothing is sent
@@ -19,6 +21,8 @@
 mod books;
 pub mod class;
 pub mod close;
+pub mod duties;
+mod hold;
 mod invoices;
 mod prove;
 pub mod regular;
@@ -39,8 +43,8 @@ pub use runs::{
 use super::stripe::{Asked, Trouble};
 use crate::kernel::{Error, Result, codes};
 
-/// Stripe counts with a delay; what is younger than this is on its way.
-pub const SETTLED: Duration = Duration::hours(2);
+/// Stripe counts with a delay; what is younger than this is on its way, and its absence proves nothing.
+pub const SETTLED: Duration = crate::billing::sender::decide::COUNTED_AFTER;
 /// Stripe takes no meter event that is older. A day is kept back for what is under way.
 pub const OLDEST_SENT: Duration = Duration::days(34);
 /// Days that a run without other wishes looks at.

@@ -3,6 +3,9 @@
 //! Stripe lists no meter events. But it says what it counted between any two minutes, and a batch is alone in its minute but
 //! for those that came late for the same window. So the day is halved until the minutes remain that differ, and a batch
 //! counts as absent when the number leaves no other answer.
+//!
+//! Stripe counts with a delay. Nothing is proven of a minute while something for it was sent within [`SETTLED`]: neither for what
+//! goes back by itself, nor for what a person asks about or sends again ([`super::settle`]).
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use serde_json::json;
@@ -36,6 +39,8 @@ pub struct Sent {
     pub last_sent_at: Option<DateTime<Utc>>,
     /// It was put back once: what is absent again is for a person.
     pub requeued: bool,
+    /// It was moved here, and Stripe may have it as of the moment before that.
+    pub moved: bool,
 }
 
 impl Sent {
@@ -58,7 +63,7 @@ async fn sent_between(
         "SELECT id, identifier, quantity, state, date_trunc('minute', event_at, 'UTC') AS minute,
                 state = 'delivered' AND coalesce(settled_at <= $6, true) AS sure,
                 state <> 'delivered' OR coalesce(settled_at > $6, false) AS open, last_sent_at,
-                requeued_at IS NOT NULL AS requeued
+                requeued_at IS NOT NULL AS requeued, moved_from IS NOT NULL AS moved
            FROM usage_batch
           WHERE tenant = $1 AND customer = $2 AND meter = $3 AND event_at >= $4 AND event_at < $5
             AND (state = 'delivered'
@@ -107,7 +112,7 @@ pub async fn absent_of_day(
         let (id, customer) = (&meter.stripe_id, &account.customer);
         let counted = ask(|| billing.stripe.total_between(id, customer, begin, end)).await?;
         if let [minute] = range {
-            proven.extend(absent_of_minute(meter.aggregation, minute, counted));
+            proven.extend(absent_of_minute(meter.aggregation, minute, counted, now));
             continue;
         }
         let all = || range.iter().flat_map(|minute| minute.iter());
@@ -120,9 +125,20 @@ pub async fn absent_of_day(
     Ok(proven)
 }
 
+/// Whether Stripe's count of a minute holds all that was sent for it by now. Pure.
+pub(super) fn is_counted(minute: &[Sent], now: DateTime<Utc>) -> bool {
+    let lately = |one: &Sent| one.last_sent_at.is_some_and(|at| at > now - SETTLED);
+    !minute.iter().any(|one| lately(one) || one.state == "sending" || one.open && one.state == "delivered")
+}
+
 /// The batches of a minute that are proven absent; none when something in it is open.
-fn absent_of_minute(aggregation: Aggregation, minute: &[Sent], counted: Option<i64>) -> Vec<Sent> {
-    if minute.iter().any(|one| one.open) {
+fn absent_of_minute(
+    aggregation: Aggregation,
+    minute: &[Sent],
+    counted: Option<i64>,
+    now: DateTime<Utc>,
+) -> Vec<Sent> {
+    if minute.iter().any(|one| one.open) || !is_counted(minute, now) {
         return Vec::new();
     }
     let quantities: Vec<i64> = minute.iter().map(|one| one.quantity).collect();
@@ -189,15 +205,26 @@ mod tests {
             open,
             last_sent_at: None,
             requeued: false,
+            moved: false,
         }
     }
 
     #[test]
     fn nothing_is_proven_beside_what_is_open() {
         let (sure, open) = (sent(5, false), sent(5, true));
-        let of = |minute: &[Sent], counted| absent_of_minute(Aggregation::Sum, minute, counted).len();
+        let now = DateTime::UNIX_EPOCH + TimeDelta::days(1);
+        let of = |minute: &[Sent], counted| absent_of_minute(Aggregation::Sum, minute, counted, now).len();
         assert_eq!(of(std::slice::from_ref(&sure), Some(0)), 1);
         assert_eq!(of(std::slice::from_ref(&sure), Some(5)), 0);
         assert_eq!(of(&[sure, open], Some(0)), 0);
+    }
+
+    #[test]
+    fn nothing_is_proven_of_what_was_sent_lately() {
+        let now = DateTime::UNIX_EPOCH + TimeDelta::days(1);
+        let ago = |age| Sent { last_sent_at: Some(now - age), ..sent(5, false) };
+        let (old, young) = (ago(SETTLED), ago(SETTLED - TimeDelta::seconds(1)));
+        assert!(is_counted(std::slice::from_ref(&old), now) && !is_counted(&[old, young.clone()], now));
+        assert!(absent_of_minute(Aggregation::Sum, &[young], Some(0), now).is_empty());
     }
 }

@@ -7,16 +7,17 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use sqlx::PgConnection;
 
-use super::class::{Class, Level};
+use super::class::{Class, Level, benign};
+use super::duties::{self, Decisions};
 use super::prove::Sent;
 use super::runs::{
-    Ask, Found, ReconcileId, Run, RunDetail, RunState, Span, Why, differences_add, run_by_id, run_columns,
-    run_show,
+    Ask, Found, ReconcileId, Run, RunDetail, RunState, Span, Why, differences_add, red, run_by_id,
+    run_columns, run_show,
 };
 use super::usage::{Account, MeterAtStripe, meters_at_stripe};
-use super::{books, invoices, prove, usage};
+use super::{books, invoices, prove, usage, usual_days};
 use crate::billing::ledger::Aggregation;
-use crate::billing::sender::settle::settle_unknown;
+use crate::billing::sender::settle::settle_unknown_of;
 use crate::billing::stripe::Trouble;
 use crate::billing::{Billing, incidents};
 use crate::control_plane::audit::{Caller, audit_add};
@@ -127,8 +128,10 @@ pub async fn reconcile_go_on(billing: &Billing, id: ReconcileId, patience: Durat
     let Some(mut held) = held else { return run_by_id(&mut *billing.cp.db.acquire().await?, id).await };
     let since = Instant::now();
     if !held.look_only && held.after_tenant.is_none() {
-        // What nobody knew of first: then it is no difference any more. Stripe's trouble shows in the comparison too.
-        if let Err(error) = settle_unknown(billing).await {
+        // What nobody knew of first: then it is no difference any more. Stripe's trouble shows in the comparison too. A draft waits
+        // for what is its tenant's.
+        let only = held.run.tenant.filter(|_| held.run.why == Why::PeriodClose);
+        if let Err(error) = settle_unknown_of(billing, only).await {
             tracing::warn!(?error, "batches that were set aside could not be settled");
         }
     }
@@ -191,7 +194,7 @@ fn waits(run: &Run, error: &Error, now: DateTime<Utc>) -> bool {
 
 /// Whether an answer is about this one tenant, and says nothing about the others. Pure.
 fn is_of_one(error: &Error) -> bool {
-    matches!(error.cause::<Trouble>(), Some(Trouble::Refused { .. } | Trouble::Broken { status: 200, .. }))
+    error.cause::<Trouble>().is_some_and(Trouble::is_of_one)
 }
 
 /// Leaves a run where it is, for some minutes. The tenant that it was at comes first then.
@@ -225,10 +228,12 @@ async fn fail(billing: &Billing, id: ReconcileId, tenant: TenantId, error: &Erro
 async fn finish(billing: &Billing, id: ReconcileId) -> Result<Run> {
     let now = billing.cp.clock.now();
     let mut tx = billing.cp.db.begin().await?;
-    let bad: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM reconcile_difference
-          WHERE run = $1 AND class NOT IN ('pending', 'rounding', 'carried_forward')",
-    )
+    // What is owed is no reason to hold a draft: Stripe takes no credit note for one. It is an incident of its own.
+    let bad: i64 = sqlx::query_scalar(concat!(
+        "SELECT count(*) FROM reconcile_difference d JOIN reconcile_run r ON r.id = d.run
+          WHERE d.run = $1 AND NOT (r.why = 'period_close' AND d.class = 'credit_due') AND d.class NOT IN ",
+        benign!(),
+    ))
     .bind(id)
     .fetch_one(&mut *tx)
     .await?;
@@ -246,11 +251,31 @@ async fn finish(billing: &Billing, id: ReconcileId) -> Result<Run> {
     if bad > 0 {
         let detail = json!({ "run": id, "differences": bad, "fixed": run.fixed });
         incidents::open(&mut tx, DIFFERS, &about, run.tenant, detail, now).await?;
-    } else {
-        incidents::settle(&mut tx, DIFFERS, &about, "reconcile", now).await?;
     }
+    settle_incidents(&mut tx, &run, now).await?;
     tx.commit().await?;
     Ok(run)
+}
+
+/// After a run: what is open about tenants that are not red any more is over. What is open about all is over when a whole run of
+/// all was green.
+async fn settle_incidents(conn: &mut PgConnection, run: &Run, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query(concat!(
+        "UPDATE billing_incident n SET settled_at = $3, settled_by = 'reconcile'
+          WHERE n.kind = $4 AND n.settled_at IS NULL AND CASE WHEN n.tenant IS NULL
+                THEN EXISTS (SELECT FROM reconcile_run WHERE id = $5 AND whole AND tenant IS NULL AND state = 'green')
+                ELSE ($2::uuid IS NULL OR n.tenant = $2) AND NOT ",
+        red!("$1", "n.tenant"),
+        " END",
+    ))
+    .bind(run.livemode)
+    .bind(run.tenant)
+    .bind(now)
+    .bind(DIFFERS)
+    .bind(run.id)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// One tenant on all five levels. Says how many batches were put right. What Stripe refuses to say of this tenant is a
@@ -261,26 +286,38 @@ async fn compare(billing: &Billing, held: &Held, tenant: TenantId, customer: Opt
     let asks = billing.settings.enabled();
     let account = customer.filter(|_| asks).map(|customer| Account { tenant, customer });
     let meters = meters_at_stripe(&mut *billing.cp.db.acquire().await?, run.livemode).await?;
-    let mut fixed = 0;
     let mut conn = billing.cp.db.acquire().await?;
     let mut found = books::facts_and_seals(&mut conn, tenant, span).await?;
+    let decisions = duties::decisions(&mut conn, tenant).await?;
+    // What is on no invoice says nothing of the draft that waits.
+    let alone = run.why != Why::PeriodClose;
     if account.is_some() {
-        found.extend(books::seals_and_deliveries(&mut conn, tenant, span, now).await?);
+        // A comparison of the usual days looks at everything older too that waits: no day is looked at a last time before
+        // that is settled.
+        let older = run.from_at <= usual_days(run.started_at).0;
+        found.extend(books::seals_and_deliveries(&mut conn, tenant, span, older, now).await?);
+        if alone {
+            found.extend(duties::for_no_invoice(&mut conn, tenant, &decisions).await?);
+        }
         if let Some(invoice) = run.invoice.as_deref().filter(|_| run.why == Why::PeriodClose) {
             found.extend(books::not_in_yet(&mut conn, tenant, invoice, now).await?);
         }
     }
     drop(conn);
-    let mut all: Vec<(Found, bool)> = found.into_iter().map(|one| (one, false)).collect();
+    let mut outcome = Outcome::default();
+    outcome.all.extend(found.into_iter().map(|one| (one, false)));
     if let Some(account) = &account {
-        let asked = at_stripe(billing, held, account, &meters, now, &mut all, &mut fixed).await;
-        match asked {
-            Err(error) if is_of_one(&error) => all.push((not_compared(tenant, &error), false)),
+        match at_stripe(billing, held, account, &meters, &decisions, now, &mut outcome).await {
+            Err(error) if is_of_one(&error) => outcome.all.push((not_compared(tenant, &error), false)),
             asked => asked?,
         }
     }
+    let Outcome { all, fixed, invoices } = outcome;
     let mut tx = billing.cp.db.begin().await?;
     differences_add(&mut tx, run.id, tenant, &all).await?;
+    if account.is_some() {
+        duties::keep(&mut tx, tenant, &all, &invoices, alone, now).await?;
+    }
     tx.commit().await?;
     for (one, _) in &all {
         let (level, class) = (one.level.as_str(), one.class.as_str());
@@ -289,15 +326,26 @@ async fn compare(billing: &Billing, held: &Held, tenant: TenantId, customer: Opt
     Ok(fixed)
 }
 
+/// What came of comparing a tenant.
+#[derive(Default)]
+struct Outcome {
+    /// What differs, and whether it was put right.
+    all: Vec<(Found, bool)>,
+    /// Batches that were put back into the queue.
+    fixed: i64,
+    /// Invoices whose lines were compared.
+    invoices: Vec<String>,
+}
+
 /// L3 to L5 of one tenant.
 async fn at_stripe(
     billing: &Billing,
     held: &Held,
     account: &Account,
     meters: &[MeterAtStripe],
+    decisions: &Decisions,
     now: DateTime<Utc>,
-    all: &mut Vec<(Found, bool)>,
-    fixed: &mut i64,
+    outcome: &mut Outcome,
 ) -> Result<()> {
     let run = &held.run;
     let span = Span { from: run.from_at, to: run.to_at };
@@ -309,7 +357,7 @@ async fn at_stripe(
             _ => Vec::new(),
         };
         let put_back = put_back(billing, account, &absent, now).await?;
-        *fixed += i64::try_from(put_back.len()).unwrap_or(0);
+        outcome.fixed += i64::try_from(put_back.len()).unwrap_or(0);
         // Put right is what leaves nothing over.
         let missing = day.found.ours - day.found.theirs;
         let last = day.meter.aggregation == Aggregation::Last;
@@ -328,11 +376,12 @@ async fn at_stripe(
             );
             day.found.detail.push_str(&detail);
         }
-        all.push((day.found, whole));
+        outcome.all.push((day.found, whole));
     }
     let only = run.invoice.as_deref();
-    let of_invoices = invoices::invoices(billing, account, meters, span, only, now).await?;
-    all.extend(of_invoices.into_iter().map(|one| (one, false)));
+    let (found, compared) = invoices::invoices(billing, account, meters, decisions, span, only, now).await?;
+    outcome.all.extend(found.into_iter().map(|one| (one, false)));
+    outcome.invoices = compared;
     Ok(())
 }
 

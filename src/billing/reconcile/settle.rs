@@ -9,14 +9,15 @@ use sqlx::PgConnection;
 
 use super::ask;
 use super::class::absent;
-use super::prove::{Sent, requeue, sent_in_minute};
+use super::prove::{Sent, is_counted, requeue, sent_in_minute};
 use super::usage::{Account, MeterAtStripe};
 use crate::billing::Billing;
 use crate::billing::ledger::{Aggregation, BatchId};
+use crate::billing::sender::orphans;
 use crate::billing::stripe::Trouble;
 use crate::control_plane::audit::{Caller, audit_add};
-use crate::kernel::Result;
 use crate::kernel::ids::TenantId;
+use crate::kernel::{Error, Result};
 
 /// What became of a batch that a person asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
@@ -28,6 +29,8 @@ pub enum Fate {
     Requeued,
     /// The numbers do not say, or it is on its way this very moment.
     Unclear,
+    /// It is to be void: another operator has to say so too.
+    Asked,
 }
 
 /// Asks what Stripe counted in the minute of a batch, and settles the batch if that says what became of it.
@@ -44,18 +47,32 @@ pub async fn settle_one(
     let now = billing.cp.clock.now();
     let (id, customer) = (&meter.stripe_id, &account.customer);
     let end = minute + TimeDelta::minutes(1);
-    let counted = ask(|| billing.stripe.total_between(id, customer, minute, end)).await?;
+    let counted = match ask(|| billing.stripe.total_between(id, customer, minute, end)).await {
+        // A customer that Stripe does not know has nothing, and never will: its use goes to the one after it.
+        Err(error) if orphans::is_gone(&billing.stripe, customer, &error).await? => {
+            let mut tx = billing.cp.db.begin().await?;
+            let one = (customer.as_str(), &[batch.0][..]);
+            let again = orphans::send_again(&mut tx, caller, account.tenant, one, now).await?;
+            tx.commit().await?;
+            return Ok(if again.is_empty() { Fate::Unclear } else { Fate::Requeued });
+        }
+        Err(error) if is_missing(&error) => None,
+        counted => counted?,
+    };
     let mut tx = billing.cp.db.begin().await?;
     let sent = sent_in_minute(&mut tx, account, &meter.meter, minute, now).await?;
     let fate = match decide(meter.aggregation, &sent, counted) {
-        // A neighbour was delivered a moment ago: the count may not hold it yet.
-        _ if sent.iter().any(|one| one.open && one.state == "delivered") => Fate::Unclear,
+        _ if !is_counted(&sent, now) => Fate::Unclear,
         None => Fate::Unclear,
         Some(absent) => {
             let Some(one) = sent.iter().find(|one| one.id == batch && one.open) else {
                 return Ok(Fate::Unclear);
             };
             let is_absent = absent.contains(&batch);
+            if is_absent && one.moved {
+                // Stripe may count it as of the moment before it was moved: the sender's own settling looks at both.
+                return Ok(Fate::Unclear);
+            }
             let done = match is_absent {
                 true => requeue(&mut tx, account.tenant, one, &one.state, now).await?,
                 false => arrived(&mut tx, caller, account.tenant, one, now).await?,
@@ -71,7 +88,7 @@ pub async fn settle_one(
     Ok(fate)
 }
 
-/// Whether Stripe certainly does not count a batch. A customer that Stripe does not know has nothing.
+/// Whether Stripe certainly does not count a batch, by the same proof. A customer that Stripe does not know has nothing.
 ///
 /// # Errors
 /// `payments_unavailable` when Stripe does not answer.
@@ -85,19 +102,18 @@ pub async fn is_absent(
     let (id, customer) = (&meter.stripe_id, &account.customer);
     let end = minute + TimeDelta::minutes(1);
     let counted = match ask(|| billing.stripe.total_between(id, customer, minute, end)).await {
-        Ok(counted) => counted,
-        Err(error) => {
-            return match error.cause::<Trouble>() {
-                Some(Trouble::Refused { code, .. }) if code == "resource_missing" => Ok(true),
-                _ => Err(error),
-            };
-        }
+        Err(error) if is_missing(&error) => return Ok(true),
+        counted => counted?,
     };
     let mut conn = billing.cp.db.acquire().await?;
     let sent = sent_in_minute(&mut conn, account, &meter.meter, minute, now).await?;
-    let unsure = sent.iter().any(|one| one.open && one.state == "delivered");
     let absent = decide(meter.aggregation, &sent, counted).unwrap_or_default();
-    Ok(!unsure && absent.contains(&batch))
+    let moved = sent.iter().any(|one| one.id == batch && one.moved);
+    Ok(is_counted(&sent, now) && absent.contains(&batch) && !moved)
+}
+
+fn is_missing(error: &Error) -> bool {
+    error.cause::<Trouble>().is_some_and(Trouble::is_missing)
 }
 
 /// Of the open batches of a minute, those that are absent. None when the numbers do not say.
@@ -119,7 +135,7 @@ async fn arrived(
 ) -> Result<bool> {
     let done = sqlx::query(
         "UPDATE usage_batch SET state = 'delivered', delivered_via = 'summary_check', settled_at = $2, error = NULL,
-                leased_until = NULL
+                leased_until = NULL, moved_from = NULL
           WHERE id = $1 AND state = $3 AND state IN ('quarantined', 'unknown', 'sending')
             AND (leased_until IS NULL OR leased_until < $2)",
     )
@@ -152,6 +168,7 @@ mod tests {
             open,
             last_sent_at: None,
             requeued: false,
+            moved: false,
         };
         let minute = [sent(3, false), sent(5, true)];
         assert_eq!(decide(Aggregation::Sum, &minute, Some(8)), Some(vec![]));

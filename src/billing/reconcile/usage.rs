@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::PgConnection;
 
-use super::class::{Class, DayAtHome, Level, of_day};
+use super::class::{Class, DayAtHome, Level, Signed, of_day};
 use super::runs::{Found, Span};
 use super::{SETTLED, ask};
 use crate::billing::Billing;
@@ -46,9 +46,11 @@ struct DayRow {
     meter: String,
     day: NaiveDate,
     delivered: Option<i64>,
-    fresh: i64,
+    fresh_more: i64,
+    fresh_less: i64,
     is_fresh: bool,
-    in_flight: i64,
+    in_flight_more: i64,
+    in_flight_less: i64,
     is_in_flight: bool,
 }
 
@@ -64,11 +66,15 @@ async fn days_at_home(
                 CASE m.aggregation WHEN 'sum' THEN (sum(b.quantity) FILTER (WHERE b.state = 'delivered'))::bigint
                 ELSE (array_agg(b.quantity ORDER BY b.event_at DESC, b.seq DESC) FILTER (WHERE b.state = 'delivered'))[1]
                 END AS delivered,
-                coalesce(sum(b.quantity) FILTER (WHERE b.state = 'delivered' AND b.settled_at > $5), 0)::bigint AS fresh,
-                coalesce(bool_or(b.state = 'delivered' AND b.settled_at > $5), false) AS is_fresh,
-                coalesce(sum(b.quantity) FILTER (WHERE b.state IN ('sending', 'unknown')), 0)::bigint AS in_flight,
-                coalesce(bool_or(b.state IN ('sending', 'unknown')), false) AS is_in_flight
-           FROM usage_batch b JOIN meter m ON m.id = b.meter
+                coalesce(sum(b.quantity) FILTER (WHERE b.fresh AND b.quantity > 0), 0)::bigint AS fresh_more,
+                coalesce(sum(-b.quantity) FILTER (WHERE b.fresh AND b.quantity < 0), 0)::bigint AS fresh_less,
+                coalesce(bool_or(b.fresh), false) AS is_fresh,
+                coalesce(sum(b.quantity) FILTER (WHERE b.in_flight AND b.quantity > 0), 0)::bigint AS in_flight_more,
+                coalesce(sum(-b.quantity) FILTER (WHERE b.in_flight AND b.quantity < 0), 0)::bigint AS in_flight_less,
+                coalesce(bool_or(b.in_flight), false) AS is_in_flight
+           FROM (SELECT *, state = 'delivered' AND coalesce(settled_at > $5, false) AS fresh,
+                        state IN ('sending', 'unknown') AS in_flight FROM usage_batch) b
+           JOIN meter m ON m.id = b.meter
           WHERE b.tenant = $1 AND b.customer = $2 AND b.event_at >= $3 AND b.event_at < $4
           GROUP BY b.meter, m.aggregation, day",
     )
@@ -80,7 +86,9 @@ async fn days_at_home(
     .fetch_all(conn)
     .await?;
     let home = |row: DayRow| {
-        let DayRow { meter, day, delivered, fresh, is_fresh, in_flight, is_in_flight } = row;
+        let fresh = Signed { more: row.fresh_more, less: row.fresh_less };
+        let in_flight = Signed { more: row.in_flight_more, less: row.in_flight_less };
+        let DayRow { meter, day, delivered, is_fresh, is_in_flight, .. } = row;
         ((meter, day), DayAtHome { delivered, fresh, is_fresh, in_flight, is_in_flight })
     };
     Ok(rows.into_iter().map(home).collect())
@@ -138,10 +146,10 @@ fn named(
 ) -> Found {
     let mut detail = format!("customer {}", account.customer);
     if home.is_fresh {
-        detail += &format!(", {} delivered within two hours", home.fresh);
+        detail += &format!(", {} delivered within two hours", home.fresh.sum());
     }
     if home.is_in_flight {
-        detail += &format!(", {} on its way", home.in_flight);
+        detail += &format!(", {} on its way", home.in_flight.sum());
     }
     Found {
         level: Level::L3,

@@ -3,7 +3,7 @@
 //! | answer | meaning | next |
 //! |---|---|---|
 //! | 2xx, read | delivered | done |
-//! | 400 "already exists with identifier" | delivered earlier; in doubt when it was seen to be missing | done; summaries settle it |
+//! | 400 "already exists with identifier" | delivered earlier; in doubt when it was seen to be missing, or moved | done; summaries settle it |
 //! | 400 `idempotency_error` | unknown | later, with another idempotency header |
 //! | other 400, 404 | rejected; after an unknown attempt in doubt | a person looks; summaries settle it |
 //! | 401, 403 | our key | nothing more is sent |
@@ -26,6 +26,9 @@ pub const UNKNOWN_AT_MOST: TimeDelta = TimeDelta::hours(20);
 /// Stripe knows an identifier again for 24 hours; half an hour is for clocks. Sent again before that, what Stripe took and did
 /// not count is answered as delivered, and still not counted.
 pub const REMEMBERED: TimeDelta = TimeDelta::minutes(24 * 60 + 30);
+/// Stripe counts with a delay. A sum that may lack what was sent within this proves nothing: neither for what is sent again by
+/// itself, nor for what is sent again by hand.
+pub const COUNTED_AFTER: TimeDelta = TimeDelta::hours(2);
 /// Stripe takes timestamps of the last 35 days. One day is for us.
 pub const OLDEST: TimeDelta = TimeDelta::days(34);
 /// Stripe takes timestamps up to five minutes ahead. One minute is for the way and for clocks.
@@ -102,6 +105,8 @@ pub struct Before {
     pub maybe: bool,
     /// It was seen to be missing at Stripe since it was first taken, and is sent again.
     pub requeued: bool,
+    /// It was moved to another moment before this attempt, and nobody knows yet which of the two Stripe has.
+    pub moved: bool,
 }
 
 /// What an answer means for a batch that was tried before. A refusal says nothing of an attempt before it, and "delivered
@@ -114,6 +119,10 @@ pub fn in_view_of(next: Next, before: Before) -> Next {
         Next::Delivered(Via::Duplicate400) if before.requeued => {
             Next::Doubtful("Stripe knows its identifier, and was seen not to count it".to_owned())
         }
+        Next::Delivered(Via::Duplicate400) if before.moved => Next::Doubtful(
+            "Stripe knows its identifier, as of the moment before it was moved or of the one after"
+                .to_owned(),
+        ),
         next => next,
     }
 }
@@ -205,14 +214,17 @@ mod tests {
     /// it lost is delivered for good.
     #[test]
     fn an_answer_is_read_by_what_was_tried_before() {
-        let maybe = Before { maybe: true, requeued: false };
-        let requeued = Before { maybe: false, requeued: true };
+        let maybe = Before { maybe: true, ..Before::default() };
+        let requeued = Before { requeued: true, ..Before::default() };
+        let moved = Before { maybe: true, moved: true, ..Before::default() };
         let rejected = || Next::Rejected("no such customer".to_owned());
         assert_eq!(in_view_of(rejected(), Before::default()), rejected());
         assert!(matches!(in_view_of(rejected(), maybe), Next::Doubtful(_)));
         let duplicate = Next::Delivered(Via::Duplicate400);
         assert_eq!(in_view_of(duplicate.clone(), maybe), duplicate);
-        assert!(matches!(in_view_of(duplicate, requeued), Next::Doubtful(_)));
+        assert!(matches!(in_view_of(duplicate.clone(), requeued), Next::Doubtful(_)));
+        assert!(matches!(in_view_of(duplicate, moved), Next::Doubtful(_)));
+        assert_eq!(in_view_of(Next::Delivered(Via::Http200), moved), Next::Delivered(Via::Http200));
         assert_eq!(in_view_of(Next::Delivered(Via::Http200), requeued), Next::Delivered(Via::Http200));
     }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::decide::{Before, Next, Via};
 use crate::billing::ledger::finals::{DRAFT_FOR, final_periods, is_final};
-use crate::billing::ledger::{Aggregation, window};
+use crate::billing::ledger::{Aggregation, BatchId, sealer, window};
 use crate::kernel::Result;
 use crate::kernel::ids::TenantId;
 
@@ -35,9 +35,18 @@ pub struct Due {
     /// Its moment lies in a period whose invoice takes nothing more.
     pub closed: bool,
     pub carried_forward: bool,
-    /// The moment that it was to be told for before [`carry`] moved it, and whether it was carried forward then.
+    /// It was moved by an attempt before, and Stripe may have it as of either moment.
+    pub moved: bool,
+    /// The moment that it was to be told for before [`carry`] moved it now, and whether it was carried forward then.
     #[sqlx(skip)]
     pub moved_from: Option<(DateTime<Utc>, bool)>,
+}
+
+/// What becomes of a batch that is not sent, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stays {
+    Quarantined(&'static str),
+    Void(&'static str),
 }
 
 /// A batch whose attempt is on record.
@@ -132,7 +141,7 @@ pub async fn release(db: &PgPool, lane: &Lane) -> Result<()> {
 /// What is due next in a lane.
 pub async fn next_due(db: &PgPool, lane: &Lane, livemode: bool, now: DateTime<Utc>) -> Result<Option<Due>> {
     Ok(sqlx::query_as(concat!(
-        "SELECT b.id, b.event_at, b.first_sent_at, m.aggregation, b.carried_forward,
+        "SELECT b.id, b.event_at, b.first_sent_at, m.aggregation, b.carried_forward, b.moved_from IS NOT NULL AS moved,
                 EXISTS (SELECT FROM invoice i WHERE i.tenant = b.tenant AND i.period_start <= b.event_at
                            AND b.event_at < i.period_end AND ",
         is_final!("$5"),
@@ -152,22 +161,21 @@ pub async fn next_due(db: &PgPool, lane: &Lane, livemode: bool, now: DateTime<Ut
 }
 
 /// Moves a batch that Stripe certainly does not have past the periods whose invoice takes nothing more: it was sealed while
-/// there was room, and what is told there now is counted and never billed. [`begin`] writes the new moment down. Gives why one
-/// that cannot be moved may not be sent either.
-pub async fn carry(
-    db: &PgPool,
-    lane: &Lane,
-    due: &mut Due,
-    now: DateTime<Utc>,
-) -> Result<Option<&'static str>> {
+/// there was room, and what is told there now is counted and never billed. [`begin`] writes the new moment down. Gives what becomes
+/// of one that cannot be moved, and may not be sent either.
+pub async fn carry(db: &PgPool, lane: &Lane, due: &mut Due, now: DateTime<Utc>) -> Result<Option<Stays>> {
     if !due.closed {
         return Ok(None);
     }
     if due.first_sent_at.is_some() {
-        return Ok(Some("unknown, and its period's invoice is final by now: summaries will settle it"));
+        let why = "unknown, and its period's invoice is final by now: summaries will settle it";
+        return Ok(Some(Stays::Quarantined(why)));
     }
     if due.aggregation == Aggregation::Last {
-        return Ok(Some("its period's invoice is final, and a reading says nothing of the next period"));
+        // As the sealer does with one that comes so late.
+        return Ok(Some(Stays::Void(
+            "its period's invoice is final, and a reading says nothing of the next period",
+        )));
     }
     let finals = final_periods(&mut *db.acquire().await?, lane.tenant, now).await?;
     let later = window::past(due.event_at, &finals);
@@ -195,7 +203,7 @@ pub async fn begin(
          UPDATE usage_batch b
          SET state = 'sending', attempts = b.attempts + 1, livemode = $5, customer = COALESCE(b.customer, a.customer),
              first_sent_at = COALESCE(b.first_sent_at, $6), last_sent_at = $6, leased_until = $1, fence = $4,
-             event_at = $8, carried_forward = $9
+             event_at = $8, carried_forward = $9, moved_from = COALESCE($10, b.moved_from)
          FROM billing_account a, meter m
          WHERE b.id = $7 AND a.tenant = b.tenant AND a.livemode = $5 AND m.id = b.meter
            AND b.state IN ('ready', 'sending', 'unknown') AND EXISTS (SELECT 1 FROM mine)
@@ -211,10 +219,11 @@ pub async fn begin(
     .bind(due.id)
     .bind(due.event_at)
     .bind(due.carried_forward)
+    .bind(due.moved_from.map(|(at, _)| at))
     .fetch_optional(db)
     .await?;
     Ok(attempt.map(|attempt| Attempt {
-        before: Before { maybe: due.first_sent_at.is_some(), requeued: attempt.requeued },
+        before: Before { maybe: due.first_sent_at.is_some(), requeued: attempt.requeued, moved: due.moved },
         moved_from: due.moved_from,
         ..attempt
     }))
@@ -240,14 +249,17 @@ pub async fn record(
         Next::Halt(why) => (as_it_was, None, false, Duration::ZERO, Some(why)),
     };
     let settled = matches!(state, "delivered" | "rejected" | "quarantined").then_some(now);
-    // What Stripe knows already it knows as of the moment that it was told then.
+    // What Stripe knows already it knows as of the moment that it was told then: the one before this attempt moved it. One that
+    // an earlier attempt moved may be known as of either.
     let known = matches!(next, Next::Delivered(Via::Duplicate400) | Next::Doubtful(_));
-    let moved_back = attempt.moved_from.filter(|_| known);
+    let moved_back = attempt.moved_from.filter(|_| known && !attempt.before.moved);
+    let placed = state == "delivered" || moved_back.is_some();
     let done = sqlx::query(
         "UPDATE usage_batch
          SET state = $1, delivered_via = $2, salt = salt + $3, not_before = $4, error = $5, leased_until = NULL,
              settled_at = $6, first_sent_at = CASE WHEN $1 IN ('ready', 'rejected') THEN NULL ELSE first_sent_at END,
-             event_at = COALESCE($9, event_at), carried_forward = COALESCE($10, carried_forward)
+             event_at = COALESCE($9, event_at), carried_forward = COALESCE($10, carried_forward),
+             moved_from = CASE WHEN $11 THEN NULL ELSE moved_from END
          WHERE id = $7 AND fence = $8 AND state = 'sending'",
     )
     .bind(state)
@@ -260,6 +272,7 @@ pub async fn record(
     .bind(lane.fence)
     .bind(moved_back.map(|(at, _)| at))
     .bind(moved_back.map(|(_, carried)| carried))
+    .bind(placed)
     .execute(db)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -287,6 +300,28 @@ pub async fn quarantine(
     .execute(db)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Gives a batch up that Stripe certainly does not have, and that would change no bill.
+pub async fn give_up(db: &PgPool, lane: &Lane, batch: Uuid, why: &str, now: DateTime<Utc>) -> Result<()> {
+    let mut tx = db.begin().await?;
+    let done = sqlx::query(
+        "UPDATE usage_batch SET state = 'void', error = $1, leased_until = NULL, settled_at = $2, fence = $3
+         WHERE id = $4 AND state IN ('ready', 'unknown') AND first_sent_at IS NULL
+           AND EXISTS (SELECT 1 FROM usage_lane WHERE tenant = $5 AND meter = $6 AND fence = $3)",
+    )
+    .bind(why)
+    .bind(now)
+    .bind(lane.fence)
+    .bind(batch)
+    .bind(lane.tenant)
+    .bind(&lane.meter)
+    .execute(&mut *tx)
+    .await?;
+    if done.rows_affected() == 1 {
+        sealer::tell_of_corrections(&mut tx, &[BatchId(batch)], now).await?;
+    }
+    Ok(tx.commit().await?)
 }
 
 /// How long the oldest batch has waited that should be with Stripe and is not.

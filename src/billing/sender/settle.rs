@@ -1,5 +1,8 @@
 //! What stayed unknown for too long, settled by what Stripe counted: never sent again blindly. Of a customer, a meter and a
 //! day, what Stripe counted less what is known to be delivered is what it has of the unknown.
+//!
+//! One that was moved past a final invoice may be counted as of the moment before that: where it is missing now, that one's day
+//! is looked at too, before it is sent again.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,14 +11,16 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::decide::COUNTED_AFTER;
 use super::lanes::{self, Lane};
-use super::{decide, watch};
+use super::{decide, orphans, watch};
+use crate::billing::reconcile::midnight;
+use crate::billing::stripe::Trouble;
 use crate::billing::{Billing, incidents};
+use crate::control_plane::audit::Caller;
 use crate::kernel::ids::TenantId;
 use crate::kernel::{Error, Result, codes};
 
-/// Stripe counts with some delay: what was delivered a moment ago may be missing from its sums.
-const COUNTED_AFTER: TimeDelta = TimeDelta::minutes(10);
 const DAYS_PER_ROUND: i64 = 200;
 const LEASE: Duration = Duration::from_secs(60);
 /// Sums that are looked at before a day is left to a person.
@@ -99,6 +104,8 @@ struct Batch {
     last_sent_at: Option<DateTime<Utc>>,
     settled_at: Option<DateTime<Utc>>,
     requeued_at: Option<DateTime<Utc>>,
+    /// The moment that it was to be told for before it was moved, while nobody knows which of the two Stripe has.
+    moved_from: Option<DateTime<Utc>>,
 }
 
 impl Batch {
@@ -110,30 +117,43 @@ impl Batch {
     /// Whether sending it again tells more. One that Stripe knew and did not count, it has to forget first.
     fn may_be_sent(&self, now: DateTime<Utc>) -> bool {
         let forgotten = self.last_sent_at.is_none_or(|at| now - at >= decide::REMEMBERED);
-        now - self.event_at <= decide::OLDEST && (self.requeued_at.is_none() || forgotten)
+        let known = self.requeued_at.is_some() || self.moved_from.is_some();
+        now - self.event_at <= decide::OLDEST && (!known || forgotten)
     }
 }
 
-/// Settles what can be settled. Any number of processes may do it at once.
+/// Settles what can be settled. Any number of processes may do it at once. Days that cannot be settled keep no others waiting: what
+/// Stripe says of one is about that one, and which come first is left to chance.
 ///
 /// # Errors
 /// Of the control database, or when Stripe does not say what it counted.
 pub async fn settle_unknown(billing: &Billing) -> Result<Settled> {
+    settle_unknown_of(billing, None).await
+}
+
+/// The same, of one tenant only.
+///
+/// # Errors
+/// As [`settle_unknown`].
+pub async fn settle_unknown_of(billing: &Billing, only: Option<TenantId>) -> Result<Settled> {
     let mut settled = Settled::default();
     if !billing.settings.enabled() || !billing.breaker.is_open() {
         return Ok(settled);
     }
     let days: Vec<Day> = sqlx::query_as(
-        "SELECT DISTINCT b.tenant, b.meter, b.customer, m.aggregation, o.stripe_id AS at_stripe,
+        "SELECT * FROM (
+         SELECT DISTINCT b.tenant, b.meter, b.customer, m.aggregation, o.stripe_id AS at_stripe,
              date_trunc('day', b.event_at, 'UTC') AS day
          FROM usage_batch b
          JOIN meter m ON m.id = b.meter
          JOIN stripe_object o ON o.livemode = $1 AND o.kind = 'meter' AND o.name = 'meter:' || b.meter
          WHERE b.state = 'quarantined' AND b.first_sent_at IS NOT NULL AND b.livemode = $1 AND b.customer IS NOT NULL
-         ORDER BY day LIMIT $2",
+           AND ($3::uuid IS NULL OR b.tenant = $3)
+         ) days ORDER BY random() LIMIT $2",
     )
     .bind(billing.settings.livemode())
     .bind(DAYS_PER_ROUND)
+    .bind(only)
     .fetch_all(&billing.cp.db)
     .await?;
     for day in days {
@@ -144,33 +164,24 @@ pub async fn settle_unknown(billing: &Billing) -> Result<Settled> {
         };
         let done = settle_day(billing, &lane, &day, &mut settled).await;
         lanes::release(&billing.cp.db, &lane).await?;
-        done?;
+        match done {
+            // An answer about this one says nothing of the others.
+            Err(error) if is_of_one(&error) => {
+                tracing::warn!(tenant = %day.tenant, meter = day.meter, ?error, "a day could not be settled");
+                settled.unexplained += 1;
+                let detail = json!({ "day": day.day, "stripe_said": error.to_string() });
+                open_unsettled(billing, &day, detail).await?;
+            }
+            done => done?,
+        }
     }
     Ok(settled)
 }
 
 async fn settle_day(billing: &Billing, lane: &Lane, day: &Day, settled: &mut Settled) -> Result<()> {
     let now = billing.cp.clock.now();
-    let until = day.day + TimeDelta::days(1);
-    let batches: Vec<Batch> = sqlx::query_as(
-        "SELECT id, quantity, state, event_at, first_sent_at, last_sent_at, settled_at, requeued_at FROM usage_batch
-         WHERE tenant = $1 AND meter = $2 AND customer = $3 AND event_at >= $4 AND event_at < $5
-         ORDER BY event_at, seq",
-    )
-    .bind(day.tenant)
-    .bind(&day.meter)
-    .bind(&day.customer)
-    .bind(day.day)
-    .bind(until)
-    .fetch_all(&billing.cp.db)
-    .await?;
-    let lately = |at: Option<DateTime<Utc>>| at.is_some_and(|at| now - at < COUNTED_AFTER);
-    let moving = batches.iter().any(|batch| match batch.state.as_str() {
-        "sending" | "unknown" => true,
-        "delivered" => batch.settled_at.is_none_or(|at| now - at < COUNTED_AFTER),
-        _ => batch.unknown() && lately(batch.last_sent_at),
-    });
-    if moving {
+    let batches = batches_of(billing, day, day.day).await?;
+    if moving(&batches, now) {
         return Ok(());
     }
     let unknown: Vec<&Batch> = batches.iter().filter(|batch| batch.unknown()).collect();
@@ -179,22 +190,26 @@ async fn settle_day(billing: &Billing, lane: &Lane, day: &Day, settled: &mut Set
         // Said again, the same value at the same time is the same value.
         return requeue(billing, lane, &unknown, settled).await;
     }
-    let counted = billing
-        .stripe
-        .summaries(&day.at_stripe, &day.customer, day.day, until)
-        .await
-        .inspect_err(|trouble| billing.breaker.saw::<()>(&Err(trouble.clone())))
-        .map_err(|trouble| Error::new(&codes::PAYMENTS_UNAVAILABLE).source(trouble))?;
-    let counted: i64 = counted.iter().map(|summary| summary.value).sum();
-    let delivered: i64 =
-        batches.iter().filter(|batch| batch.state == "delivered").map(|batch| batch.quantity).sum();
+    let counted = match counted_on(billing, day, day.day).await {
+        Err(error) if orphans::is_gone(&billing.stripe, &day.customer, &error).await? => {
+            return for_another(billing, day, &ids(&unknown), settled).await;
+        }
+        counted => counted?,
+    };
+    let delivered = delivered_of(&batches);
     let quantities: Vec<i64> = unknown.iter().map(|batch| batch.quantity).collect();
     match verdict(counted - delivered, &quantities) {
         Verdict::There => {
             settled.delivered += deliver(billing, lane, &ids(&unknown)).await?;
+            explained(billing, day).await?;
         }
-        Verdict::Absent => requeue(billing, lane, &unknown, settled).await?,
-        Verdict::Resend(place) => requeue(billing, lane, &unknown[place..=place], settled).await?,
+        Verdict::Absent => {
+            again(billing, lane, day, &unknown, settled).await?;
+            if !unknown.iter().any(|batch| batch.moved_from.is_some()) {
+                explained(billing, day).await?;
+            }
+        }
+        Verdict::Resend(place) => again(billing, lane, day, &unknown[place..=place], settled).await?,
         Verdict::Unexplained => {
             settled.unexplained += 1;
             let detail = json!({ "day": day.day, "stripe_counted": counted, "delivered": delivered,
@@ -205,8 +220,153 @@ async fn settle_day(billing: &Billing, lane: &Lane, day: &Day, settled: &mut Set
     Ok(())
 }
 
+/// What was told for a customer that is gone goes to the one after it, whatever else of that day was counted.
+async fn for_another(billing: &Billing, day: &Day, unknown: &[Uuid], settled: &mut Settled) -> Result<()> {
+    let (worker, now) = (Caller::worker(), billing.cp.clock.now());
+    let mut tx = billing.cp.db.begin().await?;
+    let again = orphans::send_again(&mut tx, &worker, day.tenant, (&day.customer, unknown), now).await?;
+    tx.commit().await?;
+    settled.requeued += again.len() as u64;
+    over(billing, &again).await?;
+    if again.len() == unknown.len() {
+        return explained(billing, day).await;
+    }
+    settled.unexplained += 1;
+    let detail =
+        json!({ "day": day.day, "customer_gone": day.customer, "batches": unknown.len() - again.len() });
+    open_unsettled(billing, day, detail).await
+}
+
+/// What was sent, or is to be, for a day.
+async fn batches_of(billing: &Billing, of: &Day, day: DateTime<Utc>) -> Result<Vec<Batch>> {
+    Ok(sqlx::query_as(
+        "SELECT id, quantity, state, event_at, first_sent_at, last_sent_at, settled_at, requeued_at, moved_from
+           FROM usage_batch
+          WHERE tenant = $1 AND meter = $2 AND customer = $3 AND event_at >= $4 AND event_at < $5
+          ORDER BY event_at, seq",
+    )
+    .bind(of.tenant)
+    .bind(&of.meter)
+    .bind(&of.customer)
+    .bind(day)
+    .bind(day + TimeDelta::days(1))
+    .fetch_all(&billing.cp.db)
+    .await?)
+}
+
+/// Whether the numbers of these batches still change: something is on its way, or was there too lately to be counted. Pure.
+fn moving(batches: &[Batch], now: DateTime<Utc>) -> bool {
+    let lately = |at: Option<DateTime<Utc>>| at.is_some_and(|at| now - at < COUNTED_AFTER);
+    batches.iter().any(|batch| match batch.state.as_str() {
+        "sending" | "unknown" => true,
+        "delivered" => batch.settled_at.is_none_or(|at| now - at < COUNTED_AFTER),
+        _ => batch.unknown() && lately(batch.last_sent_at),
+    })
+}
+
+fn delivered_of(batches: &[Batch]) -> i64 {
+    batches.iter().filter(|batch| batch.state == "delivered").map(|batch| batch.quantity).sum()
+}
+
+/// Whether an answer is about this one customer or meter. Pure.
+fn is_of_one(error: &Error) -> bool {
+    error.cause::<Trouble>().is_some_and(Trouble::is_of_one)
+}
+
+/// What Stripe counted for a day.
+async fn counted_on(billing: &Billing, of: &Day, day: DateTime<Utc>) -> Result<i64> {
+    let (from, to) = (day, day + TimeDelta::days(1));
+    match billing.stripe.summaries(&of.at_stripe, &of.customer, from, to).await {
+        Ok(counted) => Ok(counted.iter().map(|summary| summary.value).sum()),
+        Err(trouble) => {
+            billing.breaker.saw::<()>(&Err(trouble.clone()));
+            Err(Error::new(&codes::PAYMENTS_UNAVAILABLE).source(trouble))
+        }
+    }
+}
+
+/// Sends again what is missing where it was told last; but for what Stripe counts as of the moment before it was moved.
+async fn again(
+    billing: &Billing,
+    lane: &Lane,
+    day: &Day,
+    absent: &[&Batch],
+    settled: &mut Settled,
+) -> Result<()> {
+    let mut missing = Vec::new();
+    for batch in absent {
+        match batch.moved_from {
+            None => missing.push(*batch),
+            Some(former) => match at_former(billing, day, batch, former, settled).await? {
+                Some(true) => settled.delivered += move_back(billing, lane, batch, former).await?,
+                Some(false) => missing.push(*batch),
+                None => {}
+            },
+        }
+    }
+    requeue(billing, lane, &missing, settled).await
+}
+
+/// Whether Stripe counts a batch as of a moment that it was to be told for before. None, and somebody is told, when that
+/// day's numbers do not say; or do not say yet.
+async fn at_former(
+    billing: &Billing,
+    of: &Day,
+    batch: &Batch,
+    former: DateTime<Utc>,
+    settled: &mut Settled,
+) -> Result<Option<bool>> {
+    let day = midnight(former.date_naive());
+    let batches = batches_of(billing, of, day).await?;
+    if moving(&batches, billing.cp.clock.now()) {
+        return Ok(None);
+    }
+    let others = batches.iter().any(|other| other.unknown() && other.id != batch.id);
+    let more = counted_on(billing, of, day).await? - delivered_of(&batches);
+    if !others && (more == 0 || more == batch.quantity) {
+        return Ok(Some(more != 0));
+    }
+    settled.unexplained += 1;
+    let detail = json!({ "batch": batch.id, "moved_from": former, "more_than_delivered": more });
+    open_unsettled(billing, of, detail).await?;
+    Ok(None)
+}
+
+/// Stripe has it as of the moment before it was moved.
+async fn move_back(billing: &Billing, lane: &Lane, batch: &Batch, former: DateTime<Utc>) -> Result<u64> {
+    let done = sqlx::query(
+        "UPDATE usage_batch SET state = 'delivered', delivered_via = 'summary_check', error = NULL, settled_at = $1,
+             event_at = $2, moved_from = NULL,
+             carried_forward = NOT ($2 >= window_start AND $2 < window_start + interval '5 minutes')
+         WHERE id = $3 AND state = 'quarantined' AND moved_from = $2
+           AND EXISTS (SELECT 1 FROM usage_lane WHERE tenant = $4 AND meter = $5 AND fence = $6)",
+    )
+    .bind(billing.cp.clock.now())
+    .bind(former)
+    .bind(batch.id)
+    .bind(lane.tenant)
+    .bind(&lane.meter)
+    .bind(lane.fence)
+    .execute(&billing.cp.db)
+    .await?;
+    over(billing, &[batch.id]).await?;
+    Ok(done.rows_affected())
+}
+
+/// What a day's incident is about.
+fn about(day: &Day) -> String {
+    format!("{}:{}:{}", day.tenant, day.meter, day.day.format("%Y-%m-%d"))
+}
+
+/// The numbers of a day add up by now.
+async fn explained(billing: &Billing, day: &Day) -> Result<()> {
+    let mut conn = billing.cp.db.acquire().await?;
+    let now = billing.cp.clock.now();
+    incidents::settle(&mut conn, watch::kind::UNSETTLED, &about(day), "summaries", now).await.map(drop)
+}
+
 async fn open_unsettled(billing: &Billing, day: &Day, detail: serde_json::Value) -> Result<()> {
-    let subject = format!("{}:{}:{}", day.tenant, day.meter, day.day.format("%Y-%m-%d"));
+    let subject = about(day);
     let mut conn = billing.cp.db.acquire().await?;
     let now = billing.cp.clock.now();
     incidents::open(&mut conn, watch::kind::UNSETTLED, &subject, Some(day.tenant), detail, now)
@@ -216,7 +376,8 @@ async fn open_unsettled(billing: &Billing, day: &Day, detail: serde_json::Value)
 
 async fn deliver(billing: &Billing, lane: &Lane, batches: &[Uuid]) -> Result<u64> {
     let done = sqlx::query(
-        "UPDATE usage_batch SET state = 'delivered', delivered_via = 'summary_check', error = NULL, settled_at = $1
+        "UPDATE usage_batch SET state = 'delivered', delivered_via = 'summary_check', error = NULL, settled_at = $1,
+             moved_from = NULL
          WHERE id = ANY($2) AND state = 'quarantined'
            AND EXISTS (SELECT 1 FROM usage_lane WHERE tenant = $3 AND meter = $4 AND fence = $5)",
     )
@@ -232,15 +393,21 @@ async fn deliver(billing: &Billing, lane: &Lane, batches: &[Uuid]) -> Result<u64
 }
 
 /// Back in the queue, as if never sent: Stripe was seen not to have them. What Stripe would refuse by now stays with a person,
-/// and what it would take for the first sending waits.
+/// and what it would take for the first sending waits. What was sent for a customer that was deleted since is another event, for
+/// the one that was made in its place: Stripe may know the first one's identifier.
 async fn requeue(billing: &Billing, lane: &Lane, batches: &[&Batch], settled: &mut Settled) -> Result<()> {
     let now = billing.cp.clock.now();
     let ids: Vec<Uuid> =
         batches.iter().filter(|batch| batch.may_be_sent(now)).map(|batch| batch.id).collect();
     let done = sqlx::query(
-        "UPDATE usage_batch SET state = 'ready', first_sent_at = NULL, salt = salt + 1, not_before = $1,
-             leased_until = NULL, settled_at = NULL, error = 'Stripe was seen not to have it: sent again'
-         WHERE id = ANY($2) AND state = 'quarantined'
+        "UPDATE usage_batch b SET state = 'ready', first_sent_at = NULL, salt = salt + 1, not_before = $1,
+             leased_until = NULL, settled_at = NULL, error = 'Stripe was seen not to have it: sent again',
+             customer = CASE WHEN known.same THEN b.customer END,
+             identifier = CASE WHEN known.same THEN b.identifier
+                 ELSE regexp_replace(b.identifier, ':r[0-9]+$', '') || ':r' || b.attempts END
+         FROM (SELECT u.id, EXISTS (SELECT FROM billing_account a WHERE a.tenant = u.tenant AND a.customer = u.customer) AS same
+                 FROM usage_batch u WHERE u.id = ANY($2)) AS known
+         WHERE b.id = known.id AND b.state = 'quarantined'
            AND EXISTS (SELECT 1 FROM usage_lane WHERE tenant = $3 AND meter = $4 AND fence = $5)",
     )
     .bind(now)

@@ -6,6 +6,7 @@ use reqwest::{RequestBuilder, Response, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::cli::http;
 use crate::http::oauth::{DEVICE, REVOKE, TOKEN, Tokens, USERINFO};
 use crate::identity::tokens::CLIENT;
 use crate::identity::userinfo::UserInfo;
@@ -65,15 +66,7 @@ pub fn origin(text: &str) -> Result<String> {
 
 impl AuthServer {
     pub fn new(name: &str) -> Result<Self> {
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("freehold/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(5))
-            .timeout(PATIENCE)
-            // A redirect could carry a token elsewhere.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(Error::internal)?;
-        Ok(Self { http, name: origin(name)? })
+        Ok(Self { http: http::client(PATIENCE)?, name: origin(name)? })
     }
 
     /// Scheme, host and port.

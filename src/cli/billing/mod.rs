@@ -14,15 +14,16 @@ use crate::billing::finance::inbox::InboxFilter;
 use crate::billing::finance::lists::ListFilter;
 use crate::billing::finance::quarantine::{QuarantineFilter, Settle, SettleAs};
 use crate::billing::finance::report::ReportFilter;
-use crate::billing::incidents::IncidentId;
 use crate::billing::ledger::{CorrectionId, CorrectionState, FactId};
 use crate::billing::reconcile::close::Release;
+use crate::billing::reconcile::settle::Fate;
 use crate::billing::reconcile::{Ask, DifferenceFilter, ReconcileId, RunsFilter};
-use crate::http::operator::billing::{AskCorrection, DoneToo, OverrideAccess};
+use crate::http::operator::billing::{AskCorrection, OverrideAccess};
 use crate::kernel::page::Page;
 use crate::kernel::{Error, Result, codes};
 
 mod ask;
+mod incident;
 mod sheet;
 mod words;
 
@@ -109,7 +110,7 @@ Examples:
     Inbox(Inbox),
     /// Incidents: what somebody has to look at
     #[command(subcommand)]
-    Incident(Incidents),
+    Incident(incident::Incidents),
     /// Release a held draft invoice although something differs
     #[command(after_help = "Examples:\n  freehold billing release in_1Pabc --reason 'credited by hand'")]
     Release(Released),
@@ -322,29 +323,6 @@ struct Inbox {
     paging: Paging,
 }
 
-#[derive(Debug, Subcommand)]
-enum Incidents {
-    /// List what somebody has to look at
-    #[command(after_help = "Examples:\n  freehold billing incident list")]
-    List(IncidentList),
-    /// Settle an incident: somebody has looked at it, and it is over
-    #[command(after_help = "Examples:\n  freehold billing incident settle inc_06fqv3k1s9t4m7b2n8c5v0r6e4")]
-    Settle(IncidentArgs),
-}
-
-#[derive(Debug, Args)]
-struct IncidentList {
-    /// Include those that are over
-    #[arg(long)]
-    settled: bool,
-}
-
-#[derive(Debug, Args)]
-struct IncidentArgs {
-    /// The incident's id
-    id: IncidentId,
-}
-
 #[derive(Debug, Args)]
 struct Released {
     /// The invoice at Stripe
@@ -444,12 +422,7 @@ pub async fn run(globals: &Globals, args: Billing) -> Result<()> {
             });
             print_sheet(globals, &page.await?)
         }
-        Command::Incident(Incidents::List(IncidentList { settled })) => {
-            print_sheet(globals, &till.incidents(&DoneToo { done_too: Some(settled) }).await?)
-        }
-        Command::Incident(Incidents::Settle(IncidentArgs { id })) => {
-            one(globals, till.incident_settle(id).await?)
-        }
+        Command::Incident(command) => incident::run(globals, &till, command).await,
         Command::Release(Released { invoice, reason }) => {
             one(globals, till.release(&invoice, &Release { reason }).await?)
         }
@@ -528,13 +501,16 @@ async fn correct(globals: &Globals, till: &Till, command: Correct) -> Result<()>
         Correct::Ask(AskArgs { tenant, meter, quantity, at, corrects, reason, reference }) => {
             let wish =
                 AskCorrection { tenant, meter, quantity, occurred_at: at, corrects, reason, reference };
-            one(globals, till.correction_ask(&wish).await?)?;
-            globals.note("it counts when another person approves it");
+            let said = till.correction_ask(&wish).await?;
+            // Asked again under its reference, it may be decided by now.
+            let waits = said.state == CorrectionState::Asked;
+            one(globals, said)?;
+            if waits {
+                globals.note("it counts when another person approves it");
+            }
             Ok(())
         }
-        Correct::List(Decided { decided }) => {
-            print_sheet(globals, &till.corrections(&DoneToo { done_too: Some(decided) }).await?)
-        }
+        Correct::List(Decided { decided }) => print_sheet(globals, &till.all_corrections(decided).await?),
         Correct::Approve(Which { id }) => {
             let said = till.correction_decide(id, true).await?;
             let waits = said.state == CorrectionState::Asked;
@@ -557,7 +533,12 @@ async fn quarantine(globals: &Globals, till: &Till, command: Quarantine) -> Resu
         }
         Quarantine::Facts => print_sheet(globals, &till.quarantined_facts(&()).await?),
         Quarantine::Settle(SettleArgs { batch, r#as, reason }) => {
-            print(globals.output, &till.settle(&batch, &Settle { r#as, reason }).await?, words::settled)
+            let said = till.settle(&batch, &Settle { r#as, reason }).await?;
+            print(globals.output, &said, words::settled)?;
+            if said.fate == Some(Fate::Asked) {
+                globals.note("nothing has changed yet: another operator has to settle it as void, too");
+            }
+            Ok(())
         }
     }
 }
@@ -586,8 +567,6 @@ async fn export(globals: &Globals, till: &Till, args: Export) -> Result<()> {
             });
             print_sheet(globals, &page.await?)
         }
-        What::Corrections => {
-            print_sheet(globals, &till.corrections(&DoneToo { done_too: Some(true) }).await?)
-        }
+        What::Corrections => print_sheet(globals, &till.all_corrections(true).await?),
     }
 }

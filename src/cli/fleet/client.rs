@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Patience, unfinished};
-use crate::cli::Globals;
 use crate::cli::progress::Progress;
+use crate::cli::{Globals, http};
 use crate::control_plane::runs;
 use crate::http::problem::Problem;
 use crate::jobs::run::Run;
@@ -52,15 +52,7 @@ impl OperatorClient {
                 "set FREEHOLD_OPERATOR_KEY; make one beside the databases with: freehold operator-key create",
             )
         })?;
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("freehold/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(5))
-            .timeout(PATIENCE)
-            // A redirect could carry the key elsewhere.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(Error::internal)?;
-        Ok(Self { http, base, key, progress: globals.progress() })
+        Ok(Self { http: http::client(PATIENCE)?, base, key, progress: globals.progress() })
     }
 
     pub async fn get<T: DeserializeOwned>(&self, path: &[&str], query: &impl Serialize) -> Result<T> {

@@ -7,6 +7,7 @@ use super::client::Reply;
 use super::{Direct, Fleet};
 use crate::app;
 use crate::control_plane::plans::{self, Plan, PlanChanges};
+use crate::control_plane::registry::shard_remove;
 use crate::control_plane::shards::{
     NewPool, NewShard, Shard, ShardPool, ShardState, pool_add, pool_list, shard_add, shard_by_id, shard_find,
     shard_list, shard_set_slots, shard_set_state,
@@ -74,6 +75,14 @@ impl Fleet {
         match self {
             Self::Direct(direct) => shard_set_state(&direct.cp, &direct.caller, shard, state).await,
             Self::Remote(client) => client.post(&["shards", shard, verb], &()).await,
+        }
+    }
+
+    /// Takes a shard out of the registry, and gives it as it was.
+    pub async fn shard_remove(&self, shard: &str) -> Result<Shard> {
+        match self {
+            Self::Direct(direct) => shard_remove(&direct.cp, &direct.caller, shard).await,
+            Self::Remote(client) => client.delete(&["shards", shard]).await,
         }
     }
 

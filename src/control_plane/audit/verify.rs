@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::chain::{self, Content, PLATFORM, ZERO, commitment};
 use crate::kernel::ids::{AccountId, AuditId, TenantId};
-use crate::kernel::page::{self, Page};
+use crate::kernel::page::{self, Asked, Page};
 use crate::kernel::{Error, Result};
 
 /// Lines that are read at a time.
@@ -407,17 +407,16 @@ pub struct HeadFilter {
 
 /// The ends of all chains, to be kept elsewhere.
 pub async fn audit_heads(conn: &mut PgConnection, filter: &HeadFilter) -> Result<Page<AuditHead>> {
-    let limit = page::limit(filter.limit)?;
-    let after: Option<Uuid> = filter.cursor.as_deref().map(page::decode).transpose()?;
+    let asked: Asked<Uuid> = Asked::of(filter.limit, filter.cursor.as_deref())?;
     let rows: Vec<(Uuid, i64, String, bool)> = sqlx::query_as(
         "SELECT h.chain, h.seq, encode(h.hash, 'hex'), EXISTS (SELECT FROM tenant t WHERE t.id = h.chain)
            FROM audit_head h WHERE $1::uuid IS NULL OR h.chain > $1 ORDER BY h.chain LIMIT $2",
     )
-    .bind(after)
-    .bind(i64::from(limit) + 1)
+    .bind(asked.after)
+    .bind(asked.rows())
     .fetch_all(conn)
     .await?;
-    let page = Page::build(rows, limit, |row| row.0);
+    let page = asked.page(rows, |row| row.0);
     Ok(page.map(|(chain, seq, hash, of_tenant)| AuditHead { chain: name_of(chain, of_tenant), seq, hash }))
 }
 

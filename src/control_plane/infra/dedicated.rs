@@ -17,11 +17,11 @@ use crate::control_plane::plans::{Entitlements, Plan};
 use crate::control_plane::provisioning::{
     activate, make_schema, nothing, open_account, shard_open, shard_prepare, take_account_back,
 };
+use crate::control_plane::settled::Settled;
 use crate::control_plane::slots::new_schema_name;
 use crate::control_plane::tenants::{TenantRef, TenantState, tenant_find};
 use crate::control_plane::{ControlPlane, Hands};
 use crate::db::admin_dsn::AdminDsn;
-use crate::jobs::run::{NewRun, run_record};
 use crate::jobs::saga::{self, Held, Kind, OnFailure, Pace, StepDef, Writes};
 use crate::kernel::ids::{RunId, ShardId, TenantId};
 use crate::kernel::{Error, Result, codes};
@@ -144,15 +144,7 @@ pub(in crate::control_plane) async fn begin(
         schema: new_schema_name(cp),
         limits,
     };
-    let run = NewRun {
-        kind: DEDICATED.name,
-        subject: tenant.to_string(),
-        tenant: Some(tenant),
-        input: serde_json::to_value(&input).map_err(Error::internal)?,
-        steps: &DEDICATED.step_names(),
-        done: 1,
-    };
-    run_record(tx, &run, now).await
+    DEDICATED.record(tx, tenant.to_string(), Some(tenant), &input, 1, now).await
 }
 
 fn login_limits(entitlements: &Entitlements) -> Limits {
@@ -333,21 +325,14 @@ fn release<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<
         let now = hands.cp.clock.now();
         saga::write(move |tx| {
             Box::pin(async move {
-                sqlx::query(
-                    "UPDATE tenant SET state = 'deleted', state_reason = 'provisioning failed', updated_at = $2
-                      WHERE id = $1 AND state = 'provisioning'",
-                )
-                .bind(input.tenant)
-                .bind(now)
-                .execute(&mut *tx)
-                .await?;
+                Settled::Failed.set(&mut *tx, input.tenant, now).await?;
                 for statement in [
                     "DELETE FROM infra_look WHERE tenant = $1",
                     "DELETE FROM tenant_resources WHERE tenant = $1",
                 ] {
                     sqlx::query(statement).bind(input.tenant).execute(&mut *tx).await?;
                 }
-                Ok(changes::notify(tx, Change::Tenant(input.tenant)).await?)
+                Ok(())
             })
         })
     })

@@ -4,6 +4,7 @@
 //! The row in `tenant_resources` is written before anything is made, and goes after everything is removed. So whatever
 //! is in the cloud for a tenant, there is a row that says so.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::dedicated::DEDICATED;
 use super::{Provision, Report, Target, TenantCloud};
 use crate::control_plane::Hands;
 use crate::control_plane::tenants::{TenantRef, TenantRow, TenantState, tenant_find};
-use crate::jobs::run::{NewRun, RunProgress, run_progress, run_record};
+use crate::jobs::run::{RunProgress, run_progress};
 use crate::jobs::saga::{self, Held, Kind, OnFailure, Pace, StepDef, Writes};
 use crate::kernel::ids::{RunId, TenantId};
 use crate::kernel::{Error, Result, codes};
@@ -115,15 +116,7 @@ async fn begin(tx: &mut PgConnection, hands: &Hands, tenant: TenantId) -> Result
     .bind(now)
     .execute(&mut *tx)
     .await?;
-    let run = NewRun {
-        kind: RESOURCES.name,
-        subject: subject(tenant),
-        tenant: Some(tenant),
-        input: serde_json::to_value(Input { tenant }).map_err(Error::internal)?,
-        steps: &RESOURCES.step_names(),
-        done: 0,
-    };
-    run_record(tx, &run, now).await.map(drop)
+    RESOURCES.record(tx, subject(tenant), Some(tenant), &Input { tenant }, 0, now).await.map(drop)
 }
 
 fn make<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {
@@ -220,10 +213,10 @@ where
             }
             tokio::time::sleep(TELL).await;
         }
-        std::future::pending::<()>().await
+        std::future::pending::<Infallible>().await
     };
     tokio::select! {
         done = work(cloud, report) => done,
-        () = telling => unreachable!("it waits for ever"),
+        never = telling => match never {},
     }
 }

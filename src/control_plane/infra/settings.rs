@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::kernel::{Error, Result, SecretRef, codes};
+use crate::kernel::{Error, Result, SecretRef, codes, settings_file};
+
+/// What the file holds, in its errors.
+const WHAT: &str = "the infrastructure settings";
 
 /// Who makes what SQL cannot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -118,7 +121,7 @@ impl InfraSettings {
     /// # Errors
     /// `bad_request` with what is wrong.
     pub fn parse(text: &str) -> Result<Self> {
-        let settings: Self = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        let settings: Self = settings_file::parse(WHAT, text)?;
         settings.check()?;
         Ok(settings)
     }
@@ -128,13 +131,10 @@ impl InfraSettings {
     /// # Errors
     /// As [`InfraSettings::parse`], and when the file cannot be read.
     pub fn of(file: Option<&Path>) -> Result<Self> {
-        let Some(file) = file else { return Ok(Self::default()) };
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            Error::new(&codes::BAD_REQUEST)
-                .detail(format!("the infrastructure settings {} cannot be read", file.display()))
-                .source(error)
-        })?;
-        Self::parse(&text)
+        match file {
+            Some(file) => Self::parse(&settings_file::read(WHAT, file)?),
+            None => Ok(Self::default()),
+        }
     }
 
     fn check(&self) -> Result<()> {
@@ -214,7 +214,7 @@ fn is_here(endpoint: &str) -> bool {
 }
 
 fn wrong(why: String) -> Error {
-    Error::new(&codes::BAD_REQUEST).detail(format!("the infrastructure settings: {why}"))
+    Error::new(&codes::BAD_REQUEST).detail(format!("{WHAT}: {why}"))
 }
 
 #[cfg(test)]

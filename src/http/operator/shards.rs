@@ -9,6 +9,7 @@ use utoipa_axum::routes;
 use super::Inside;
 use super::caller::Operator;
 use super::outcome::{Outcome, settle, underway};
+use crate::control_plane::registry;
 use crate::control_plane::shards::{self, NewShard, Shard, ShardState};
 use crate::http::vocabulary::{Json, Path};
 use crate::jobs::run::Run;
@@ -26,7 +27,7 @@ pub struct Fill {
 pub(super) fn routes() -> OpenApiRouter<Inside> {
     OpenApiRouter::new()
         .routes(routes!(list, add))
-        .routes(routes!(show))
+        .routes(routes!(show, remove))
         .routes(routes!(drain))
         .routes(routes!(activate))
         .routes(routes!(fill))
@@ -59,6 +60,13 @@ async fn add(operator: Operator, Json(new): Json<NewShard>) -> Result<Response> 
 async fn show(operator: Operator, Path(shard): Path<String>) -> Result<Json<Shard>> {
     let mut control = operator.cp.db.acquire().await?;
     shards::shard_find(&mut control, &shard).await.map(Json)
+}
+
+/// Take a shard out of the registry, once it is drained and has neither tenants nor slots. Its database is left as it is
+#[utoipa::path(delete, path = "/operator/v1/shards/{shard}", operation_id = "operator_shard_remove", tag = "Operator: shards",
+    params(("shard" = String, Path, description = "Its name or id")), responses((status = 200, body = Shard)))]
+async fn remove(operator: Operator, Path(shard): Path<String>) -> Result<Json<Shard>> {
+    registry::shard_remove(&operator.cp, &operator.caller, &shard).await.map(Json)
 }
 
 /// Stop a shard from taking new tenants; those it has are served on

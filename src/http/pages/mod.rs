@@ -10,6 +10,7 @@ mod audit;
 mod confirm;
 mod home;
 mod invitation;
+mod invoices;
 mod leaving;
 mod members;
 mod new;

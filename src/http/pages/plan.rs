@@ -19,10 +19,11 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use super::account::day;
+use super::invoices::{Invoice, MOST};
 use super::{Frame, page, words};
 use crate::billing::Billing;
 use crate::billing::access::Access;
-use crate::billing::customers::{self, KeptInvoice, KeptSubscription, page_of};
+use crate::billing::customers::{self, KeptSubscription, page_of};
 use crate::control_plane::plans::{Plan, money_text, plan_by_id, plan_list};
 use crate::control_plane::tenants::{TenantRef, TenantRow, TenantState, tenant_find};
 use crate::http::browser::{Answer, AnyVisitor, MeantByAny, Site, Visitor, at_base, see_other};
@@ -31,9 +32,6 @@ use crate::http::vocabulary::Path;
 use crate::identity::members::member_get;
 use crate::kernel::ids::TenantId;
 use crate::kernel::{Error, Result, Role, codes};
-
-/// Invoices on the page.
-const MOST: i64 = 12;
 
 /// What these pages work with.
 #[derive(Clone)]
@@ -84,7 +82,7 @@ struct Page {
     /// Whether there is a customer to open the portal for.
     portal: bool,
     plans: Vec<Offer>,
-    invoices: Vec<Row>,
+    invoices: Vec<Invoice>,
     wrong: Option<String>,
 }
 
@@ -105,15 +103,6 @@ struct Offer {
     /// The one that the workspace has.
     own: bool,
     trial_days: u32,
-}
-
-/// An invoice, as the page shows it.
-struct Row {
-    name: String,
-    date: String,
-    total: String,
-    status: String,
-    url: Option<String>,
 }
 
 /// The tenant, for a person who may speak for it in matters of money. For others there is nothing.
@@ -165,7 +154,7 @@ async fn shown(pages: &PlanPages, visitor: &Visitor, row: TenantRow, wrong: Opti
         pays: billing.settings.enabled(),
         portal: account.is_some(),
         plans: plans.into_iter().map(|plan| offer(plan, &row.plan, subscription.is_none())).collect(),
-        invoices: invoices.into_iter().map(invoice).collect(),
+        invoices: invoices.into_iter().map(Invoice::from).collect(),
         plan: plan.map_or(row.plan, |plan| plan.name),
         workspace: row.name,
         wrong,
@@ -217,17 +206,6 @@ fn offer(plan: Plan, own: &str, first: bool) -> Offer {
     let trial_days = plan.price.as_ref().filter(|_| first).map_or(0, |price| price.trial_days);
     let (own, paid, seats) = (plan.id == own, plan.is_paid(), plan.entitlements.seats);
     Offer { own, paid, seats, price, trial_days, id: plan.id, name: plan.name }
-}
-
-fn invoice(one: KeptInvoice) -> Row {
-    Row {
-        name: one.number.unwrap_or(one.id),
-        date: day(one.created_at),
-        total: money_text(one.total_minor, &one.currency),
-        status: one.status,
-        // Only an address of theirs is worth a link.
-        url: one.hosted_url.filter(|url| url.starts_with("https://") || url.starts_with("http://127.0.0.1")),
-    }
 }
 
 #[derive(Deserialize)]

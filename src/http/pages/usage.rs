@@ -7,18 +7,16 @@ use axum::response::Response;
 use axum::routing::get;
 
 use super::account::day;
+use super::invoices::{Invoice, MOST};
 use super::plot::Plot;
 use super::workspace::{Chrome, Here};
 use super::{Frame, page};
-use crate::billing::customers::{KeptInvoice, invoices_of, page_of};
+use crate::billing::customers::{invoices_of, page_of};
 use crate::billing::finance::money::{amount, grouped};
 use crate::billing::finance::tenant::{MeterUse, usage};
 use crate::data_plane::context::Admin;
 use crate::identity::Identity;
 use crate::kernel::Result;
-
-/// Invoices on the page.
-const MOST: i64 = 12;
 
 pub fn routes(identity: Identity) -> Router {
     Router::new().route("/usage", get(show)).with_state(identity)
@@ -39,7 +37,7 @@ struct Page {
     /// What use beyond the plan comes to, so far and at the end.
     so_far: Option<String>,
     forecast: Option<String>,
-    invoices: Vec<Row>,
+    invoices: Vec<Invoice>,
     /// Plan, payments and the portal, at the sign-in host.
     plan_page: String,
 }
@@ -56,15 +54,6 @@ struct Meter {
     price: Option<String>,
     so_far: Option<String>,
     plot: Plot,
-}
-
-/// An invoice as the page shows it.
-struct Row {
-    name: String,
-    date: String,
-    total: String,
-    status: String,
-    url: Option<String>,
 }
 
 async fn show(here: Here<Admin>, State(identity): State<Identity>) -> Result<Response> {
@@ -91,7 +80,7 @@ async fn show(here: Here<Admin>, State(identity): State<Identity>) -> Result<Res
         meters,
         so_far,
         forecast,
-        invoices: invoices.into_iter().map(invoice).collect(),
+        invoices: invoices.into_iter().map(Invoice::from).collect(),
         plan_page: format!("{}{}", here.chrome.home, page_of(tenant)),
         frame: here.chrome.frame,
         chrome: here.chrome,
@@ -111,15 +100,5 @@ fn meter(one: &MeterUse, currency: Option<&str>, today: chrono::NaiveDate) -> Me
         price: charged.map(|(price, currency)| amount(price, currency)),
         so_far: charged.and_then(|(_, currency)| one.amount_minor.map(|minor| amount(minor, currency))),
         plot: Plot::of_days(&one.days, today, &one.unit),
-    }
-}
-
-fn invoice(one: KeptInvoice) -> Row {
-    Row {
-        date: day(one.created_at),
-        total: amount(one.total_minor, &one.currency),
-        status: one.status,
-        url: one.hosted_url,
-        name: one.number.unwrap_or(one.id),
     }
 }

@@ -5,8 +5,10 @@
 
 use chrono::{DateTime, Utc};
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet, PublicKeyUse};
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation, decode, decode_header};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, decode_header};
 use serde::{Deserialize, Deserializer};
+
+use crate::identity::signed::{self, Unread};
 
 /// Signatures that are believed: by a private key that only the provider has. No HMAC, whose key would be one we hold.
 const ALGORITHMS: [Algorithm; 9] = [
@@ -95,6 +97,16 @@ pub enum Refused {
     Subject,
 }
 
+impl From<Unread> for Refused {
+    fn from(why: Unread) -> Self {
+        match why {
+            Unread::Malformed => Self::Malformed,
+            Unread::Algorithm => Self::Algorithm,
+            Unread::Signature => Self::Signature,
+        }
+    }
+}
+
 /// Checks everything.
 ///
 /// # Errors
@@ -112,16 +124,7 @@ pub fn check(token: &str, keys: &JwkSet, expected: &Expected<'_>) -> Result<Clai
         return Err(Refused::Malformed);
     }
     let key = key_for(header.alg, header.kid.as_deref(), keys)?;
-    let mut signature_only = Validation::new(header.alg);
-    signature_only.required_spec_claims.clear();
-    (signature_only.validate_exp, signature_only.validate_aud) = (false, false);
-    let claims = decode::<Claims>(token, &key, &signature_only)
-        .map_err(|error| match error.kind() {
-            jsonwebtoken::errors::ErrorKind::InvalidSignature => Refused::Signature,
-            jsonwebtoken::errors::ErrorKind::InvalidAlgorithm => Refused::Algorithm,
-            _ => Refused::Malformed,
-        })?
-        .claims;
+    let claims: Claims = signed::claims(token, &key, header.alg)?;
     claims.agree(expected)?;
     Ok(claims)
 }

@@ -18,25 +18,32 @@ use super::shop::Shop;
 const MINUTE: TimeDelta = TimeDelta::minutes(1);
 
 /// A paying tenant near the end of its period.
-struct House {
-    shop: Shop,
-    tenant: TenantId,
-    customer: String,
-    end: DateTime<Utc>,
+pub struct House {
+    pub shop: Shop,
+    pub tenant: TenantId,
+    pub customer: String,
+    pub subscription: String,
+    pub begin: DateTime<Utc>,
+    pub end: DateTime<Utc>,
 }
 
 impl House {
-    async fn new() -> Self {
-        let shop = Shop::open().await;
-        let (tenant, customer, subscription) = shop.known("acme", "team").await;
-        let house = Self { shop, tenant, customer, end: subscription.period_end };
+    pub async fn new() -> Self {
+        let house = Self::in_shop(Shop::open().await).await;
         house.at(-MINUTE * 30);
-        months::months_make(&house.shop.billing.cp).await.unwrap();
         house
     }
 
+    /// Its period has just begun.
+    pub async fn in_shop(shop: Shop) -> Self {
+        let (tenant, customer, subscription) = shop.known("acme", "team").await;
+        months::months_make(&shop.billing.cp).await.unwrap();
+        let (begin, end) = (subscription.period_start, subscription.period_end);
+        Self { shop, tenant, customer, subscription: subscription.id, begin, end }
+    }
+
     /// Use of an hour before the end is sealed, told and counted; it is so long after the end, and there is a draft.
-    async fn closed(after: TimeDelta) -> (Self, String) {
+    pub async fn closed(after: TimeDelta) -> (Self, String) {
         let house = Self::new().await;
         house.tasks(3, house.end - MINUTE * 60).await;
         house.deliver().await;
@@ -46,11 +53,11 @@ impl House {
     }
 
     /// Goes to a moment, counted from the period's end.
-    fn at(&self, moment: TimeDelta) {
+    pub fn at(&self, moment: TimeDelta) {
         self.shop.pass(self.end + moment - self.shop.now());
     }
 
-    async fn tasks(&self, quantity: i64, at: DateTime<Utc>) {
+    pub async fn tasks(&self, quantity: i64, at: DateTime<Utc>) {
         let fact = Fact {
             tenant: self.tenant,
             meter: "tasks_created".into(),
@@ -63,13 +70,13 @@ impl House {
         record_many(&mut self.shop.db().acquire().await.unwrap(), &[fact]).await.unwrap();
     }
 
-    async fn deliver(&self) {
+    pub async fn deliver(&self) {
         sealer::seal(&self.shop.billing.cp).await.unwrap();
         let fresh = Billing { breaker: Breaker::default(), ..self.shop.billing.clone() };
         Sender::of(&fresh).round(Duration::from_secs(20)).await.unwrap();
     }
 
-    async fn draft(&self) -> String {
+    pub async fn draft(&self) -> String {
         customers::refresh_invoices_of(&self.shop.billing, &self.customer).await.unwrap();
         sqlx::query_scalar("SELECT id FROM invoice WHERE tenant = $1 AND status = 'draft'")
             .bind(self.tenant)
@@ -78,17 +85,17 @@ impl House {
             .unwrap()
     }
 
-    async fn relay(&self) {
+    pub async fn relay(&self) {
         let (cp, admins) = (&self.shop.billing.cp, &self.shop.world.hands.admins);
         relay::relay(cp, admins, "test").await.unwrap();
     }
 
-    async fn close(&self) {
+    pub async fn close(&self) {
         close::close_due(&self.shop.billing).await.unwrap();
     }
 
     /// Whether the draft was found whole, and whether it is held here.
-    async fn stands(&self, invoice: &str) -> (bool, bool) {
+    pub async fn stands(&self, invoice: &str) -> (bool, bool) {
         sqlx::query_as(
             "SELECT EXISTS (SELECT FROM billing_effect WHERE object = $1 AND transition = 'period_reconciled'), held
                FROM invoice WHERE id = $1",
@@ -100,7 +107,7 @@ impl House {
     }
 
     /// What the draft waits for.
-    async fn pending(&self) -> Vec<String> {
+    pub async fn pending(&self) -> Vec<String> {
         sqlx::query_scalar(
             "SELECT d.subject FROM reconcile_difference d
               WHERE d.class = 'pending' AND d.level = 'L2'
@@ -111,11 +118,11 @@ impl House {
         .unwrap()
     }
 
-    fn advances(&self, invoice: &str) -> bool {
+    pub fn advances(&self, invoice: &str) -> bool {
         self.shop.stripe.object(invoice).unwrap()["auto_advance"] == true
     }
 
-    async fn hold_told(&self, invoice: &str) -> bool {
+    pub async fn hold_told(&self, invoice: &str) -> bool {
         sqlx::query_scalar("SELECT hold_told_at IS NOT NULL FROM invoice WHERE id = $1")
             .bind(invoice)
             .fetch_one(self.shop.db())
@@ -224,17 +231,6 @@ async fn what_is_late_is_held_before_anything_is_compared() {
     assert_eq!((house.stands(&invoice).await, house.advances(&invoice)), ((false, true), false));
 }
 
-/// Somebody was cut off between Stripe and our books. Guards against: without asking Stripe, the draft is found whole and stays
-/// where it is for ever.
-#[tokio::test]
-async fn a_draft_that_only_stripe_holds_goes_on() {
-    let (house, invoice) = House::closed(MINUTE * 12).await;
-    house.shop.billing.stripe.invoice_hold(&invoice, true).await.unwrap();
-    house.relay().await;
-    house.close().await;
-    assert_eq!((house.stands(&invoice).await, house.advances(&invoice)), ((true, false), true));
-}
-
 /// Guards against: with Stripe told first and nothing written down, nobody tells it again.
 #[tokio::test]
 async fn stripe_is_told_of_a_hold_until_it_has_heard() {
@@ -246,6 +242,32 @@ async fn stripe_is_told_of_a_hold_until_it_has_heard() {
     house.shop.stripe.faults().clear();
     house.close().await;
     assert!(house.hold_told(&invoice).await && !house.advances(&invoice));
+}
+
+/// Stripe does not listen when finance lets a draft go. Guards, not yet seen to fail: with Stripe told first, what is told for
+/// the period in between is counted and never billed; without `tell_let_go`, nobody tells Stripe again.
+#[tokio::test]
+async fn what_is_let_go_takes_nothing_more_and_stripe_is_told_until_it_has_heard() {
+    let (house, invoice) = House::closed(MINUTE * 31).await;
+    house.close().await;
+    assert_eq!((house.stands(&invoice).await, house.advances(&invoice)), ((false, true), false));
+    house.at(TimeDelta::hours(2));
+    house.shop.stripe.faults().always("Invoices.update", Fault::Html502 { done: false });
+    let why = close::Release { reason: "agreed with the customer".to_owned() };
+    close::invoice_release(&house.shop.billing, &tester(), &invoice, &why).await.unwrap();
+    assert_eq!((house.stands(&invoice).await, house.advances(&invoice)), ((true, false), false));
+    house.tasks(4, house.end - MINUTE * 50).await;
+    sealer::seal(&house.shop.billing.cp).await.unwrap();
+    let told: (DateTime<Utc>, bool) =
+        sqlx::query_as("SELECT event_at, carried_forward FROM usage_batch WHERE quantity = 4")
+            .fetch_one(house.shop.db())
+            .await
+            .unwrap();
+    assert_eq!(told, (house.end, true));
+    house.shop.stripe.faults().clear();
+    house.close().await;
+    assert!(house.advances(&invoice));
+    assert_eq!(house.stands(&invoice).await, (true, false));
 }
 
 /// Our copy says draft; Stripe made it final a moment ago. Guards against: without asking first, its collection is stopped.
@@ -286,6 +308,7 @@ async fn a_report_is_about_what_was_sent_before_it() {
     house.shop.stripe.report_uncounted(&event, &[&identifier]);
     house.shop.hear().await;
     assert_eq!(batch().await.1, "rejected");
+    house.shop.pass(TimeDelta::minutes(121));
     let how = Settle { r#as: SettleAs::Resend, reason: "the customer is back".to_owned() };
     quarantine_settle(&house.shop.billing, &tester(), &identifier, &how).await.unwrap();
     house.deliver().await;

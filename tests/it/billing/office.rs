@@ -3,22 +3,22 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::to_bytes;
 use chrono::{DateTime, TimeDelta};
 use freehold::billing::ledger::{Fact, months, record_many, sealer};
 use freehold::billing::sender::{Sender, breaker::Breaker};
 use freehold::billing::{Billing, customers};
-use freehold::data_plane::RequestId;
 use freehold::http::operator;
 use freehold::identity::keys::operator_key_create_as;
 use freehold::identity::operators::OperatorRole;
 use freehold::kernel::ids::TenantId;
 use freehold::testkit::tester;
-use http::{Request, StatusCode};
+use http::StatusCode;
 use serde_json::Value;
 use tower::ServiceExt;
 
 use super::shop::Shop;
+use crate::operator::request;
 
 /// A paying tenant with use; everything is delivered, and Stripe's count holds it.
 pub struct Office {
@@ -120,19 +120,8 @@ impl Api {
         path: &str,
         body: Option<Value>,
     ) -> (StatusCode, Value) {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("authorization", format!("Bearer {key}"))
-            .extension(RequestId("req-1".into()));
-        let body = match body {
-            Some(body) => {
-                request = request.header("content-type", "application/json");
-                Body::from(body.to_string())
-            }
-            None => Body::empty(),
-        };
-        let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        let request = request(key, method, path, &[], body);
+        let response = self.router.clone().oneshot(request).await.unwrap();
         let status = response.status();
         let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
         (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))

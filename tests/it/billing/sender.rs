@@ -162,7 +162,7 @@ async fn stripe_away_for_thirty_hours() {
     till.stripe.faults().down(false);
     for _ in 0..10 {
         till.send_all(MINUTE).await;
-        till.clock().advance(TimeDelta::minutes(11));
+        till.clock().advance(TimeDelta::minutes(121));
         settle_unknown(&till.billing).await.unwrap();
         if till.waiting().await == 0 && till.states().await.len() == 1 {
             break;

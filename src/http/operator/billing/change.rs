@@ -18,6 +18,7 @@ use crate::billing::ledger::{
     Correction, CorrectionId, FactId, NewCorrection, correction_ask, correction_decide,
 };
 use crate::billing::reconcile::close::{Release, invoice_release};
+use crate::billing::reconcile::duties::{Accept, accept};
 use crate::control_plane::tenants::{TenantRef, tenant_find};
 use crate::http::operator::Inside;
 use crate::http::operator::caller::{Accountant, Which};
@@ -71,6 +72,7 @@ pub(super) fn routes() -> OpenApiRouter<Inside> {
         .routes(routes!(settle))
         .routes(routes!(replay))
         .routes(routes!(settle_incident))
+        .routes(routes!(accept_incident))
         .routes(routes!(release))
         .routes(routes!(override_access, clear_override))
 }
@@ -93,7 +95,7 @@ async fn ask(
         tenant: tenant.id,
         meter: wish.meter,
         quantity: wish.quantity,
-        occurred_at: wish.occurred_at.unwrap_or_else(|| operator.cp.clock.now()),
+        occurred_at: wish.occurred_at,
         corrects: wish.corrects,
         reason: wish.reason,
         reference: wish.reference.or(key),
@@ -192,6 +194,21 @@ async fn settle_incident(
     Path(id): Path<IncidentId>,
 ) -> Result<Json<Incident>> {
     incident_settle(&operator.cp, &operator.caller, id).await.map(Json)
+}
+
+/// Decide that what is owed to a customer, or billed by nobody, stays as it is
+///
+/// For incidents of the kinds `credit_due` and `usage_unbilled`, and for as many units as it is now. Settled without a decision,
+/// the next comparison opens it again.
+#[utoipa::path(post, path = "/operator/v1/billing/incidents/{id}/accept", operation_id = "operator_billing_incident_accept",
+    tag = "Operator: billing", params(("id" = IncidentId, Path)), request_body = Accept,
+    responses((status = 200, body = Incident)))]
+async fn accept_incident(
+    Accountant(operator): Accountant,
+    Path(id): Path<IncidentId>,
+    Json(how): Json<Accept>,
+) -> Result<Json<Incident>> {
+    accept(&operator.cp, &operator.caller, id, &how).await.map(Json)
 }
 
 /// Let a held draft go although something differs

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::books::Books;
 use super::front::{Front, Lane};
 use super::stage::Stage;
+use crate::testkit::eventually;
 use crate::testkit::figures::Spread;
 
 /// One request in so many writes.
@@ -90,6 +91,19 @@ impl Load {
     /// Writes acknowledged so far.
     pub fn written(&self) -> usize {
         self.shared.books.len()
+    }
+
+    /// Waits until so many more writes were acknowledged.
+    ///
+    /// # Panics
+    /// When that takes a minute.
+    pub async fn writes(&self, more: usize) {
+        let wanted = self.written() + more;
+        eventually(Duration::from_secs(60), "writes are acknowledged", async || {
+            let written = self.written();
+            if written >= wanted { Ok(()) } else { Err(format!("{written} of {wanted}")) }
+        })
+        .await;
     }
 
     /// Lets the requests at hand finish.

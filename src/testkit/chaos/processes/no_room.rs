@@ -58,7 +58,7 @@ pub async fn run(binary: &str, plan: &Plan) -> Outcome {
     let stage = std::sync::Arc::new(stage);
     let front = Front::new(&[server.addr]);
     let load = Load::begin(&stage, &front, plan.lanes);
-    written(&load, 50).await;
+    load.writes(50).await;
     knob.full(true);
     eventually(Duration::from_secs(60), "writes are refused", async || {
         let refused = load.failures();
@@ -76,7 +76,7 @@ pub async fn run(binary: &str, plan: &Plan) -> Outcome {
     })
     .await;
     let back = room.elapsed();
-    written(&load, 50).await;
+    load.writes(50).await;
     let report = load.end().await;
     let audit = report.books.audit(&stage).await;
     let clean = |f: &Failure| f.status == Some(503) && f.what.contains("shard_unavailable");
@@ -108,13 +108,4 @@ pub async fn run(binary: &str, plan: &Plan) -> Outcome {
         ],
         facts: serde_json::json!({ "audit": audit, "refused": report.failures.len() }),
     }
-}
-
-async fn written(load: &Load, more: usize) {
-    let wanted = load.written() + more;
-    eventually(Duration::from_secs(60), "writes are acknowledged", async || {
-        let written = load.written();
-        if written >= wanted { Ok(()) } else { Err(format!("{written} of {wanted}")) }
-    })
-    .await;
 }

@@ -2,8 +2,6 @@
 //! and service comes back by itself. What this does not show: `kill -9` leaves the kernel's cache alone, so it is the
 //! log's replay and the order of acknowledgement that are tested, not the disk's honesty.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use super::front::Front;
@@ -14,7 +12,7 @@ use crate::product::{Current, Product};
 use crate::testkit::figures::{Goal, Spread};
 use crate::testkit::process::Launch;
 use crate::testkit::program::Outcome;
-use crate::testkit::{World, WorldOptions, eventually, extra_postgres};
+use crate::testkit::{World, WorldOptions, extra_postgres};
 
 pub struct Plan {
     pub crashes: usize,
@@ -38,16 +36,16 @@ pub async fn run(binary: &str, plan: &Plan) -> Outcome {
     let load = Load::begin(&stage, &front, plan.lanes);
     let (mut replay, mut back) = (Vec::new(), Vec::new());
     for _ in 0..plan.crashes {
-        written(&load, plan.writes).await;
+        load.writes(plan.writes).await;
         postgres.crash().await;
         let begun = Instant::now();
         postgres.start_again().await.expect("it starts again");
         replay.push(begun.elapsed());
         let up = Instant::now();
-        written(&load, 1).await;
+        load.writes(1).await;
         back.push(up.elapsed());
     }
-    written(&load, plan.writes).await;
+    load.writes(plan.writes).await;
     let report = load.end().await;
     stage.world.hands.admins.close().await;
     let audit = report.books.audit(&stage).await;
@@ -82,14 +80,4 @@ pub async fn run(binary: &str, plan: &Plan) -> Outcome {
         ],
         facts: serde_json::json!({ "audit": audit, "refused": report.failures.len() }),
     }
-}
-
-/// Waits until so many more writes were acknowledged.
-async fn written(load: &Load, more: usize) {
-    let wanted = load.written() + more;
-    eventually(Duration::from_secs(60), "writes are acknowledged", async || {
-        let written = load.written();
-        if written >= wanted { Ok(()) } else { Err(format!("{written} of {wanted}")) }
-    })
-    .await;
 }
