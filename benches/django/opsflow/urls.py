@@ -27,7 +27,9 @@ ROWS = 20
 
 
 def answer(body) -> HttpResponse:
-    return HttpResponse(orjson.dumps(body, option=orjson.OPT_UTC_Z), content_type="application/json")
+    text = orjson.dumps(body, option=orjson.OPT_UTC_Z)
+    # Without a length it would be sent in chunks.
+    return HttpResponse(text, headers={"content-type": "application/json", "content-length": str(len(text))})
 
 
 def project(_, id):
