@@ -40,20 +40,8 @@ const CASES: [Case; 4] = [
         throughput: 0.80,
         p99: Some(1.5),
     },
-    Case {
-        name: "list, 16 connections",
-        connections: 16,
-        shot: Tenant::list,
-        throughput: 0.85,
-        p99: None,
-    },
-    Case {
-        name: "write, 16 connections",
-        connections: 16,
-        shot: Tenant::write,
-        throughput: 0.85,
-        p99: None,
-    },
+    Case { name: "list, 16 connections", connections: 16, shot: Tenant::list, throughput: 0.85, p99: None },
+    Case { name: "write, 16 connections", connections: 16, shot: Tenant::write, throughput: 0.85, p99: None },
 ];
 
 /// What the rounds of one case came to.
