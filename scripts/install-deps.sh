@@ -3,7 +3,7 @@
 # Redis, a C compiler, and Node.js (18 or newer) with npm for a local OpenID provider. Debian and Ubuntu; on other
 # systems it says what to install. Quiet when nothing is missing.
 # With --test also Chromium, which the tests go through the pages with; with --bench also valgrind, which counts
-# instructions for the regression gate of `make bench`.
+# instructions for the regression gate of `make bench`, and Python's venv, for django-tenants beside which it measures.
 #
 # Only the programs are wanted: `freehold dev` and the tests start servers of their own. So no system service is started
 # or enabled, and no database cluster is created, by what this script installs.
@@ -46,6 +46,13 @@ have_node() {
     [ "${version%%.*}" -ge "$NODE_MIN" ] 2>/dev/null
 }
 
+# The Python that scripts/install-django.sh takes, with venv.
+have_venv() {
+    python=/usr/bin/python3
+    [ -x "$python" ] || python=python3
+    "$python" -c 'import venv, ensurepip' 2>/dev/null
+}
+
 # As src/testkit/chromium looks for it.
 have_chromium() {
     have chromium || have chromium-browser || have google-chrome-stable || have google-chrome
@@ -71,7 +78,10 @@ missing=
 have_postgres || missing="$missing postgres"
 have redis-server || have valkey-server || missing="$missing redis"
 have cc || missing="$missing compiler"
-if [ "${1:-}" = --bench ]; then have valgrind || missing="$missing valgrind"; fi
+if [ "${1:-}" = --bench ]; then
+    have valgrind || missing="$missing valgrind"
+    have_venv || missing="$missing venv"
+fi
 if [ "${1:-}" = --test ]; then have_chromium || missing="$missing chromium"; fi
 have_node || missing="$missing node"
 [ -n "$missing" ] || exit 0
@@ -82,6 +92,7 @@ if ! have apt-get; then
     say "  redis:    the Redis or Valkey server, 6.2 or newer (Fedora: valkey, Arch: valkey)"
     say "  compiler: a C compiler and the C library's headers (gcc)"
     say "  valgrind: for the instruction counts of make bench only"
+    say "  venv:     Python 3.10 or newer with venv, for django-tenants in make bench only (Fedora: python3, Arch: python)"
     say "  node:     Node.js $NODE_MIN or newer with npm, for the local OpenID provider (Fedora: nodejs npm)"
     say "  chromium: Chromium or Google Chrome, for the tests only (Fedora: chromium)"
     fail "initdb, postgres, redis-server (or valkey-server), cc, node and npm must be on the PATH."
@@ -134,6 +145,11 @@ choose() {
             package=valgrind
             candidate "$package" || return 1
             reason="make bench counts instructions with it"
+            ;;
+        venv)
+            package=python3-venv
+            candidate "$package" || return 1
+            reason="make bench measures django-tenants beside Freehold"
             ;;
         node)
             package="nodejs npm"

@@ -41,19 +41,27 @@ fn on_cpu(file: &str) -> f64 {
     text.split_whitespace().next().and_then(|first| first.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
 }
 
+/// What a process and all below it have used, in seconds.
+pub fn of_all(root: u32) -> f64 {
+    of_process(root) + of_those_below(root)
+}
+
+fn of_those_below(root: u32) -> f64 {
+    let parents = parents();
+    let is_below = |mut pid: u32| loop {
+        match parents.get(&pid) {
+            Some(&parent) if parent == root => return true,
+            Some(&parent) if parent > 1 => pid = parent,
+            _ => return false,
+        }
+    };
+    parents.keys().copied().filter(|pid| is_below(*pid)).map(of_process).sum()
+}
+
 impl Effort {
     pub fn now() -> Self {
         let own = std::process::id();
-        let parents = parents();
-        let is_ours = |mut pid: u32| loop {
-            match parents.get(&pid) {
-                Some(&parent) if parent == own => return true,
-                Some(&parent) if parent > 1 => pid = parent,
-                _ => return false,
-            }
-        };
-        let children = parents.keys().copied().filter(|pid| is_ours(*pid));
-        Self { own: of_process(own), servers: children.map(of_process).sum() }
+        Self { own: of_process(own), servers: of_those_below(own) }
     }
 
     /// What was used since `before` for so many requests. The generator's thread has ended, and its seconds, which it

@@ -4,6 +4,7 @@ mod bare;
 mod broker;
 mod bulk;
 mod directory;
+mod django;
 mod effort;
 mod gate;
 mod hot;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use freehold::testkit::program::{self, Section, Special};
 
 /// All sections together take no longer than this, or something hangs.
-const LIMIT: Duration = Duration::from_secs(20 * 60);
+const LIMIT: Duration = Duration::from_secs(25 * 60);
 
 const SECTIONS: &[Section] = &[
     Section {
@@ -72,6 +73,11 @@ const SECTIONS: &[Section] = &[
         name: "routed",
         about: "a tenant's request, beside the same statements in a bare axum + sqlx handler",
         run: |args| Box::pin(routed::measure(args)),
+    },
+    Section {
+        name: "django",
+        about: "a tenant's request, beside the same one to django-tenants under granian",
+        run: |args| Box::pin(django::measure(args)),
     },
     Section {
         name: "limits",

@@ -16,9 +16,6 @@ const ROUNDS: usize = 6;
 const ROUND: Duration = Duration::from_secs(3);
 const WARM_UP: Duration = Duration::from_millis(1_500);
 
-/// Reads a second of pgbench over 16 connections on the machine where django-tenants was measured.
-const PGBENCH_THEN: f64 = 33_900.0;
-
 /// One comparison.
 struct Case {
     name: &'static str,
@@ -26,8 +23,6 @@ struct Case {
     shot: fn(&Tenant) -> Shot,
     throughput: f64,
     p99: Option<f64>,
-    /// What django-tenants under granian did where pgbench did [`PGBENCH_THEN`], for scale.
-    django: Option<f64>,
 }
 
 const CASES: [Case; 4] = [
@@ -37,7 +32,6 @@ const CASES: [Case; 4] = [
         shot: Tenant::read,
         throughput: 0.80,
         p99: Some(1.5),
-        django: Some(1_800.0),
     },
     Case {
         name: "read, 64 connections",
@@ -45,24 +39,9 @@ const CASES: [Case; 4] = [
         shot: Tenant::read,
         throughput: 0.80,
         p99: Some(1.5),
-        django: None,
     },
-    Case {
-        name: "list, 16 connections",
-        connections: 16,
-        shot: Tenant::list,
-        throughput: 0.85,
-        p99: None,
-        django: Some(940.0),
-    },
-    Case {
-        name: "write, 16 connections",
-        connections: 16,
-        shot: Tenant::write,
-        throughput: 0.85,
-        p99: None,
-        django: None,
-    },
+    Case { name: "list, 16 connections", connections: 16, shot: Tenant::list, throughput: 0.85, p99: None },
+    Case { name: "write, 16 connections", connections: 16, shot: Tenant::write, throughput: 0.85, p99: None },
 ];
 
 /// What the rounds of one case came to.
@@ -83,14 +62,14 @@ pub async fn measure(args: &Args) -> Outcome {
         )],
         ..Outcome::default()
     };
-    match &pgbench {
+    match pgbench {
         Ok(rate) => outcome.lines.push(format!("pgbench, the same read, 16 connections: {rate:.0}/s")),
         Err(why) => outcome.lines.push(format!("no pgbench: {why}")),
     }
     let mut facts = Vec::new();
     for case in CASES.iter().filter(|case| case.name.contains(&only)) {
         let sides = rounds(args, &warm, &bare, case).await;
-        facts.push(case.judge(&sides, &pgbench, &mut outcome));
+        facts.push(case.judge(&sides, &mut outcome));
     }
     outcome.facts = json!(facts);
     outcome
@@ -142,7 +121,7 @@ pub async fn load(target: Target, connections: usize, length: Duration, shots: &
 }
 
 impl Case {
-    fn judge(&self, sides: &Sides, pgbench: &Result<f64, String>, outcome: &mut Outcome) -> Value {
+    fn judge(&self, sides: &Sides, outcome: &mut Outcome) -> Value {
         let pairs = || sides.routed.iter().zip(&sides.bare);
         let per_second = |rounds: &[Round]| Median::of(rounds.iter().map(|round| round.report.per_second));
         let each = |rounds: &[Round], what: fn(&PerRequest) -> f64| {
@@ -185,13 +164,6 @@ impl Case {
         ));
         if let Some(limit) = self.p99 {
             outcome.goals.push(Goal::at_most(format!("{name}: p99, of bare"), p99.median, limit, "×"));
-        }
-        if let Some(django) = self.django {
-            let what = format!("{name}: of django-tenants, by this machine's pgbench");
-            outcome.goals.push(match pgbench {
-                Ok(rate) => Goal::at_least(what, routed.median / (django * rate / PGBENCH_THEN), 8.0, "×"),
-                Err(why) => Goal::unchecked(what, why),
-            });
         }
         json!({ "case": name, "routed_per_second": routed, "bare_per_second": bare, "throughput": ratio, "p99": p99, "cpu_bare_over_routed": effort })
     }

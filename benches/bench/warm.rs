@@ -34,6 +34,7 @@ pub struct Warm {
 
 pub struct Tenant {
     pub slug: String,
+    pub schema: String,
     pub host: String,
     pub key: String,
     pub project: ProjectId,
@@ -129,10 +130,15 @@ async fn tenant(app: &TestApp, slug: &str, plan: &str) -> Tenant {
     app.world.probe().await;
     let made = app.world.tenant_with(slug, plan).await;
     let key = app.key(slug, Role::Owner).await;
-    let tenant =
-        Tenant { slug: slug.to_owned(), host: format!("{slug}.localhost"), key, project: ProjectId::new() };
+    let tenant = Tenant {
+        slug: slug.to_owned(),
+        schema: made.role.expect("it is placed"),
+        host: format!("{slug}.localhost"),
+        key,
+        project: ProjectId::new(),
+    };
     let mut admin = app.world.shard_conn(0).await;
-    furnish(&mut admin, made.role.as_deref().expect("it is placed"), &tenant, TASKS).await;
+    furnish(&mut admin, &tenant.schema, &tenant, TASKS).await;
     tenant
 }
 
@@ -157,7 +163,8 @@ async fn furnish(admin: &mut PgConnection, schema: &str, tenant: &Tenant, tasks:
     .await;
 }
 
-async fn execute(admin: &mut PgConnection, sql: String) {
+/// Any number of statements of the bench's own.
+pub async fn execute(admin: &mut PgConnection, sql: String) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(admin).await.expect("the bench's own SQL");
 }
 

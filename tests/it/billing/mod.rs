@@ -13,6 +13,7 @@ mod journey;
 mod journey_paid;
 mod ledger;
 mod left_over;
+mod many_facts;
 mod meter_errors;
 mod office;
 mod once;
