@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Datelike, NaiveDate, Utc};
-use sqlx::{Connection, PgConnection};
+use sqlx::error::BoxDynError;
+use sqlx::postgres::PgArguments;
+use sqlx::{Arguments, Connection, PgConnection};
 use uuid::Uuid;
 
 use super::dedupe::{self, Part};
@@ -78,69 +80,101 @@ pub async fn aggregation_of(conn: &mut PgConnection, meter: &str) -> Result<Aggr
         .ok_or_else(|| Error::field("meter", format!("there is no meter {meter:?}")))
 }
 
-/// Facts as columns, in the order in which they are written.
-#[derive(Default)]
-struct Columns<'a> {
-    ids: Vec<Uuid>,
-    tenants: Vec<Uuid>,
-    meters: Vec<&'a str>,
-    sources: Vec<&'a str>,
-    keys: Vec<&'a str>,
-    quantities: Vec<i64>,
-    occurred: Vec<DateTime<Utc>>,
-    received: Vec<DateTime<Utc>>,
-    quarantined: Vec<Option<&'static str>>,
-    hashes: Vec<[u8; 16]>,
-    months: Vec<NaiveDate>,
+/// Facts made ready to be written: all of it that needs no database.
+pub struct Ready {
+    /// What is to be done with each fact.
+    parts: Vec<Part>,
+    /// Those that are to be written.
+    firsts: Vec<First>,
+    /// Their rows: six columns of `usage_fact_key`, nine of `usage_event`.
+    rows: PgArguments,
 }
 
-impl<'a> Columns<'a> {
-    fn push(&mut self, fact: &'a Fact) {
-        self.ids.push(FactId::new().0);
-        self.tenants.push(fact.tenant.0);
-        self.meters.push(&fact.meter);
-        self.sources.push(&fact.source);
-        self.keys.push(&fact.key);
-        self.quantities.push(fact.quantity);
-        self.occurred.push(fact.occurred_at);
-        self.received.push(fact.received_at);
-        self.quarantined.push(late::judge(fact.occurred_at, fact.received_at).map(late::Why::as_str));
-        self.hashes.push(dedupe::hash_of(&fact.meter, fact.quantity));
-        let day = fact.occurred_at.date_naive();
-        self.months.push(day.with_day(1).unwrap_or(day));
+struct First {
+    /// In the facts.
+    place: usize,
+    id: FactId,
+    hash: [u8; 16],
+}
+
+impl Ready {
+    /// Finds those that are said twice, gives the others their ids, and writes their rows down.
+    ///
+    /// # Errors
+    /// `internal` for what is larger than a statement may be: gigabytes.
+    pub fn of(facts: &[Fact]) -> Result<Self> {
+        let parts = dedupe::parts(facts);
+        let firsts: Vec<First> = (0..facts.len())
+            .filter(|place| parts[*place] == Part::First)
+            .map(|place| {
+                let Fact { meter, quantity, .. } = &facts[place];
+                First { place, id: FactId::new(), hash: dedupe::hash_of(meter, *quantity) }
+            })
+            .collect();
+        let rows = rows(facts, &firsts).map_err(Error::internal)?;
+        Ok(Self { parts, firsts, rows })
     }
+}
+
+/// Facts as columns. Facts are in the order in which they were given, about that in which they happened: what is indexed by
+/// time is written at the index's end. Keys are in an order of their own, the same for all: two who write the same ones at
+/// once then wait for each other, and never in a circle.
+fn rows(facts: &[Fact], firsts: &[First]) -> std::result::Result<PgArguments, BoxDynError> {
+    let events: Vec<(&First, &Fact)> = firsts.iter().map(|first| (first, &facts[first.place])).collect();
+    let mut keys = events.clone();
+    keys.sort_unstable_by_key(|(_, fact)| (fact.tenant, &*fact.source, fact.key.as_str()));
+    let mut rows = PgArguments::default();
+    rows.add(column(&keys, |_, fact| fact.tenant.0))?;
+    rows.add(column(&keys, |_, fact| &*fact.source))?;
+    rows.add(column(&keys, |_, fact| fact.key.as_str()))?;
+    rows.add(column(&keys, |first, _| first.hash))?;
+    rows.add(column(&keys, |_, fact| month_of(fact)))?;
+    rows.add(column(&keys, |first, _| first.id.0))?;
+    rows.add(column(&events, |first, _| first.id.0))?;
+    rows.add(column(&events, |_, fact| fact.tenant.0))?;
+    rows.add(column(&events, |_, fact| &*fact.meter))?;
+    rows.add(column(&events, |_, fact| &*fact.source))?;
+    rows.add(column(&events, |_, fact| fact.key.as_str()))?;
+    rows.add(column(&events, |_, fact| fact.quantity))?;
+    rows.add(column(&events, |_, fact| fact.occurred_at))?;
+    rows.add(column(&events, |_, fact| fact.received_at))?;
+    rows.add(column(&events, |_, fact| {
+        late::judge(fact.occurred_at, fact.received_at).map(late::Why::as_str)
+    }))?;
+    Ok(rows)
+}
+
+fn column<'a, T>(of: &[(&'a First, &'a Fact)], value: impl Fn(&'a First, &'a Fact) -> T) -> Vec<T> {
+    of.iter().map(|(first, fact)| value(first, fact)).collect()
+}
+
+fn month_of(fact: &Fact) -> NaiveDate {
+    let day = fact.occurred_at.date_naive();
+    day.with_day(1).unwrap_or(day)
 }
 
 /// Records facts whose meters and quantities the caller has looked at, all or none, and says what came of each, in their
 /// order. A few round trips, however many they are.
 pub async fn record_many(conn: &mut PgConnection, facts: &[Fact]) -> Result<Vec<Recorded>> {
-    let parts = dedupe::parts(facts);
-    let mut firsts: Vec<usize> = (0..facts.len()).filter(|place| parts[*place] == Part::First).collect();
+    record_ready(conn, facts, &Ready::of(facts)?).await
+}
+
+/// As [`record_many`], of facts that were made ready before.
+pub async fn record_ready(conn: &mut PgConnection, facts: &[Fact], ready: &Ready) -> Result<Vec<Recorded>> {
+    let Ready { parts, firsts, .. } = ready;
     if firsts.is_empty() {
         return Ok(Vec::new());
     }
-    // Whoever writes many does so in one order: two at once then wait for each other, and never in a circle.
-    firsts.sort_unstable_by(|a, b| {
-        let order = |place: &usize| {
-            let fact = &facts[*place];
-            (fact.tenant, &*fact.source, fact.key.as_str())
-        };
-        order(a).cmp(&order(b))
-    });
-    let mut columns = Columns::default();
-    firsts.iter().for_each(|place| columns.push(&facts[*place]));
-
     let mut tx = conn.begin().await?;
-    let answers: HashMap<usize, Recorded> = match insert_new(&mut tx, &columns).await {
+    let answers: HashMap<usize, Recorded> = match insert_new(&mut tx, ready).await {
         Ok(()) => {
             tx.commit().await?;
-            firsts.iter().zip(&columns.ids).map(|(place, id)| (*place, Recorded::New(FactId(*id)))).collect()
+            firsts.iter().map(|first| (first.place, Recorded::New(first.id))).collect()
         }
         // Some are known: rare, since they are only said again after something went wrong.
         Err(error) if violated(&error).is_some_and(|name| name == "usage_fact_key_pkey") => {
             tx.rollback().await?;
-            let told = insert_unknown(conn, &columns).await?;
-            firsts.iter().copied().zip(told).collect()
+            insert_unknown(conn, facts, ready).await?.into_iter().collect()
         }
         Err(error) => return Err(error.into()),
     };
@@ -158,48 +192,49 @@ pub async fn record_many(conn: &mut PgConnection, facts: &[Fact]) -> Result<Vec<
         .collect())
 }
 
-/// Writes them, supposing that none is known. One statement: no key without its fact.
-async fn insert_new(conn: &mut PgConnection, columns: &Columns<'_>) -> sqlx::Result<()> {
+/// Writes them, supposing that none is known. One statement: no key without its fact. And one message: a `COPY` would take two
+/// thirds of the time, and whoever stops in the middle of one keeps its locks until his connection ends.
+async fn insert_new(conn: &mut PgConnection, ready: &Ready) -> sqlx::Result<()> {
     const SQL: &str = "
-        WITH said AS (
-            SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::int8[],
-                                 $7::timestamptz[], $8::timestamptz[], $9::text[], $10::bytea[], $11::date[])
-                       AS s(id, tenant, meter, source, key, quantity, occurred_at, received_at, quarantined, hash, month)),
-        keyed AS (
+        WITH keyed AS (
             INSERT INTO usage_fact_key (tenant, source, key, hash, month, event)
-            SELECT tenant, source, key, hash, month, id FROM said)
+            SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::date[], $6::uuid[]))
         INSERT INTO usage_event (id, tenant, meter, source, key, quantity, occurred_at, received_at, quarantined)
-        SELECT id, tenant, meter, source, key, quantity, occurred_at, received_at, quarantined FROM said";
-    bound(sqlx::query(SQL), columns).execute(conn).await.map(drop)
+        SELECT * FROM unnest($7::uuid[], $8::uuid[], $9::text[], $10::text[], $11::text[], $12::int8[], $13::timestamptz[],
+                             $14::timestamptz[], $15::text[])";
+    sqlx::query_with(SQL, ready.rows.clone()).execute(conn).await.map(drop)
 }
 
-/// Writes those that are not known, and says of each whether it was.
-async fn insert_unknown(conn: &mut PgConnection, columns: &Columns<'_>) -> Result<Vec<Recorded>> {
+/// Writes those that are not known, and says of each, by its place, whether it was.
+async fn insert_unknown(
+    conn: &mut PgConnection,
+    facts: &[Fact],
+    ready: &Ready,
+) -> Result<Vec<(usize, Recorded)>> {
     // Waits for whoever writes the same key at this moment: after it, every key is there for all to see.
     const SQL: &str = "
-        WITH said AS (
-            SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::int8[],
-                                 $7::timestamptz[], $8::timestamptz[], $9::text[], $10::bytea[], $11::date[])
-                       AS s(id, tenant, meter, source, key, quantity, occurred_at, received_at, quarantined, hash, month)),
-        keyed AS (
+        WITH keyed AS (
             INSERT INTO usage_fact_key (tenant, source, key, hash, month, event)
-            SELECT tenant, source, key, hash, month, id FROM said
+            SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::date[], $6::uuid[])
             ON CONFLICT (tenant, source, key) DO NOTHING RETURNING event)
         INSERT INTO usage_event (id, tenant, meter, source, key, quantity, occurred_at, received_at, quarantined)
-        SELECT id, tenant, meter, source, key, quantity, occurred_at, received_at, quarantined
-          FROM said JOIN keyed ON keyed.event = said.id";
+        SELECT s.* FROM unnest($7::uuid[], $8::uuid[], $9::text[], $10::text[], $11::text[], $12::int8[], $13::timestamptz[],
+                               $14::timestamptz[], $15::text[])
+                     AS s(id, tenant, meter, source, key, quantity, occurred_at, received_at, quarantined)
+          JOIN keyed ON keyed.event = s.id";
     // Planned anew each time, with the arrays before the planner's eyes: a plan for arrays of any length would compare
     // each with each.
-    bound(sqlx::query(SQL).persistent(false), columns).execute(&mut *conn).await?;
+    sqlx::query_with(SQL, ready.rows.clone()).persistent(false).execute(&mut *conn).await?;
+    let said: Vec<(&First, &Fact)> = ready.firsts.iter().map(|first| (first, &facts[first.place])).collect();
     let known: Vec<(Uuid, String, String, Vec<u8>, Uuid)> = sqlx::query_as(
         "SELECT k.tenant, k.source, k.key, k.hash, k.event
            FROM unnest($1::uuid[], $2::text[], $3::text[]) AS s(tenant, source, key)
            JOIN usage_fact_key k ON (k.tenant, k.source, k.key) = (s.tenant, s.source, s.key)",
     )
     .persistent(false)
-    .bind(&columns.tenants)
-    .bind(&columns.sources)
-    .bind(&columns.keys)
+    .bind(column(&said, |_, fact| fact.tenant.0))
+    .bind(column(&said, |_, fact| &*fact.source))
+    .bind(column(&said, |_, fact| fact.key.as_str()))
     .fetch_all(conn)
     .await?;
     let known: HashMap<(Uuid, &str, &str), (&[u8], Uuid)> = known
@@ -208,30 +243,13 @@ async fn insert_unknown(conn: &mut PgConnection, columns: &Columns<'_>) -> Resul
             ((*tenant, source.as_str(), key.as_str()), (hash.as_slice(), *event))
         })
         .collect();
-    let told = |place: usize| {
-        let key = (columns.tenants[place], columns.sources[place], columns.keys[place]);
-        match known.get(&key) {
-            Some((_, event)) if *event == columns.ids[place] => Recorded::New(FactId(*event)),
-            Some((hash, event)) if **hash == columns.hashes[place] => Recorded::Same(FactId(*event)),
+    let told = |(first, fact): &(&First, &Fact)| {
+        let told = match known.get(&(fact.tenant.0, &*fact.source, fact.key.as_str())) {
+            Some((_, event)) if *event == first.id.0 => Recorded::New(first.id),
+            Some((hash, event)) if *hash == first.hash => Recorded::Same(FactId(*event)),
             _ => Recorded::Other,
-        }
+        };
+        (first.place, told)
     };
-    Ok((0..columns.ids.len()).map(told).collect())
-}
-
-type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
-
-fn bound<'q>(query: Query<'q>, columns: &Columns<'_>) -> Query<'q> {
-    query
-        .bind(&columns.ids)
-        .bind(&columns.tenants)
-        .bind(&columns.meters)
-        .bind(&columns.sources)
-        .bind(&columns.keys)
-        .bind(&columns.quantities)
-        .bind(&columns.occurred)
-        .bind(&columns.received)
-        .bind(&columns.quarantined)
-        .bind(&columns.hashes)
-        .bind(&columns.months)
+    Ok(said.iter().map(told).collect())
 }

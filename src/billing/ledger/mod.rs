@@ -7,6 +7,7 @@
 //! | `dedupe` | what makes two facts one. Pure |
 //! | `outbox` | what a row of a shard's outbox says. Pure |
 //! | `relay` | carries facts from the shards' outboxes into the ledger |
+//! | `carrier` | one shard's batches: made ready, and written |
 //! | `months` | partitions, made ahead |
 //! | `late` | too old, from the future: kept aside. Pure, and the list of them |
 //! | `window` | windows, billing boundaries, identifiers, the time Stripe is told. Pure |
@@ -21,6 +22,7 @@
 
 pub mod api_calls;
 pub mod books;
+mod carrier;
 pub mod corrections;
 pub mod dedupe;
 pub mod events;

@@ -6,28 +6,24 @@
 //! (`usage_fact_key`): no loss, and nothing twice.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use serde_json::json;
 use sqlx::pool::PoolConnection;
-use sqlx::{Connection, PgConnection, Postgres};
+use sqlx::{PgConnection, Postgres};
 use tokio::sync::Semaphore;
 
-use super::events::{Fact, Recorded, record_many};
-use super::late;
-use super::meters::{Aggregation, meter_list};
-use super::outbox::{KIND, Row, Why, fact_of};
-use crate::billing::incidents;
+use super::carrier::Carrier;
+use super::outbox::{KIND, Row};
 use crate::control_plane::ControlPlane;
 use crate::control_plane::reconcile::within;
 use crate::control_plane::shards::{Shard, shard_list};
 use crate::db::admin::{self, ShardAdmins};
 use crate::jobs::faults::{self, Moment};
-use crate::kernel::ids::{ShardId, TenantId};
+use crate::kernel::ids::ShardId;
 use crate::kernel::{Entropy, Result};
 
 /// Rows that are carried in one transaction: enough that round trips and commits cost nothing beside the rows.
@@ -40,10 +36,8 @@ const SHARD_LIMIT: Duration = Duration::from_secs(60);
 const NOTED_EVERY: TimeDelta = TimeDelta::seconds(15);
 /// Shards that are carried from side by side. Each holds a connection to the control database meanwhile.
 const SHARDS_AT_ONCE: usize = 4;
-/// So many strays of one round are told of one by one; the incident counts all.
-const STRAYS_TOLD: usize = 5;
 
-/// Incidents of the relay, for [`incidents::open`].
+/// Incidents of the relay, for [`crate::billing::incidents::open`].
 pub mod kind {
     /// Rows that are no facts: see `usage_stray`.
     pub const STRAY: &str = "usage_stray";
@@ -117,7 +111,7 @@ pub async fn relay_shard(
     admins.expect_answer(shard.id)?;
     let mut conn = session(admins, shard).await?;
     let asked_at = cp.clock.now();
-    let mut rows = rows_after(&mut conn, 0).await?;
+    let rows = rows_after(&mut conn, 0).await?;
     gauge_oldest(cp, shard, rows.first());
     if rows.is_empty() {
         note_empty(cp, shard.id, worker, asked_at).await?;
@@ -127,27 +121,36 @@ pub async fn relay_shard(
     if !lease(&mut control, cp, shard.id, worker, 0).await? {
         return Ok(Carried::default());
     }
-    let carrier = Carrier::new(cp, shard, &mut control).await?;
+    let mut carrier = Carrier::new(cp, shard, &mut control).await?;
     let (mut carried, mut done): (_, Vec<i64>) = (Carried::default(), Vec::new());
     let mut whole = false;
-    // While the control database writes one batch, the shard forgets the one before and reads the next.
-    while let Some(last) = rows.last() {
+    carrier.learn(&mut control, &rows).await?;
+    let mut batch = carrier.batch(rows)?;
+    // While the control database writes one batch, the shard forgets the one before, reads the next, and that is made ready.
+    while let Some(last) = batch.rows.last() {
         let after = last.id;
         let shard_part = async {
             remove(&mut conn, &done).await?;
-            rows_after(&mut conn, after).await
+            let rows = rows_after(&mut conn, after).await?;
+            if carrier.knows(&rows) { carrier.batch(rows).map(Ok) } else { Ok(Err(rows)) }
         };
-        let (kept, next) = tokio::join!(carrier.keep(&mut control, &rows), shard_part);
-        let kept = kept?;
+        let (kept, next) = tokio::join!(carrier.keep(&mut control, worker, &batch), shard_part);
+        let (kept, held) = kept?;
         faults::point("usage", "relay", Moment::AfterEffect);
         carried = carried.and(kept);
-        done = rows.iter().map(|row| row.id).collect();
+        done = batch.rows.iter().map(|row| row.id).collect();
         // When the shard does not answer any more: what is kept is forgotten by the next round.
-        rows = next?;
-        if !lease(&mut control, cp, shard.id, worker, done.len()).await? {
+        batch = match next? {
+            Ok(batch) => batch,
+            Err(rows) => {
+                carrier.learn(&mut control, &rows).await?;
+                carrier.batch(rows)?
+            }
+        };
+        if !held {
             break;
         }
-        whole = rows.is_empty();
+        whole = batch.rows.is_empty();
     }
     drop(control);
     if whole {
@@ -197,8 +200,9 @@ async fn remove(conn: &mut PgConnection, ids: &[i64]) -> Result<()> {
         .map_err(admin::shard_error)
 }
 
-/// Takes the shard's lease or keeps it, and notes what was carried under it. By the database's clock alone.
-async fn lease(
+/// Takes the shard's lease or keeps it, and notes what was carried under it. By the database's clock alone. In a transaction
+/// it is the last statement: nobody waits for anything while the lease's row is locked.
+pub(super) async fn lease(
     control: &mut PgConnection,
     cp: &ControlPlane,
     shard: ShardId,
@@ -241,127 +245,6 @@ async fn note_empty(cp: &ControlPlane, shard: ShardId, worker: &str, at: DateTim
     .execute(&cp.db)
     .await?;
     NOTED.lock().insert(shard, at);
-    Ok(())
-}
-
-/// Writes batches of one shard's rows.
-struct Carrier<'a> {
-    cp: &'a ControlPlane,
-    shard: &'a Shard,
-    source: Arc<str>,
-    meters: HashMap<Arc<str>, Aggregation>,
-}
-
-impl<'a> Carrier<'a> {
-    async fn new(cp: &'a ControlPlane, shard: &'a Shard, control: &mut PgConnection) -> Result<Self> {
-        let meters = meter_list(control).await?;
-        let meters = meters.into_iter().map(|meter| (Arc::from(meter.id), meter.aggregation)).collect();
-        Ok(Self { cp, shard, source: Arc::from(format!("outbox:{}", shard.name)), meters })
-    }
-
-    /// Writes a batch: facts into the ledger, what is none aside, in one transaction.
-    async fn keep(&self, control: &mut PgConnection, rows: &[Row]) -> Result<Carried> {
-        let now = self.cp.clock.now();
-        let tenants = tenants_of(&mut *control, rows).await?;
-        let (mut facts, mut of_row, mut strays) = (Vec::with_capacity(rows.len()), Vec::new(), Vec::new());
-        for row in rows {
-            match fact_of(row, &tenants, &self.meters, &self.source, now) {
-                Ok(fact) => {
-                    facts.push(fact);
-                    of_row.push(row);
-                }
-                Err(why) => strays.push((row, why)),
-            }
-        }
-        let mut tx = control.begin().await?;
-        let recorded = record_many(&mut tx, &facts).await?;
-        let mut carried = Carried::default();
-        for (row, recorded) in of_row.iter().zip(&recorded) {
-            match recorded {
-                Recorded::New(_) => carried.new += 1,
-                Recorded::Same(_) => carried.known += 1,
-                Recorded::Other => strays.push((row, Why::OtherBody)),
-            }
-        }
-        carried.strays = strays.len();
-        set_aside(&mut tx, self.shard.id, &strays, now).await?;
-        self.tell(&mut tx, &strays, &facts, now).await?;
-        tx.commit().await?;
-        Ok(carried)
-    }
-
-    /// Opens incidents for what a person has to look at.
-    async fn tell(
-        &self,
-        tx: &mut PgConnection,
-        strays: &[(&Row, Why)],
-        facts: &[Fact],
-        now: DateTime<Utc>,
-    ) -> Result<()> {
-        let shard = &self.shard.name;
-        for (kind, of) in [(kind::OTHER_BODY, true), (kind::STRAY, false)] {
-            let these = || strays.iter().filter(|(_, why)| (*why == Why::OtherBody) == of);
-            let some: Vec<_> = these()
-                .take(STRAYS_TOLD)
-                .map(|(row, why)| json!({ "outbox_id": row.id, "role": row.role_name, "key": row.key, "why": why.as_str() }))
-                .collect();
-            if !some.is_empty() {
-                let detail = json!({ "rows": these().count(), "first": some });
-                incidents::open(&mut *tx, kind, shard, None, detail, now).await?;
-            }
-        }
-        let aside = || facts.iter().filter_map(|fact| Some((fact, late::judge(fact.occurred_at, now)?)));
-        if let Some((fact, why)) = aside().next() {
-            let detail = json!({
-                "facts": aside().count(), "why": why.as_str(), "first_occurred_at": fact.occurred_at,
-                "hint": "a clock that is wrong, or rows that waited for more than 34 days",
-            });
-            incidents::open(&mut *tx, kind::LATE, shard, Some(fact.tenant), detail, now).await?;
-        }
-        Ok(())
-    }
-}
-
-/// Whose logins these are. A login that no placement names is unknown: its tenant was purged before its last facts came.
-async fn tenants_of(control: &mut PgConnection, rows: &[Row]) -> Result<HashMap<String, TenantId>> {
-    let mut roles: Vec<&str> = rows.iter().map(|row| row.role_name.as_str()).collect();
-    roles.sort_unstable();
-    roles.dedup();
-    let known: Vec<(String, TenantId)> =
-        sqlx::query_as("SELECT schema_name, tenant FROM placement WHERE schema_name = ANY($1)")
-            .bind(roles)
-            .fetch_all(control)
-            .await?;
-    Ok(known.into_iter().collect())
-}
-
-async fn set_aside(
-    tx: &mut PgConnection,
-    shard: ShardId,
-    strays: &[(&Row, Why)],
-    now: DateTime<Utc>,
-) -> Result<()> {
-    if strays.is_empty() {
-        return Ok(());
-    }
-    let column = |of: fn(&Row) -> &str| strays.iter().map(|(row, _)| of(row)).collect::<Vec<&str>>();
-    sqlx::query(
-        "INSERT INTO usage_stray (shard, outbox_id, role_name, key, payload, at, why, received_at)
-         SELECT $1, s.id, s.role_name, s.key, s.payload, s.at, s.why, $8
-           FROM unnest($2::int8[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
-                AS s(id, role_name, key, payload, at, why)
-         ON CONFLICT DO NOTHING",
-    )
-    .bind(shard)
-    .bind(strays.iter().map(|(row, _)| row.id).collect::<Vec<i64>>())
-    .bind(column(|row| &row.role_name))
-    .bind(column(|row| &row.key))
-    .bind(column(|row| &row.payload))
-    .bind(strays.iter().map(|(row, _)| row.at).collect::<Vec<_>>())
-    .bind(strays.iter().map(|(_, why)| why.as_str()).collect::<Vec<&str>>())
-    .bind(now)
-    .execute(tx)
-    .await?;
     Ok(())
 }
 

@@ -93,8 +93,8 @@ impl Scene {
     }
 }
 
-const EVENTS: &str = "SELECT count(*) FROM usage_event";
-const KEYS: &str = "SELECT count(*) FROM usage_fact_key";
+pub const EVENTS: &str = "SELECT count(*) FROM usage_event";
+pub const KEYS: &str = "SELECT count(*) FROM usage_fact_key";
 
 /// §8: same key, same body, three at once: one row, the same answer.
 ///

@@ -11,6 +11,7 @@ mod inbox;
 mod journey;
 mod journey_paid;
 mod ledger;
+mod many_facts;
 mod meter_errors;
 mod office;
 mod once;
