@@ -89,6 +89,8 @@ async fn seal_some(cp: &ControlPlane) -> Result<(Sealed, bool)> {
     let open = open_windows(&mut tx, due_before(now)).await?;
     let more = i64::try_from(open.len()).unwrap_or(AT_ONCE) == AT_ONCE;
     if open.is_empty() {
+        // Dropped, it would end and give up the lock some time later: whoever seals next would find another at it.
+        tx.rollback().await?;
         return Ok((Sealed::default(), false));
     }
     let periods = periods_of(&mut tx, &open, now).await?;
