@@ -42,4 +42,5 @@ mod shards;
 mod tenancy;
 mod terraform;
 mod terraform_refused;
+mod terraform_states;
 mod thousand;
