@@ -168,10 +168,14 @@ fn files_with(folder: &Path, text: &str, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Terraform, with its arguments written down.
+/// Terraform, with its arguments written down, and the files of its run that hold the secret by then.
 fn overheard(folder: &Path) -> (PathBuf, PathBuf) {
     let (program, said) = (folder.join("overheard"), folder.join("arguments"));
-    let text = format!("#!/bin/sh\nprintf '%s\\n' \"$@\" >>'{}'\nexec terraform \"$@\"\n", said.display());
+    let text = format!(
+        "#!/bin/sh\nprintf '%s\\n' \"$@\" >>'{said}'\n\
+         grep -rlF '{SECRET}' .. 2>/dev/null | sed 's/^/holds it: /' >>'{said}'\nexec terraform \"$@\"\n",
+        said = said.display()
+    );
     std::fs::write(&program, text).expect("a program");
     std::fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("its rights");
     (program, said)
@@ -213,6 +217,7 @@ async fn a_tenants_resources_come_heal_and_go() {
     assert!(ground.journal().await.is_empty());
     let arguments = std::fs::read_to_string(arguments).expect("what was overheard");
     assert!(arguments.contains("plan.tfplan") && !arguments.contains(SECRET), "{arguments}");
+    assert!(!arguments.contains("holds it"), "{arguments}");
 
     let group = format!("/{}/tenant/{}", ground.settings.environment, ground.tenant);
     let body = json!({ "logGroupName": group, "retentionInDays": 3 });
@@ -333,17 +338,11 @@ async fn a_state_that_could_not_be_written_is_written_later() {
     assert_eq!(ground.inventory().await, [1, 1, 1, 1, 1]);
 }
 
-/// Whoever waits for Terraform goes; it does not. The next run waits for it, and has nothing to do.
-#[tokio::test]
-async fn a_run_that_nobody_waits_for_ends_well() {
-    if !terraform_is_here() {
-        return;
-    }
-    let ground = Ground::new().await;
-    let terraform = ground.terraform();
+/// A run that goes on, and nobody follows it any more.
+async fn abandoned(ground: &Ground) {
     let (begun, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let run = tokio::spawn({
-        let (terraform, task) = (terraform.clone(), ground.task("pooled"));
+        let (terraform, task) = (ground.terraform(), ground.task("pooled"));
         async move {
             let mut report = |progress: &Progress| {
                 if progress.count().0 > 0 {
@@ -356,13 +355,51 @@ async fn a_run_that_nobody_waits_for_ends_well() {
     tokio::time::timeout(MINUTE, heard.recv()).await.expect("in time").expect("something was made");
     run.abort();
     run.await.expect_err("aborted");
-    terraform.apply(&ground.task("pooled"), &mut quiet).await.expect("the next one");
+}
+
+/// Whoever waits for Terraform goes; it does not. The next run waits for it, and has nothing to do.
+#[tokio::test]
+async fn a_run_that_nobody_waits_for_ends_well() {
+    if !terraform_is_here() {
+        return;
+    }
+    let ground = Ground::new().await;
+    abandoned(&ground).await;
+    ground.terraform().apply(&ground.task("pooled"), &mut quiet).await.expect("the next one");
     assert_eq!(ground.inventory().await, [1, 1, 1, 0, 0]);
     eventually(MINUTE, "no folder stays", async || {
         let left = std::fs::read_dir(ground.runs()).map_or(0, Iterator::count);
         if left == 0 { Ok(()) } else { Err(format!("{left} folders")) }
     })
     .await;
+}
+
+/// Nobody followed it, and it was killed too: what it made is in no journal and in no state, and its own events say it.
+#[tokio::test]
+async fn what_nobody_wrote_down_is_read_from_its_events() {
+    if !terraform_is_here() {
+        return;
+    }
+    let ground = Ground::new().await;
+    abandoned(&ground).await;
+    eventually(MINUTE, "it has ended", async || match ground.state().await {
+        Some(state) if state.contains("role_arn") => Ok(state),
+        other => Err(other.unwrap_or_default()),
+    })
+    .await;
+    // As if it had been killed before it could save anything.
+    let mut state: Value = serde_json::from_str(&ground.state().await.expect("a state")).expect("JSON");
+    (state["resources"], state["outputs"]) = (json!([]), json!({}));
+    let mut conn = ground.conn().await;
+    sqlx::query("UPDATE tf_tenant.states SET data = $2 WHERE name = $1")
+        .bind(&ground.tenant)
+        .bind(state.to_string())
+        .execute(&mut conn)
+        .await
+        .expect("emptied");
+    sqlx::query("DELETE FROM freehold.terraform_journal").execute(&mut conn).await.expect("emptied");
+    ground.terraform().apply(&ground.task("pooled"), &mut quiet).await.expect("taken up");
+    assert_eq!(ground.inventory().await, [1, 1, 1, 0, 0]);
 }
 
 /// Four new states at once: the rows are there before Terraform looks, or the backend would let one in and refuse three.

@@ -254,3 +254,33 @@ async fn the_last_snapshot_of_a_server_can_be_read() {
     terraform.destroy(&task, Allowed::DestroyShard, &mut quiet).await.unwrap();
     assert_eq!(ground.moto.inventory(environment).await.keys, before.keys);
 }
+
+/// What Terraform had in hand when it was asked to stop is tainted in its state, and it would be replaced: it is taken as it is.
+#[tokio::test]
+async fn what_is_tainted_is_not_replaced() {
+    if !terraform_is_here() {
+        return;
+    }
+    let ground = Ground::new().await;
+    let terraform = ground.terraform();
+    terraform.apply(&ground.task("pooled"), &mut quiet).await.unwrap();
+    // As Terraform writes it down.
+    let mut state: Value = serde_json::from_str(&ground.state().await.unwrap()).unwrap();
+    let group = state["resources"]
+        .as_array_mut()
+        .unwrap()
+        .iter_mut()
+        .find(|one| one["type"] == "aws_cloudwatch_log_group")
+        .unwrap();
+    group["instances"][0]["status"] = json!("tainted");
+    sqlx::query("UPDATE tf_tenant.states SET data = $2 WHERE name = $1")
+        .bind(&ground.tenant)
+        .bind(state.to_string())
+        .execute(&mut ground.conn().await)
+        .await
+        .unwrap();
+    let mut changes = 0;
+    terraform.apply(&ground.task("pooled"), &mut |_| changes += 1).await.expect("nothing to do");
+    assert_eq!(changes, 0);
+    assert!(!ground.state().await.unwrap().contains("tainted"));
+}

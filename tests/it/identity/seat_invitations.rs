@@ -133,15 +133,19 @@ async fn an_invitation_does_not_outlive_the_seat_of_who_sent_it() {
 async fn nobody_sends_an_invitation_above_themselves_again() {
     let office = office().await;
     let invited = office.ask(office.bob, "high", Role::Owner).await.unwrap();
+    let viewer = office.ask(office.bob, "viewer", Role::Viewer).await.unwrap();
     office.world.hands.cp.clock.advance(chrono::TimeDelta::days(8));
-    let resend = async |by: By| {
+    let again = async |by: By, invited: &Invitation| {
         invitation_resend(&office.identity, &tester(), by, office.tenant, invited.id).await.map(drop)
     };
+    let resend = async |by: By| again(by, &invited).await;
     for low in
         [by(office.bob, Role::Admin), By { account: None, role: Role::Admin }, by(office.bob, Role::Manager)]
     {
         assert!(resend(low).await.is_err_and(|error| error.is(&codes::FORBIDDEN)), "{low:?}");
     }
+    let manager = again(by(office.bob, Role::Manager), &viewer).await;
+    assert!(manager.is_err_and(|error| error.is(&codes::FORBIDDEN)), "who invites nobody");
     assert!(gone(office.accept("high", &invited).await), "it ran out and stays so");
     resend(by(office.bob, Role::Owner)).await.unwrap();
     office.accept("high", &invited).await.unwrap();
