@@ -97,8 +97,7 @@ pub fn errors_markdown() -> String {
          | code | status | meaning | send it again? |\n|---|---|---|---|\n",
     );
     for code in codes::ALL {
-        let _ =
-            writeln!(text, "| `{}` | {} | {} | {} |", code.name, code.status, code.title, again(code));
+        let _ = writeln!(text, "| `{}` | {} | {} | {} |", code.name, code.status, code.title, again(code));
     }
     text.push_str("\nGenerated from `src/kernel/codes.rs`; `UPDATE_DOCS=1 cargo test --locked --features testkit --lib catalogue` writes it again.\n");
     text
