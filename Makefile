@@ -1,5 +1,6 @@
 # Every debug build has the same features, so that `make dev`, `make test` and `cargo test` share what they compiled.
-# `testkit` only adds helpers for tests; what ships is built without it (cargo build --profile dist).
+# `testkit` adds helpers for tests and, for `freehold dev`, the stand-in for Stripe; what ships is built without it (cargo
+# build --profile dist).
 DEBUG_FLAGS := --locked --features testkit
 
 # Terraform's provider, where a folder on this disk mirrors it; without one the registry is asked.

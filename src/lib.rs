@@ -1,21 +1,10 @@
 //! Freehold: a multi-tenant SaaS platform, one schema per tenant, on plain PostgreSQL.
 //!
-//! | layer | what it is | may import |
-//! |---|---|---|
-//! | [`kernel`] | ids, time, randomness, errors, pages, secrets; no I/O | nothing |
-//! | [`db`] | PostgreSQL: migrations, admin sessions, tenant schemas | kernel |
-//! | [`jobs`] | runs, the job queue, notifications | db |
-//! | [`control_plane`], [`identity`] | tenants, shards, slots, plans; keys | jobs |
-//! | [`billing`] | quotas, metering, Stripe | identity |
-//! | [`data_plane`] | directory, tenancy, limits, broker: a request's way to its tenant's rows | control_plane |
-//! | [`product`] | what is built on the platform: OpsFlow, or yours | kernel, data_plane, `http::vocabulary` |
-//! | [`http`], [`cli`] | the two ways in; no SQL | all above |
-//! | [`app`] | puts the parts together | all |
-//!
-//! `tests/it/layers.rs` holds the sources to this table. To start reading: [`control_plane::provisioning`] for how a
-//! tenant comes to be, [`data_plane::tenancy`] for how a request finds it, [`product::opsflow`] for what a handler looks
-//! like. To add an operation to the product: a handler that takes `As<Role>`, registered with [`operations!`]; the
-//! isolation and role tests find it by themselves.
+//! What each module holds and which others it may import stands in docs/ARCHITECTURE.md ("Layers"); `tests/it/layers.rs`
+//! holds the sources to it. To start reading: [`control_plane::provisioning`] for how a tenant comes to be,
+//! [`data_plane::tenancy`] for how a request finds it, [`product::opsflow`] for what a handler looks like. To add an
+//! operation to the product: a handler that takes `As<Role>`, registered with [`operations!`]; the isolation and role tests
+//! find it by themselves.
 
 pub mod adapters;
 pub mod app;

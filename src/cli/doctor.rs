@@ -2,10 +2,10 @@
 
 use clap::Args;
 
-use super::output::{Output, print};
+use super::Globals;
+use super::output::print;
 use crate::app;
 use crate::billing::inbox::watch;
-use crate::config::ControlConfig;
 use crate::control_plane::doctor::{self, Severity};
 use crate::kernel::{Error, Result, codes};
 
@@ -23,14 +23,15 @@ pub struct DoctorArgs {}
 /// Prints the report.
 ///
 /// # Errors
-/// When there is a problem, so that the exit code says so.
-pub async fn run(control: &ControlConfig, _: &DoctorArgs, output: Output) -> Result<()> {
-    let hands = app::hands(control, "freehold-doctor")?;
+/// When there is a problem, so that the exit code says so; with a server, which cannot be asked this.
+pub async fn run(globals: &Globals, _: &DoctorArgs) -> Result<()> {
+    globals.databases_only("doctor")?;
+    let hands = app::hands(&globals.control, "freehold-doctor")?;
     let mut report = doctor::examine(&hands, |_| {}).await?;
     let mut conn = hands.cp.db.acquire().await?;
     report.findings.extend(watch::findings(&mut conn, hands.cp.clock.now()).await?);
     drop(conn);
-    print(output, &report, |report| {
+    print(globals.output, &report, |report| {
         let mut text = format!("{} shards, {} tenants\n", report.shards, report.tenants);
         for finding in &report.findings {
             let mark = if finding.severity == Severity::Problem { "PROBLEM" } else { "note" };

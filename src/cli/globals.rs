@@ -3,10 +3,12 @@
 use clap::{ArgAction, Args};
 use secrecy::SecretString;
 
+use super::fleet::databases_only;
 use super::output::Output;
 use super::progress::Progress;
 use super::settings::Given;
 use crate::config::ControlConfig;
+use crate::kernel::Result;
 
 #[derive(Clone, Debug, Args)]
 pub struct Globals {
@@ -48,6 +50,12 @@ pub struct Globals {
 impl Globals {
     pub fn progress(&self) -> Progress {
         Progress::new(self.quiet)
+    }
+
+    /// # Errors
+    /// When a server was named, for a command that no server can be asked.
+    pub fn databases_only(&self, what: &str) -> Result<()> {
+        if self.server.is_some() { Err(databases_only(what)) } else { Ok(()) }
     }
 
     /// A remark on stderr for the person in front; nothing for a program.

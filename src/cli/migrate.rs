@@ -50,11 +50,7 @@ struct Report {
 }
 
 pub async fn run(globals: &Globals, command: Command) -> Result<()> {
-    if globals.server.is_some() {
-        return Err(Error::new(&codes::BAD_REQUEST)
-            .detail("migrate works on the databases, not through a server")
-            .hint("leave out --server and FREEHOLD_SERVER, and give FREEHOLD_CONTROL_URL"));
-    }
+    globals.databases_only("migrate")?;
     let mut report = Report::default();
     if matches!(command, Command::Control | Command::All) {
         report.control = Some(migrate_control(globals).await?);

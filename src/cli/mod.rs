@@ -48,7 +48,8 @@ pub use globals::Globals;
 
 const LONG_HELP: &str = "\
 Settings come from flags, then from the environment, then from the state folder of `freehold dev`. Without --server, a \
-command works on the databases itself; with it, it asks the operators' API of a running server.
+command works on the databases itself; with it, it asks the operators' API of a running server (all but migrate, doctor, \
+operator, infra, signing-key and tenant psql).
 
 Exit codes:
   0  done
@@ -172,7 +173,7 @@ pub async fn run(mut cli: Cli) -> Result<()> {
         Command::Dev(args) => dev::run(&globals.control, &args).await,
         Command::Serve(args) => serve::run(&globals.control, &args).await,
         Command::Worker(args) => worker::run(&globals.control, &args).await,
-        Command::Doctor(args) => doctor::run(&globals.control, &args, globals.output).await,
+        Command::Doctor(args) => doctor::run(globals, &args).await,
         Command::Health(args) => health::run(&args, globals.output).await,
         Command::Migrate(command) => migrate::run(globals, command).await,
         Command::Tenant(command) => tenant::run(globals, command).await,

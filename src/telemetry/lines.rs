@@ -13,6 +13,9 @@ use tracing_subscriber::fmt::MakeWriter;
 const WAITING: usize = 8_192;
 /// Lines are put together into writes of about this many bytes.
 const BATCH: usize = 64 << 10;
+/// How long lines are gathered before the next write. Otherwise each line of a busy server wakes this thread, a system call
+/// and a change of context a request.
+const GATHER: Duration = Duration::from_millis(5);
 /// How long the end of the process waits for the last lines.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -91,6 +94,9 @@ fn write_all(mut out: impl Write, parcels: &Receiver<Parcel>) {
             dropped(lines);
         }
         batch.clear();
+        if asked.is_empty() {
+            std::thread::sleep(GATHER);
+        }
         for done in asked {
             done.try_send(()).ok();
         }

@@ -29,9 +29,11 @@ module "control" {
   environment    = var.environment
   admin_password = var.control_admin_password
   shard = merge(var.control, {
+    deletion_protection    = var.deletion_protection
     name                   = "control"
     admin_database         = "freehold"
-    admin_password_version = var.secrets_version
+    admin_password_version = var.control_admin_password_version
+    alarm_topic_arn        = var.app.alarm_topic_arn
   })
   network = {
     vpc_id                    = module.network.network.vpc_id
@@ -54,7 +56,7 @@ module "cache" {
 module "app" {
   source      = "../modules/app"
   environment = var.environment
-  app         = var.app
+  app         = merge(var.app, { deletion_protection = var.deletion_protection })
   settings    = var.app.settings
   network = {
     vpc_id                = module.network.network.vpc_id
@@ -63,9 +65,10 @@ module "app" {
     app_security_group_id = module.network.network.app_security_group_id
   }
   secrets = merge(var.app.secret_arns, {
-    FREEHOLD_MASTER_KEY  = aws_secretsmanager_secret.master_key.arn
+    # By what holds the value, so that no task is started before there is one.
+    FREEHOLD_MASTER_KEY  = aws_secretsmanager_secret_version.master_key.arn
     FREEHOLD_CONTROL_URL = module.control.shard.admin_secret_arn
-    FREEHOLD_REDIS_URL   = aws_secretsmanager_secret.redis_url.arn
+    FREEHOLD_REDIS_URL   = aws_secretsmanager_secret_version.redis_url.arn
   })
   worker_secrets = {
     for name, shard in var.shards :
@@ -97,9 +100,13 @@ resource "aws_secretsmanager_secret" "master_key" {
 }
 
 resource "aws_secretsmanager_secret_version" "master_key" {
-  secret_id                = aws_secretsmanager_secret.master_key.id
-  secret_string_wo         = var.master_key
-  secret_string_wo_version = var.secrets_version
+  secret_id        = aws_secretsmanager_secret.master_key.id
+  secret_string_wo = var.master_key
+  # Written once. Another key would lock every tenant out, and nothing that is rotated may take it along.
+  secret_string_wo_version = 1
+  lifecycle {
+    ignore_changes = [secret_string_wo_version]
+  }
 }
 
 resource "aws_secretsmanager_secret" "redis_url" {
@@ -118,7 +125,8 @@ resource "aws_s3_bucket" "shared" {
   #checkov:skip=CKV_AWS_18:who reads is in CloudTrail; objects are reached by tenants' roles alone
   #checkov:skip=CKV_AWS_144:one region; versions and the rows that name the objects are kept in it
   #checkov:skip=CKV2_AWS_62:nobody listens to it
-  bucket = local.shared_bucket
+  bucket        = local.shared_bucket
+  force_destroy = !var.deletion_protection
 }
 
 resource "aws_s3_bucket_public_access_block" "shared" {

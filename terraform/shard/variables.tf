@@ -6,8 +6,10 @@ variable "environment" {
 variable "shard" {
   description = "The database server: its name in the registry, its size, how it is kept."
   type = object({
-    name                    = string
-    engine_version          = optional(string, "17.5")
+    name = string
+    # Without a minor version: AWS raises that one by itself, and it cannot be taken back. The major one is what the
+    # tests run on.
+    engine_version          = optional(string, "15")
     instance_class          = optional(string, "db.m7g.large")
     storage_gib             = optional(number, 100)
     storage_max_gib         = optional(number, 1000)
@@ -27,10 +29,19 @@ variable "shard" {
     backup_window           = optional(string, "01:00-02:00")
     minor_version_upgrade   = optional(bool, true)
     kms_deletion_after_days = optional(number, 30)
+    alarm_topic_arn         = optional(string)
   })
   validation {
     condition     = can(regex("^[a-z][a-z0-9-]{0,30}$", var.shard.name))
     error_message = "A shard's name is up to 31 lower-case letters, digits and hyphens, and begins with a letter."
+  }
+  validation {
+    condition     = var.shard.name != "control"
+    error_message = "control is the platform's own database server."
+  }
+  validation {
+    condition     = !var.shard.minor_version_upgrade || can(regex("^[0-9]+$", var.shard.engine_version))
+    error_message = "With minor_version_upgrade the engine_version is the major one alone: AWS raises the other, and refuses to take it back."
   }
   validation {
     condition     = var.shard.storage_max_gib >= var.shard.storage_gib

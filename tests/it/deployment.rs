@@ -310,3 +310,55 @@ fn the_workflow_is_pinned_and_may_only_read() {
         workflow.matches("persist-credentials: false").count()
     );
 }
+
+/// The names in the object type of a variable.
+fn attributes(file: &str, variable: &str) -> BTreeSet<String> {
+    let text = read(file);
+    let object = text
+        .split(&format!("variable \"{variable}\" {{"))
+        .nth(1)
+        .and_then(|rest| rest.split("object({").nth(1))
+        .and_then(|rest| rest.split("})").next())
+        .unwrap_or_else(|| panic!("{file}: no object {variable}"));
+    object.lines().filter_map(|line| line.split_once(" = ")).map(|(name, _)| name.trim().to_owned()).collect()
+}
+
+/// An object type drops what it does not name without a word: `control = { deletion_protection = false }` would do nothing.
+/// Shown to fail: without `log_days` in the platform's `control`.
+#[test]
+fn the_platform_hands_on_every_attribute_of_its_modules() {
+    // What the root says itself.
+    let own = [
+        "name",
+        "admin_username",
+        "admin_password_version",
+        "admin_database",
+        "deletion_protection",
+        "alarm_topic_arn",
+    ];
+    for (module, variable, ours) in [
+        ("shard", "shard", "control"),
+        ("cache", "cache", "cache"),
+        ("app", "app", "app"),
+        ("network", "network", "network"),
+    ] {
+        let theirs = attributes(&format!("terraform/modules/{module}/variables.tf"), variable);
+        let named = attributes("terraform/platform/variables.tf", ours);
+        let dropped: Vec<_> =
+            theirs.difference(&named).filter(|name| !own.contains(&name.as_str())).collect();
+        assert!(theirs.len() > 2 && dropped.is_empty(), "{ours}: {dropped:?} of modules/{module}");
+    }
+}
+
+/// Whoever closes an idle connection first must be the side that sends on it. Shown to fail: with 120 in balancer.tf.
+#[test]
+fn the_balancer_lets_an_idle_connection_go_before_the_server_does() {
+    let number = |file: &str, after: &str| -> u64 {
+        let text = read(file);
+        let rest = text.split(after).nth(1).unwrap_or_else(|| panic!("{file}: no {after}"));
+        rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+    };
+    let balancer = number("terraform/modules/app/balancer.tf", "idle_timeout = ");
+    let server = number("src/http/serve.rs", "const HEAD: Duration = Duration::from_secs(");
+    assert!(balancer + 10 <= server, "{balancer} s in the balancer, {server} s in the server");
+}

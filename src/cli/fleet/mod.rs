@@ -49,11 +49,16 @@ impl Fleet {
     pub fn direct(&self, what: &str) -> Result<&Direct> {
         match self {
             Self::Direct(direct) => Ok(direct),
-            Self::Remote(_) => Err(Error::new(&codes::BAD_REQUEST)
-                .detail(format!("{what} works on the databases, not through a server"))
-                .hint("leave out --server and FREEHOLD_SERVER, and give FREEHOLD_CONTROL_URL and FREEHOLD_MASTER_KEY")),
+            Self::Remote(_) => Err(databases_only(what)),
         }
     }
+}
+
+/// For a command that no server can be asked to carry out.
+pub fn databases_only(what: &str) -> Error {
+    Error::new(&codes::BAD_REQUEST)
+        .detail(format!("{what} works on the databases, not through a server"))
+        .hint("leave out --server and FREEHOLD_SERVER, and give FREEHOLD_CONTROL_URL and FREEHOLD_MASTER_KEY")
 }
 
 /// How long a command follows a run.

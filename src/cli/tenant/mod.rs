@@ -71,7 +71,7 @@ A purged tenant is gone: nothing but a backup of its shard brings its data back.
     #[command(after_help = "\
 Examples:
   freehold tenant psql acme
-  freehold tenant psql acme -- -c 'SELECT count(*) FROM task'
+  freehold tenant psql acme -- -c '\\dt'
 
 psql sees what the tenant's requests see: its own schema, within its plan's limits. What follows -- goes to psql as it is, \
 and into the audit log. The exit code is psql's.")]

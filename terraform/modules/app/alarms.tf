@@ -15,7 +15,7 @@ resource "aws_cloudwatch_metric_alarm" "failures" {
 
   metric_query {
     id          = "share"
-    expression  = "100 * failures / requests"
+    expression  = "100 * (FILL(failures, 0) + FILL(own, 0)) / requests"
     label       = "5xx, percent"
     return_data = true
   }
@@ -24,6 +24,17 @@ resource "aws_cloudwatch_metric_alarm" "failures" {
     metric {
       namespace   = "AWS/ApplicationELB"
       metric_name = "HTTPCode_Target_5XX_Count"
+      dimensions  = local.balancer
+      stat        = "Sum"
+      period      = 60
+    }
+  }
+  # Those of the balancer itself: no server answered.
+  metric_query {
+    id = "own"
+    metric {
+      namespace   = "AWS/ApplicationELB"
+      metric_name = "HTTPCode_ELB_5XX_Count"
       dimensions  = local.balancer
       stat        = "Sum"
       period      = 60

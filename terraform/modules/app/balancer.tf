@@ -60,9 +60,10 @@ resource "aws_lb" "this" {
   security_groups            = [aws_security_group.balancer.id]
   subnets                    = var.network.public_subnet_ids
   drop_invalid_header_fields = true
-  enable_deletion_protection = true
-  # Longer than the longest silence of a stream of progress.
-  idle_timeout = 120
+  enable_deletion_protection = var.app.deletion_protection
+  # Shorter than the server keeps an idle connection (75 s): closed by the other side in the moment of sending, a request is
+  # lost. Longer than the longest silence of a stream of progress (15 s).
+  idle_timeout = 60
 }
 
 resource "aws_lb_target_group" "server" {
@@ -72,14 +73,15 @@ resource "aws_lb_target_group" "server" {
   protocol             = "HTTP"
   target_type          = "ip"
   deregistration_delay = var.app.drain_seconds
-  # Readiness, not life: a server that drains or has lost the control database gets no new requests.
+  # Readiness, not life: a server that drains gets no new requests. One that has served keeps on without the control database;
+  # one that has not yet is replaced until it can begin.
   health_check {
     path                = "/health/ready"
     matcher             = "200"
     interval            = 10
     timeout             = 5
     healthy_threshold   = 2
-    unhealthy_threshold = 2
+    unhealthy_threshold = 3
   }
   lifecycle {
     create_before_destroy = true

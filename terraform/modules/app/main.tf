@@ -72,6 +72,10 @@ resource "aws_ecs_task_definition" "this" {
   memory                   = each.value.mib
   execution_role_arn       = aws_iam_role.start.arn
   task_role_arn            = aws_iam_role.task.arn
+  # The recipe before this one stays good: ECS goes back to it by itself, and so may people.
+  skip_destroy = true
+  # A recipe that names a new secret is of no use before its role may read it.
+  depends_on = [aws_iam_role_policy.start]
 
   runtime_platform {
     operating_system_family = "LINUX"

@@ -1,6 +1,9 @@
 # Two roles: one starts a task and may read its secrets, the other is the running program's.
 
 locals {
+  # registry/team/name:tag@sha256:… → team/name
+  repository = regex("^[^/]+/([^:@]+)", var.app.image)[0]
+
   ecs_may_assume = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -33,7 +36,7 @@ resource "aws_iam_role_policy" "start" {
         {
           Effect   = "Allow"
           Action   = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"]
-          Resource = "arn:aws:ecr:${data.aws_region.here.name}:*:repository/${split("@", element(split("/", var.app.image), length(split("/", var.app.image)) - 1))[0]}"
+          Resource = "arn:aws:ecr:${data.aws_region.here.name}:*:repository/${local.repository}"
         },
         {
           Effect   = "Allow"

@@ -6,22 +6,24 @@ variable "environment" {
 variable "app" {
   description = "The image, how many of it, and the settings that are no secrets."
   type = object({
-    image            = string
-    base_domain      = string
-    hosted_zone_id   = string
-    server_count     = optional(number, 2)
-    server_max       = optional(number, 8)
-    server_cpu       = optional(number, 1024)
-    server_mib       = optional(number, 2048)
-    worker_count     = optional(number, 2)
-    worker_cpu       = optional(number, 512)
-    worker_mib       = optional(number, 1024)
-    broker_budget    = optional(number, 200)
-    log_days         = optional(number, 30)
-    grace_seconds    = optional(number, 15)
-    drain_seconds    = optional(number, 30)
-    cpu_architecture = optional(string, "ARM64")
-    alarm_topic_arn  = optional(string)
+    image               = string
+    base_domain         = string
+    hosted_zone_id      = string
+    server_count        = optional(number, 2)
+    server_max          = optional(number, 8)
+    server_cpu          = optional(number, 1024)
+    server_mib          = optional(number, 2048)
+    worker_count        = optional(number, 2)
+    worker_cpu          = optional(number, 512)
+    worker_mib          = optional(number, 1024)
+    broker_budget       = optional(number, 32)
+    shard_connections   = optional(number, 600)
+    log_days            = optional(number, 30)
+    grace_seconds       = optional(number, 15)
+    drain_seconds       = optional(number, 30)
+    cpu_architecture    = optional(string, "ARM64")
+    alarm_topic_arn     = optional(string)
+    deletion_protection = optional(bool, true)
   })
   validation {
     condition     = can(regex("@sha256:[0-9a-f]{64}$", var.app.image))
@@ -30,6 +32,11 @@ variable "app" {
   validation {
     condition     = var.app.server_max >= var.app.server_count && var.app.server_count >= 2
     error_message = "At least two servers, so that one may be replaced; server_max is not below server_count."
+  }
+  # A worker has an admin's pool of 4 and 4 for tenants' jobs; some are left for people.
+  validation {
+    condition     = 2 * (var.app.broker_budget * var.app.server_max + 8 * var.app.worker_count) + 20 <= var.app.shard_connections
+    error_message = "While a version is replaced there are twice as many servers and workers: 2 × (broker_budget × server_max + 8 × worker_count) + 20 connections are more than shard_connections, a shard's max_connections."
   }
   validation {
     condition     = contains(["ARM64", "X86_64"], var.app.cpu_architecture)

@@ -2,8 +2,8 @@ variable "environment" {
   description = "Name of the environment: the first part of every name."
   type        = string
   validation {
-    condition     = can(regex("^[a-z][a-z0-9-]{0,15}$", var.environment))
-    error_message = "An environment is up to 16 lower-case letters, digits and hyphens, and begins with a letter."
+    condition     = can(regex("^[a-z][a-z0-9]{0,11}$", var.environment))
+    error_message = "An environment is up to 12 lower-case letters and digits, and begins with a letter: what comes after a hyphen in a name is never its."
   }
 }
 

@@ -169,6 +169,10 @@ resource "aws_secretsmanager_secret_version" "admin" {
   secret_string_wo_version = var.shard.admin_password_version
 }
 
+locals {
+  alarm_actions = var.shard.alarm_topic_arn == null ? [] : [var.shard.alarm_topic_arn]
+}
+
 resource "aws_cloudwatch_metric_alarm" "storage" {
   alarm_name          = "${local.name}-storage"
   alarm_description   = "Less than a tenth of the first size is free."
@@ -180,6 +184,8 @@ resource "aws_cloudwatch_metric_alarm" "storage" {
   evaluation_periods  = 3
   comparison_operator = "LessThanThreshold"
   threshold           = var.shard.storage_gib * 1073741824 / 10
+  alarm_actions       = local.alarm_actions
+  ok_actions          = local.alarm_actions
 }
 
 resource "aws_cloudwatch_metric_alarm" "connections" {
@@ -193,4 +199,6 @@ resource "aws_cloudwatch_metric_alarm" "connections" {
   evaluation_periods  = 5
   comparison_operator = "GreaterThanThreshold"
   threshold           = floor(var.shard.max_connections * 9 / 10)
+  alarm_actions       = local.alarm_actions
+  ok_actions          = local.alarm_actions
 }

@@ -105,3 +105,23 @@ run "a_master_key_is_long" {
   }
   expect_failures = [var.master_key]
 }
+
+run "another_password_leaves_the_master_key_alone" {
+  command = apply
+  variables {
+    control_admin_password_version = 2
+    master_key                     = "1111111111111111111111111111111111111111111111111111111111111111"
+  }
+  assert {
+    condition     = aws_secretsmanager_secret_version.master_key.secret_string_wo_version == 1
+    error_message = "the master key is written once"
+  }
+}
+
+run "taken_down_only_after_it_was_said" {
+  command = plan
+  assert {
+    condition     = !aws_s3_bucket.shared.force_destroy
+    error_message = "what customers keep does not go with the platform"
+  }
+}

@@ -29,3 +29,11 @@ run "the_registry_learns_how_to_reach_it" {
     error_message = "the password is in no output"
   }
 }
+
+run "control_is_the_platform_s" {
+  command = plan
+  variables {
+    shard = { name = "control" }
+  }
+  expect_failures = [var.shard]
+}

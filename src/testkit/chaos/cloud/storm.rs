@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::Plan;
-use super::sky::{PATIENCE, Sky};
+use super::sky::{AtWork, PATIENCE, Sky};
 use crate::kernel::Entropy;
 use crate::testkit::figures::Goal;
 use crate::testkit::process::{Launch, Process};
@@ -18,6 +18,12 @@ use crate::testkit::program::Outcome;
 
 /// The longest pause between two kills; a run of Terraform takes about as long.
 const PAUSE: Duration = Duration::from_secs(6);
+/// How long an apply is waited for, and how far into it at most it is killed. Plans take most of the time, and whoever is
+/// killed begins with another: without waiting hardly one gets as far as an apply.
+const AN_APPLY: Duration = Duration::from_secs(30);
+const INTO_IT: Duration = Duration::from_secs(4);
+
+const APPLY: &str = "apply";
 
 /// What was killed so far.
 #[derive(Default)]
@@ -30,6 +36,10 @@ struct Killed {
 impl Killed {
     fn terraforms(&self) -> usize {
         self.terraforms.values().sum()
+    }
+
+    fn applies(&self) -> usize {
+        self.terraforms.get(APPLY).copied().unwrap_or_default()
     }
 }
 
@@ -87,6 +97,7 @@ pub async fn storm(binary: &str, work: &Path, plan: &Plan) -> Outcome {
     let replaced = storm.servers.values().filter(|numbers| numbers.len() > 1).count();
 
     let Storm { killed, slugs, .. } = storm;
+    let applies = killed.applies();
     let mut outcome = Outcome::default();
     outcome.lines.push(format!(
         "{} kills of the worker, {} of Terraform ({:?}), over {:.0} and {:.0} s; {asked} tenants ready {:.0} s after the first half, \
@@ -105,6 +116,7 @@ pub async fn storm(binary: &str, work: &Path, plan: &Plan) -> Outcome {
         outcome.lines.push(format!("made: {made:?}; at the end: {left:?}"));
     }
     outcome.goals.extend([
+        Goal::at_least("kills in the middle of an apply", applies as f64, (plan.kills / 10) as f64, ""),
         Goal::never("tenants without what they were to get, or twice", usize::from(!whole)),
         Goal::never("in the cloud and in no state", lost.len() + after.len()),
         Goal::never("replaced database servers", replaced),
@@ -133,7 +145,7 @@ impl Storm<'_> {
                 self.worker = self.sky.start(&self.launch).await;
                 self.killed.workers += 1;
             } else if self.killed.terraforms() < kills {
-                self.kill_a_terraform(usize::from(a)).await;
+                self.kill_a_terraform(a).await;
             }
             if purging {
                 self.sky.send_off(&self.slugs).await;
@@ -144,19 +156,35 @@ impl Storm<'_> {
         begun.elapsed()
     }
 
-    /// Any that is at work, as soon as one is.
-    async fn kill_a_terraform(&mut self, which: usize) {
+    /// Every second time one that has been at an apply for a moment; else any that is at work, as soon as one is.
+    async fn kill_a_terraform(&mut self, random: u8) {
+        let waiting = Instant::now();
+        while self.killed.terraforms() % 2 == 1 && waiting.elapsed() < AN_APPLY {
+            if self.sky.terraforms().iter().any(|one| one.command == APPLY) {
+                tokio::time::sleep(INTO_IT.mul_f64(f64::from(random) / 256.0)).await;
+                let there = self.sky.terraforms();
+                if there.iter().find(|one| one.command == APPLY).is_some_and(|one| self.ended(one)) {
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let waiting = Instant::now();
         while waiting.elapsed() < PAUSE {
             let there = self.sky.terraforms();
-            if let Some(one) = there.get(which % there.len().max(1))
-                && kill(Pid::from_raw(one.pid), Signal::SIGKILL).is_ok()
-            {
-                *self.killed.terraforms.entry(one.command.clone()).or_default() += 1;
+            if there.get(usize::from(random) % there.len().max(1)).is_some_and(|one| self.ended(one)) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    fn ended(&mut self, one: &AtWork) -> bool {
+        let done = kill(Pid::from_raw(one.pid), Signal::SIGKILL).is_ok();
+        if done {
+            *self.killed.terraforms.entry(one.command.clone()).or_default() += 1;
+        }
+        done
     }
 
     /// There is always something to do, and an end to it.

@@ -173,3 +173,47 @@ run "an_image_is_named_by_its_digest" {
   }
   expect_failures = [var.app]
 }
+
+run "a_deployment_never_opens_more_connections_than_a_shard_has" {
+  command = plan
+  variables {
+    app = {
+      image          = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/freehold@sha256:0000000000000000000000000000000000000000000000000000000000000000"
+      base_domain    = "example.com"
+      hosted_zone_id = "Z1"
+      broker_budget  = 40
+    }
+  }
+  expect_failures = [var.app]
+}
+
+run "the_recipe_before_stays_good" {
+  command = apply
+  assert {
+    condition     = alltrue([for task in aws_ecs_task_definition.this : task.skip_destroy])
+    error_message = "ECS goes back to the recipe before"
+  }
+}
+
+run "the_balancer_lets_go_first_and_is_protected" {
+  command = apply
+  assert {
+    condition     = aws_lb.this.idle_timeout == 60 && aws_lb.this.enable_deletion_protection
+    error_message = "the server keeps an idle connection for 75 s"
+  }
+}
+
+run "an_image_s_repository_may_have_a_path" {
+  command = apply
+  variables {
+    app = {
+      image          = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/team/freehold:7@sha256:0000000000000000000000000000000000000000000000000000000000000000"
+      base_domain    = "example.com"
+      hosted_zone_id = "Z1"
+    }
+  }
+  assert {
+    condition     = strcontains(aws_iam_role_policy.start.policy, ":repository/team/freehold\"")
+    error_message = "the whole path, without tag and digest"
+  }
+}

@@ -87,3 +87,33 @@ run "backups_are_kept_for_a_week_at_least" {
   }
   expect_failures = [var.shard]
 }
+
+run "aws_may_raise_the_minor_version" {
+  command = plan
+  assert {
+    condition     = aws_db_instance.this.auto_minor_version_upgrade && !strcontains(aws_db_instance.this.engine_version, ".")
+    error_message = "a minor version here would be asked for again after AWS has raised it"
+  }
+}
+
+run "a_minor_version_and_its_upgrade_exclude_each_other" {
+  command = plan
+  variables {
+    shard = { name = "one", engine_version = "15.8" }
+  }
+  expect_failures = [var.shard]
+}
+
+run "an_alarm_reaches_somebody" {
+  command = plan
+  variables {
+    shard = { name = "one", alarm_topic_arn = "arn:aws:sns:eu-central-1:123456789012:alarms" }
+  }
+  assert {
+    condition = alltrue([
+      for alarm in [aws_cloudwatch_metric_alarm.storage, aws_cloudwatch_metric_alarm.connections] :
+      one(alarm.alarm_actions) == "arn:aws:sns:eu-central-1:123456789012:alarms"
+    ])
+    error_message = "a full disk is said to somebody"
+  }
+}
