@@ -7,6 +7,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 use crate::kernel::ids::TenantId;
+use crate::kernel::page::{Asked, Page};
 use crate::kernel::{Error, Result, codes};
 
 crate::define_id!(IncidentId, "inc", "Something about money that somebody has to look at.");
@@ -35,12 +36,16 @@ pub mod kind {
     pub const CUSTOMER_DELETED: &str = "customer_deleted";
     /// A subscription that names no plan of ours.
     pub const NO_PLAN: &str = "subscription_without_plan";
-    /// A plan that is paid for and cannot be given: another pool of shards, no longer sold, the tenant leaves.
+    /// A plan that is paid for and cannot be given: another pool of shards, no longer sold.
     pub const PLAN_NOT_GIVEN: &str = "plan_not_given";
     /// A tenant on a paid plan, made by an operator, with nobody in it who could pay.
     pub const UNBILLED: &str = "unbilled_tenant";
+    /// A tenant was deleted and brought back, and its subscription had ended before.
+    pub const RETURNED: &str = "returned_without_subscription";
     /// A tenant with more than one living subscription.
     pub const TWO_SUBSCRIPTIONS: &str = "two_subscriptions";
+    /// A draft invoice that waits, because a period does not agree.
+    pub const DRAFT_HELD: &str = "draft_held";
     /// An invoice that Stripe could not finalize.
     pub const NOT_FINALIZED: &str = "invoice_not_finalized";
     /// A customer's bank takes a payment back.
@@ -137,6 +142,31 @@ pub async fn settle_by_id(
     .fetch_optional(conn)
     .await?
     .ok_or_else(|| Error::new(&codes::NOT_FOUND).detail(format!("there is no open incident {id}")))
+}
+
+/// A page of incidents, newest first; the settled ones too when asked for.
+///
+/// # Errors
+/// `invalid_fields`; `bad_cursor`.
+pub async fn page(
+    conn: &mut PgConnection,
+    settled_too: bool,
+    limit: Option<u32>,
+    cursor: Option<&str>,
+) -> Result<Page<Incident>> {
+    let asked = Asked::<(DateTime<Utc>, IncidentId)>::of(limit, cursor)?;
+    let rows = sqlx::query_as(
+        "SELECT id, kind, subject, tenant, detail, opened_at, seen, settled_at, settled_by FROM billing_incident
+          WHERE ($1 OR settled_at IS NULL) AND ($2::timestamptz IS NULL OR (opened_at, id) < ($2, $3))
+          ORDER BY opened_at DESC, id DESC LIMIT $4",
+    )
+    .bind(settled_too)
+    .bind(asked.after.map(|(at, _)| at))
+    .bind(asked.after.map(|(_, id)| id))
+    .bind(asked.rows())
+    .fetch_all(conn)
+    .await?;
+    Ok(asked.page(rows, |one: &Incident| (one.opened_at, one.id)))
 }
 
 /// Incidents, newest first; the settled ones too when asked for. At most `limit`.

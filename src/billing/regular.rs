@@ -93,7 +93,12 @@ pub const ALL: &[Regular] = &[
         name: "customers_leave",
         seconds: 60,
         asks_stripe: true,
-        work: |billing| Box::pin(async move { customers::leave_round(&billing).await.map(drop) }),
+        work: |billing| {
+            Box::pin(async move {
+                customers::leave_round(&billing).await?;
+                customers::return_round(&billing).await.map(drop)
+            })
+        },
     },
     Regular {
         name: "access",

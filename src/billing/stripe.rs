@@ -44,6 +44,17 @@ impl Trouble {
     pub fn passes(&self) -> bool {
         matches!(self, Self::Later { .. } | Self::Unreached(_) | Self::Silent(_) | Self::Broken { .. })
     }
+
+    /// Whether it is about what was asked for, and says nothing about anything else.
+    pub fn is_of_one(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Broken { status: 200, .. })
+    }
+
+    /// Whether Stripe does not know what was asked for. Something that was deleted there is answered so, too.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Refused { status: 404, .. })
+            || matches!(self, Self::Refused { code, .. } if code == "resource_missing")
+    }
 }
 
 /// As a client sees it. The trouble itself stays its cause, for whoever decides what is next.
@@ -271,6 +282,8 @@ pub struct NewCheckout {
     pub trial_days: u32,
     /// Without a trial: when the first whole period begins. The time until then is charged by its part.
     pub anchor: Option<DateTime<Utc>>,
+    /// When the page ends: half an hour to a day from now. None: after a day.
+    pub expires_at: Option<DateTime<Utc>>,
     /// A promotion code's id at Stripe.
     pub promotion_code: Option<String>,
     /// Ours, to know it again by. At most 200 characters.

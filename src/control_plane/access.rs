@@ -42,13 +42,28 @@ struct Input {
 
 /// Suspends an active tenant: the next request is refused, and its login too. Of one that is suspended for money, it becomes
 /// this suspension, with this reason, and paying no longer ends it.
+///
+/// # Errors
+/// `state_conflict`; `invalid_fields` for the reason [`UNPAID`], which is not a person's to give.
 pub async fn tenant_suspend(
     cp: &ControlPlane,
     caller: &Caller,
     tenant: &TenantRef,
     reason: &str,
 ) -> Result<RunId> {
+    if reason == UNPAID {
+        return Err(Error::field("reason", "`unpaid` alone is what billing says, and paying ends it")
+            .hint("say more: 'invoice 4711 is unpaid'"));
+    }
     shut(cp, caller, tenant, TenantState::Suspended, &SUSPEND, "tenant.suspend", reason).await
+}
+
+/// The same for money, which paying ends: for billing, and nobody else.
+///
+/// # Errors
+/// `state_conflict`.
+pub async fn tenant_suspend_unpaid(cp: &ControlPlane, caller: &Caller, tenant: &TenantRef) -> Result<RunId> {
+    shut(cp, caller, tenant, TenantState::Suspended, &SUSPEND, "tenant.suspend", UNPAID).await
 }
 
 /// Deletes a tenant softly: shut at once, removed for good after 30 days.

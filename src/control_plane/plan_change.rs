@@ -13,6 +13,21 @@ use super::tenants::{TenantRef, TenantState, tenant_lock};
 use crate::kernel::ids::TenantId;
 use crate::kernel::{Error, Result, codes};
 
+/// Whether a tenant of a plan can be given another one where it is: to be asked before the other one is sold.
+///
+/// # Errors
+/// `tier_change_unavailable`; `state_conflict` for a plan whose tenants live in another pool of shards.
+pub async fn within_reach(conn: &mut PgConnection, from: &str, to: &Plan) -> Result<()> {
+    let Some(from) = plan_by_id(conn, from).await? else { return Ok(()) };
+    same_tier(from.tier, to.tier)?;
+    if from.shard_pool != to.shard_pool {
+        return Err(Error::new(&codes::STATE_CONFLICT)
+            .detail(format!("tenants of plan {} live in the shard pool {}", to.id, to.shard_pool))
+            .hint("the tenant has to be moved there first"));
+    }
+    Ok(())
+}
+
 /// Gives a tenant another plan in the caller's transaction, and gives the plan. The one it has already changes nothing.
 /// More may be in use than the new plan grants: what is there stays, and no more comes.
 ///
@@ -38,15 +53,7 @@ pub async fn tenant_plan_set(
         return kept.ok_or_else(|| Error::internal(format!("tenant {tenant} has no plan")));
     }
     let to = plan_on_sale(&mut *conn, plan).await?;
-    let from = plan_by_id(&mut *conn, &row.plan).await?;
-    if let Some(from) = &from {
-        same_tier(from.tier, to.tier)?;
-    }
-    if from.is_some_and(|from| from.shard_pool != to.shard_pool) {
-        return Err(Error::new(&codes::STATE_CONFLICT)
-            .detail(format!("tenants of plan {plan} live in the shard pool {}", to.shard_pool))
-            .hint("the tenant has to be moved there first"));
-    }
+    within_reach(&mut *conn, &row.plan, &to).await?;
     sqlx::query("UPDATE tenant SET plan = $2, updated_at = $3 WHERE id = $1")
         .bind(tenant)
         .bind(plan)

@@ -136,9 +136,10 @@ async fn whole_life_of_a_tenant(cli: &Cli) {
     cli.run(&["tenant", "resume", "acme"]).await.failed(4, "tenant acme is active");
     cli.run(&["tenant", "purge", "acme"]).await.failed(4, "hint: delete it first");
 
-    let suspended = cli.json(&["tenant", "suspend", "acme", "--reason", "unpaid"]).await;
+    cli.run(&["tenant", "suspend", "acme", "--reason", "unpaid"]).await.failed(2, "reason: `unpaid` alone");
+    let suspended = cli.json(&["tenant", "suspend", "acme", "--reason", "invoice 4711 is unpaid"]).await;
     assert_eq!(suspended["state"], "suspended");
-    assert_eq!(cli.json(&["tenant", "show", "acme"]).await["state_reason"], "unpaid");
+    assert_eq!(cli.json(&["tenant", "show", "acme"]).await["state_reason"], "invoice 4711 is unpaid");
     assert_eq!(cli.json(&["tenant", "resume", "acme"]).await["state"], "active");
     let renamed = cli.json(&["tenant", "rename", "acme", "--slug", "acme-int", "--name", "Acme"]).await;
     assert_eq!((&renamed["slug"], &renamed["id"]), (&"acme-int".into(), &made["id"]));

@@ -309,7 +309,7 @@ async fn a_change_whose_shard_is_away_is_accepted_and_goes_on() {
     let api = Api::of(&world).await;
     api.create("acme", "k").await;
     // No worker here. The tenant is shut for servers at once all the same.
-    let answer = api.send("POST", "/tenants/acme/suspend", &[], Some(json!({ "reason": "unpaid" }))).await;
+    let answer = api.send("POST", "/tenants/acme/suspend", &[], Some(json!({ "reason": "abuse" }))).await;
     assert_eq!(answer.status, StatusCode::ACCEPTED);
     assert_eq!(answer.json()["kind"], "suspend");
     assert_eq!(api.send("GET", "/tenants/acme", &[], None).await.json()["state"], "suspended");

@@ -56,7 +56,7 @@ async fn a_run_outlives_any_outage_of_its_shard() {
     let world = World::new(&TABLES).await;
     let tenant = world.tenant("acme").await;
     shards_away(&world, true).await;
-    let run = tenant_suspend(&world.hands.cp, &tester(), &named("acme"), "unpaid").await.unwrap();
+    let run = tenant_suspend(&world.hands.cp, &tester(), &named("acme"), "abuse").await.unwrap();
     due_now(&world, run, 500).await;
     let held = saga::lease(world.db(), "test", Some(run)).await.unwrap().unwrap();
     freehold::control_plane::runs::drive(&world.hands, &held).await.unwrap();

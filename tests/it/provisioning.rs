@@ -108,7 +108,7 @@ async fn what_was_suspended_comes_back_suspended() {
     let tenant = world.tenant("acme").await;
     let cp = &world.hands.cp;
     for (reason, state, shut) in
-        [(Some("unpaid"), TenantState::Suspended, true), (None, TenantState::Active, false)]
+        [(Some("abuse"), TenantState::Suspended, true), (None, TenantState::Active, false)]
     {
         match reason {
             Some(reason) => {

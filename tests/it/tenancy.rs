@@ -182,7 +182,7 @@ async fn each_state_has_its_answer_within_a_second() {
     let cp = &site.world.hands.cp;
     let slug = TenantRef::Slug("acme".to_owned());
     assert_eq!(site.get("acme.localhost", WHOAMI, &key).await.status, 200);
-    let run = tenant_suspend(cp, &tester(), &slug, "unpaid").await.unwrap();
+    let run = tenant_suspend(cp, &tester(), &slug, "abuse").await.unwrap();
     until(&site, &key, (403, "tenant_suspended")).await;
     site.world.finish(run).await;
     let run = tenant_resume(cp, &tester(), &slug).await.unwrap();

@@ -219,6 +219,10 @@ pub fn checkout(new: &NewCheckout, now: DateTime<Utc>) -> CreateCheckoutSession 
         // Stripe takes one or the other.
         None => CreateCheckoutSession::new().allow_promotion_codes(true),
     };
+    let request = match new.expires_at {
+        Some(at) => request.expires_at(at.timestamp()),
+        None => request,
+    };
     request
         .client_reference_id(new.reference.clone())
         .mode(stripe_shared::CheckoutSessionMode::Subscription)
@@ -322,6 +326,7 @@ mod tests {
             prices: vec![PriceItem { price: "price_1".to_owned(), metered: false }],
             trial_days: 0,
             anchor: Some(midnight),
+            expires_at: Some(midnight),
             promotion_code: Some("promo_1".to_owned()),
             reference: "team:0".to_owned(),
             success_url: "http://localhost/done".to_owned(),
@@ -332,6 +337,7 @@ mod tests {
             ("subscription_data[billing_cycle_anchor]", "1800057600"),
             ("subscription_data[proration_behavior]", "create_prorations"),
             ("discounts[0][promotion_code]", "promo_1"),
+            ("expires_at", "1800057600"),
             ("client_reference_id", "team:0"),
         ] {
             assert!(has(&sent, name, value), "{name} in {sent:?}");

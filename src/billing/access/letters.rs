@@ -1,18 +1,18 @@
 //! Mails to a workspace's owners about money. The job names what the mail is about; the text is made when it is sent.
 
-use askama::Template;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::PgConnection;
 
 use super::Access;
-use crate::billing::customers::{account_of, owners, page_of};
+use crate::billing::customers::{account_of, page_of};
 use crate::control_plane::ControlPlane;
 use crate::control_plane::tenants::{TenantRef, tenant_find};
+use crate::identity::account_letters::mail;
 use crate::identity::letters::{Carrier, Mail};
 use crate::jobs::queue::job_add;
-use crate::kernel::ids::TenantId;
+use crate::kernel::ids::{AccountId, TenantId};
 use crate::kernel::{Error, Result};
 
 /// The kind of the job that sends such a letter.
@@ -101,21 +101,20 @@ impl Letter {
     }
 }
 
-#[derive(Template)]
-#[template(path = "mail/account.txt", escape = "none")]
-struct Text<'a> {
-    lines: &'a [String],
-    link: Option<(&'a str, &'a str)>,
+/// Owners of one tenant who are written to.
+const OWNERS: i64 = 20;
+
+/// What a job of kind [`JOB`] is about: a letter to one owner. Without one, it goes to the address that Stripe has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Job {
+    #[serde(flatten)]
+    letter: Letter,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    account: Option<AccountId>,
 }
 
-#[derive(Template)]
-#[template(path = "mail/account.html")]
-struct Html<'a> {
-    lines: &'a [String],
-    link: Option<(&'a str, &'a str)>,
-}
-
-/// Asks for a letter in the caller's transaction: it is sent if that commits.
+/// Asks for a letter in the caller's transaction: it is sent if that commits. Each owner's is a job of its own: an address that does
+/// not work is tried again, and nobody else gets theirs twice, or never.
 ///
 /// # Errors
 /// When the control database does not answer.
@@ -125,11 +124,25 @@ pub async fn post(
     letter: &Letter,
     now: DateTime<Utc>,
 ) -> Result<()> {
-    let payload = serde_json::to_value(letter).map_err(Error::internal)?;
-    job_add(conn, JOB, Some(tenant), None, payload, now).await
+    let owners: Vec<AccountId> = sqlx::query_scalar(
+        "SELECT m.account FROM membership m JOIN account a ON a.id = m.account
+          WHERE m.tenant = $1 AND m.role = 'owner' AND a.email IS NOT NULL AND a.deleted_at IS NULL
+          ORDER BY m.joined_at, m.account LIMIT $2",
+    )
+    .bind(tenant)
+    .bind(OWNERS)
+    .fetch_all(&mut *conn)
+    .await?;
+    let to = if owners.is_empty() { vec![None] } else { owners.into_iter().map(Some).collect() };
+    for account in to {
+        let job = Job { letter: letter.clone(), account };
+        let payload = serde_json::to_value(&job).map_err(Error::internal)?;
+        job_add(&mut *conn, JOB, Some(tenant), None, payload, now).await?;
+    }
+    Ok(())
 }
 
-/// Carries out a job of kind [`JOB`]: to each owner, or to the address that Stripe has.
+/// Carries out a job of kind [`JOB`].
 ///
 /// # Errors
 /// What the carrier says. Where no mail is sent at all, nobody waits for one.
@@ -139,34 +152,47 @@ pub async fn send(
     tenant: TenantId,
     payload: Value,
 ) -> Result<()> {
-    let letter: Letter = serde_json::from_value(payload).map_err(Error::internal)?;
+    let Job { letter, account } = serde_json::from_value(payload).map_err(Error::internal)?;
     let Some(carrier) = carrier else { return Ok(()) };
-    for mail in write(cp, tenant, &letter).await? {
-        carrier(mail).await?;
+    match write(cp, tenant, &letter, account).await? {
+        Some(mail) => carrier(mail).await,
+        None => Ok(()),
     }
-    Ok(())
 }
 
-/// Writes a letter, one for each who gets it.
+/// Writes a letter to an owner, or to the address that Stripe has. None when they are no owner any more, or there is none.
 ///
 /// # Errors
 /// When the control database does not answer.
-pub async fn write(cp: &ControlPlane, tenant: TenantId, letter: &Letter) -> Result<Vec<Mail>> {
+pub async fn write(
+    cp: &ControlPlane,
+    tenant: TenantId,
+    letter: &Letter,
+    account: Option<AccountId>,
+) -> Result<Option<Mail>> {
     let mut conn = cp.db.acquire().await?;
     let row = tenant_find(&mut conn, &TenantRef::Id(tenant)).await?;
-    let mut to = owners(&mut conn, tenant).await?;
-    if to.is_empty() {
-        to.extend(account_of(&mut conn, tenant).await?.and_then(|account| account.email));
-    }
+    let to: Option<String> = match account {
+        Some(account) => {
+            sqlx::query_scalar(
+                "SELECT a.email FROM membership m JOIN account a ON a.id = m.account
+                  WHERE m.tenant = $1 AND m.account = $2 AND m.role = 'owner' AND a.email IS NOT NULL
+                    AND a.deleted_at IS NULL",
+            )
+            .bind(tenant)
+            .bind(account)
+            .fetch_optional(&mut *conn)
+            .await?
+        }
+        None => account_of(&mut conn, tenant).await?.and_then(|account| account.email),
+    };
     drop(conn);
+    let Some(to) = to else { return Ok(None) };
     let workspace: String = row.name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let (subject, lines) = (letter.subject(&workspace), letter.lines(&workspace));
     let address = format!("{}{}", cp.addresses.base_url(), page_of(tenant));
     let link = Some(("The workspace's plan", address.as_str()));
-    let text = Text { lines: &lines, link }.render().map_err(Error::internal)?;
-    let html = Html { lines: &lines, link }.render().map_err(Error::internal)?;
-    let mail = |to| Mail { to, subject: subject.clone(), text: text.clone(), html: html.clone() };
-    Ok(to.into_iter().map(mail).collect())
+    mail(to, subject, &lines, link).map(Some)
 }
 
 #[cfg(test)]

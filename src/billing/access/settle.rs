@@ -12,7 +12,7 @@ use super::letters::{self, Letter};
 use super::{Access, effect};
 use crate::billing::customers::{self, current};
 use crate::billing::{Billing, inbox, reconcile};
-use crate::control_plane::access::{UNPAID, tenant_resume_paid, tenant_suspend};
+use crate::control_plane::access::{UNPAID, tenant_resume_paid, tenant_suspend_unpaid};
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::control_plane::changes::{self, Change};
 use crate::control_plane::tenants::{TenantRef, TenantState};
@@ -185,7 +185,7 @@ async fn enforce(billing: &Billing, tenant: TenantId, row: &Row, decision: &Deci
             if done(billing, tenant, &transition).await? {
                 return Ok(());
             }
-            match tenant_suspend(cp, &worker, &which, UNPAID).await {
+            match tenant_suspend_unpaid(cp, &worker, &which).await {
                 // Suspended meanwhile, by whomever; or another change of the tenant is under way: the next round looks again.
                 Err(error) if !error.is(&codes::STATE_CONFLICT) => return Err(error),
                 Err(_) => return Ok(()),

@@ -5,9 +5,7 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use super::keys::asked;
-use super::{
-    change, current, is_missing, owners, refresh_subscription, require_mode, require_stripe, subscriptions,
-};
+use super::{is_missing, owners, refresh_subscription, require_mode, require_stripe, subscriptions};
 use crate::billing::incidents::{self, kind};
 use crate::billing::stripe::{Customer, NewCustomer};
 use crate::billing::{Billing, access};
@@ -285,32 +283,4 @@ pub(super) async fn whose_id(billing: &Billing, customer: &str) -> Result<Option
         Some(tenant) => Ok(Some(tenant)),
         None => whose(billing, &billing.stripe.customer(customer).await?).await,
     }
-}
-
-/// Tenants that leave: the subscription of one that is being deleted ends with its period, of a purged one at once.
-///
-/// # Errors
-/// When the control database does not answer.
-pub async fn leave_round(billing: &Billing) -> Result<usize> {
-    let leaving: Vec<(TenantId, TenantState)> = sqlx::query_as(
-        "SELECT t.id, t.state FROM tenant t JOIN billing_account a ON a.tenant = t.id
-          WHERE t.state IN ('deleting', 'deleted') AND a.livemode = $1
-            AND EXISTS (SELECT FROM subscription s WHERE s.tenant = t.id
-                           AND s.status NOT IN ('canceled', 'incomplete_expired')
-                           AND (t.state = 'deleted' OR s.cancel_at IS NULL))
-          ORDER BY t.updated_at LIMIT 50",
-    )
-    .bind(billing.settings.livemode())
-    .fetch_all(&billing.cp.db)
-    .await?;
-    let mut ended = 0;
-    for (tenant, state) in leaving {
-        let subscription = current(&mut *billing.cp.db.acquire().await?, tenant).await?;
-        let Some(subscription) = subscription.filter(|one| one.is_living()) else { continue };
-        match change::cancel_now(billing, &subscription, state == TenantState::Deleted).await {
-            Ok(()) => ended += 1,
-            Err(error) => tracing::warn!(%tenant, ?error, "the subscription of a tenant that leaves goes on"),
-        }
-    }
-    Ok(ended)
 }

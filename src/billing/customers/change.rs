@@ -4,11 +4,12 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use super::subscriptions::{Kept, keep as keep_answer, prices};
-use super::{before_asking, current, require_stripe};
+use super::{before_asking, current, leaving, require_stripe};
 use crate::billing::{Billing, access};
 use crate::control_plane::audit::{Caller, audit_add};
-use crate::control_plane::plan_change::tenant_plan_set;
+use crate::control_plane::plan_change::{tenant_plan_set, within_reach};
 use crate::control_plane::plans::plan_on_sale;
+use crate::control_plane::tenants::{TenantRef, tenant_find};
 use crate::kernel::ids::TenantId;
 use crate::kernel::{Error, Result, codes};
 
@@ -30,12 +31,14 @@ fn key(what: &str, subscription: &Kept) -> String {
 ///
 /// # Errors
 /// `invalid_fields` for a plan that is not on sale or costs nothing; `state_conflict` without a subscription, and for the
-/// plan that it has; `payments_unavailable`.
+/// plan that it has; `tier_change_unavailable`; `payments_unavailable`.
 pub async fn plan_change(billing: &Billing, caller: &Caller, tenant: TenantId, plan: &str) -> Result<()> {
     require_stripe(billing)?;
     let mut conn = billing.cp.db.acquire().await?;
     let plan = plan_on_sale(&mut conn, plan).await?;
     let subscription = living(&mut conn, tenant).await?;
+    let has = tenant_find(&mut conn, &TenantRef::Id(tenant)).await?.plan;
+    within_reach(&mut conn, &has, &plan).await?;
     drop(conn);
     if !plan.is_paid() {
         return Err(Error::field("plan", "costs nothing: cancel the subscription instead"));
@@ -66,6 +69,7 @@ pub async fn cancel(billing: &Billing, caller: &Caller, tenant: TenantId) -> Res
     require_stripe(billing)?;
     let subscription = living(&mut *billing.cp.db.acquire().await?, tenant).await?;
     cancel_now(billing, &subscription, false).await?;
+    leaving::forget(billing, &subscription.id).await?;
     let detail = json!({ "at": subscription.period_end });
     note(billing, caller, tenant, "billing.cancel", &subscription.id, detail).await
 }
@@ -87,11 +91,17 @@ pub(super) async fn cancel_now(billing: &Billing, subscription: &Kept, at_once: 
 pub async fn keep(billing: &Billing, caller: &Caller, tenant: TenantId) -> Result<()> {
     require_stripe(billing)?;
     let subscription = living(&mut *billing.cp.db.acquire().await?, tenant).await?;
+    keep_now(billing, &subscription).await?;
+    leaving::forget(billing, &subscription.id).await?;
+    note(billing, caller, tenant, "billing.keep", &subscription.id, json!({})).await
+}
+
+/// The same, without a word in the log: for a tenant that is brought back.
+pub(super) async fn keep_now(billing: &Billing, subscription: &Kept) -> Result<()> {
     let asked_at = before_asking(billing).await?;
-    let answer = billing.stripe.subscription_keep(&subscription.id, key("keep", &subscription)).await?;
-    keep_answer(billing, tenant, &answer, asked_at).await?;
-    note(billing, caller, tenant, "billing.keep", &subscription.id, json!({})).await?;
-    access::settle_fresh(billing, tenant).await.map(drop)
+    let answer = billing.stripe.subscription_keep(&subscription.id, key("keep", subscription)).await?;
+    keep_answer(billing, subscription.tenant, &answer, asked_at).await?;
+    access::settle_fresh(billing, subscription.tenant).await.map(drop)
 }
 
 /// Goes on with a plan that costs nothing, once the subscription has ended or where there never was one.

@@ -1,27 +1,32 @@
 //! Stripe's own pages. A browser is sent there and comes back; what it brings is a name, and what counts is what Stripe
 //! says of it.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use serde_json::json;
 
 use super::account::{account_of, whose_id};
 use super::change::note;
-use super::subscriptions::prices;
+use super::keys::asked;
+use super::subscriptions::{is_paid_for, prices};
 use super::{current, customer_ensure, refresh_subscription, require_mode, require_stripe};
 use crate::billing::Billing;
 use crate::billing::reconcile::midnight;
 use crate::billing::stripe::{Checkout, NewCheckout, Trouble};
 use crate::control_plane::audit::Caller;
+use crate::control_plane::plan_change::within_reach;
 use crate::control_plane::plans::plan_on_sale;
+use crate::control_plane::tenants::{TenantRef, tenant_find};
 use crate::kernel::ids::TenantId;
 use crate::kernel::{Error, Result, codes};
 
 /// Two sendings of the form within this many seconds lead to one Checkout.
 const ONE_CHECKOUT: i64 = 600;
-/// An anchor lies in the future when Stripe reads it: the next day begins at least so far ahead.
-const AHEAD: TimeDelta = TimeDelta::seconds(ONE_CHECKOUT);
+/// The next day begins at least so far ahead: a page ends with it at the latest, and Stripe's end after half an hour at the earliest.
+const AHEAD: TimeDelta = TimeDelta::minutes(35);
 /// Pages that are asked for, until one is no saved answer of a page that has ended.
 const TRIES: usize = 3;
+/// Stripe's word for a page that can still be paid on.
+const OPEN: &str = "open";
 /// Longest code that is passed on.
 const LONGEST_CODE: usize = 64;
 
@@ -35,6 +40,13 @@ fn anchor(now: DateTime<Utc>) -> DateTime<Utc> {
     midnight((now + AHEAD).date_naive()) + TimeDelta::days(1)
 }
 
+/// When a page with an anchor ends: with that, so that nobody pays after it has passed; and within a day, as Stripe wants it. The
+/// same for all that are asked for within one window, since they are one request.
+fn expiry(first: DateTime<Utc>, now: DateTime<Utc>) -> DateTime<Utc> {
+    let into = TimeDelta::seconds(now.timestamp().rem_euclid(ONE_CHECKOUT));
+    first.min((now - into).trunc_subsecs(0) + TimeDelta::minutes(24 * 60 - 1))
+}
+
 /// Whatever is wrong with a code is said alike: what there is at Stripe is not told to whoever tries names.
 fn no_such_code() -> Error {
     Error::field("coupon", "is not one, or holds no more")
@@ -46,7 +58,8 @@ fn no_such_code() -> Error {
 ///
 /// # Errors
 /// `invalid_fields` for a plan that is not on sale or costs nothing, and for a coupon that is none; `state_conflict` for a
-/// workspace that has a subscription; `payments_unavailable`.
+/// workspace that has a subscription, and for one that cannot have the plan where it is; `tier_change_unavailable`;
+/// `payments_unavailable`.
 pub async fn checkout_begin(
     billing: &Billing,
     caller: &Caller,
@@ -65,6 +78,8 @@ pub async fn checkout_begin(
     let Some(price) = plan.price.clone() else {
         return Err(Error::field("plan", "costs nothing"));
     };
+    let has = tenant_find(&mut conn, &TenantRef::Id(tenant)).await?.plan;
+    within_reach(&mut conn, &has, &plan).await?;
     let before = current(&mut conn, tenant).await?;
     drop(conn);
     let customer = customer_ensure(billing, tenant).await?;
@@ -81,6 +96,7 @@ pub async fn checkout_begin(
         prices: prices(billing, &plan).await?,
         trial_days,
         anchor: first,
+        expires_at: first.map(|first| expiry(first, now)),
         promotion_code,
         // Stripe puts the id in.
         success_url: format!("{page}/done?session={{CHECKOUT_SESSION_ID}}"),
@@ -118,17 +134,15 @@ async fn only_one(
     };
     let there = open.iter().find(same).cloned();
     for other in open.iter().filter(|one| there.as_ref().is_none_or(|there| there.id != one.id)) {
-        billing.stripe.checkout_expire(&other.id).await?;
-    }
-    // Now nothing more is paid on those. What was may not have been heard of yet: Stripe is asked.
-    for one in billing.stripe.subscriptions_of(&new.customer).await? {
-        if !matches!(one.status.as_str(), "canceled" | "incomplete_expired" | "incomplete") {
-            refresh_subscription(billing, &one.id).await?;
-            return Err(Error::new(&codes::STATE_CONFLICT)
-                .detail("this workspace has a subscription")
-                .hint("change its plan instead"));
+        if !billing.stripe.checkout_expire(&other.id).await?
+            && billing.stripe.checkout_by_id(&other.id).await?.status == OPEN
+        {
+            // Stripe ends no page on which a payment is being made: the bank is asked at this moment.
+            return Err(being_paid());
         }
     }
+    // Now nothing more is paid on those. What was may not have been heard of yet: Stripe is asked.
+    unpaid(billing, &new.customer).await?;
     if let Some(there) = there {
         return Ok(there);
     }
@@ -136,11 +150,12 @@ async fn only_one(
     let (mut last, window) = (open.first().map(|one| one.id.clone()), now.timestamp() / ONE_CHECKOUT);
     for _ in 0..TRIES {
         let before = last.as_deref().unwrap_or("none");
-        let key = format!("checkout:{tenant}:{}:{before}:{window}", new.reference);
-        let made = billing.stripe.checkout(new, key).await.map_err(|trouble| match trouble {
+        let object = format!("{tenant}:{}:{before}:{window}", new.reference);
+        let made = asked(billing, &object, "checkout", |key| billing.stripe.checkout(new, key)).await;
+        let made = made.map_err(|error| match error.cause::<Trouble>() {
             // All else in it is ours.
-            Trouble::Refused { .. } if new.promotion_code.is_some() => no_such_code(),
-            trouble => trouble.into(),
+            Some(Trouble::Refused { .. }) if new.promotion_code.is_some() => no_such_code(),
+            _ => error,
         })?;
         let open = billing.stripe.checkouts_open(&new.customer).await?;
         if open.iter().any(|one| one.id == made.id) {
@@ -148,14 +163,36 @@ async fn only_one(
             for other in open.iter().filter(|one| (one.created_at, &one.id) < (made.created_at, &made.id)) {
                 billing.stripe.checkout_expire(&other.id).await?;
             }
+            // Somebody may have paid on another page while this one was made.
+            if let Err(error) = unpaid(billing, &new.customer).await {
+                billing.stripe.checkout_expire(&made.id).await?;
+                return Err(error);
+            }
             return Ok(made);
         }
         // An answer that was saved, of a page that has ended since.
         last = Some(made.id);
     }
-    Err(Error::new(&codes::STATE_CONFLICT)
+    Err(being_paid())
+}
+
+fn being_paid() -> Error {
+    Error::new(&codes::STATE_CONFLICT)
         .detail("somebody else pays for this workspace at this moment")
-        .hint("look at the workspace's plan again in a moment"))
+        .hint("look at the workspace's plan again in a moment")
+}
+
+/// Refuses whoever has a subscription that is paid for, by what Stripe says now.
+async fn unpaid(billing: &Billing, customer: &str) -> Result<()> {
+    for one in billing.stripe.subscriptions_of(customer).await? {
+        if is_paid_for(&one.status) {
+            refresh_subscription(billing, &one.id).await?;
+            return Err(Error::new(&codes::STATE_CONFLICT)
+                .detail("this workspace has a subscription")
+                .hint("change its plan instead"));
+        }
+    }
+    Ok(())
 }
 
 /// Ends all of a customer's pages that can still be paid on: it has its subscription.
@@ -220,11 +257,15 @@ mod tests {
         for (now, want) in [
             ("2026-11-22T00:00:00Z", "2026-11-23T00:00:00Z"),
             ("2026-11-22T12:34:56Z", "2026-11-23T00:00:00Z"),
-            ("2026-11-22T23:49:59Z", "2026-11-23T00:00:00Z"),
-            ("2026-11-22T23:50:00Z", "2026-11-24T00:00:00Z"),
+            ("2026-11-22T23:24:59Z", "2026-11-23T00:00:00Z"),
+            ("2026-11-22T23:25:00Z", "2026-11-24T00:00:00Z"),
             ("2026-12-31T23:59:59Z", "2027-01-02T00:00:00Z"),
         ] {
             assert_eq!(anchor(at(now)), at(want), "{now}");
+            // Stripe takes half an hour to a day.
+            let end = expiry(at(want), at(now));
+            assert!(end <= at(want) && end >= at(now) + TimeDelta::minutes(30), "{now} {end}");
+            assert!(end < at(now) + TimeDelta::days(1), "{now} {end}");
         }
     }
 }

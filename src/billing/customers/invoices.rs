@@ -8,8 +8,9 @@ use sqlx::PgConnection;
 
 use super::account::whose_id;
 use super::{before_asking, is_missing, refresh_subscription, require_mode};
+use crate::billing::incidents::kind::DRAFT_HELD;
 use crate::billing::stripe::{Invoice, InvoiceLine};
-use crate::billing::{Billing, access};
+use crate::billing::{Billing, access, incidents};
 use crate::kernel::Result;
 use crate::kernel::ids::TenantId;
 
@@ -72,10 +73,15 @@ pub async fn refresh_invoice(billing: &Billing, id: &str) -> Result<Option<Tenan
 }
 
 async fn forget_draft(billing: &Billing, id: &str) -> Result<Option<TenantId>> {
-    Ok(sqlx::query_scalar("DELETE FROM invoice WHERE id = $1 AND status = 'draft' RETURNING tenant")
-        .bind(id)
-        .fetch_optional(&billing.cp.db)
-        .await?)
+    let mut tx = billing.cp.db.begin().await?;
+    let tenant =
+        sqlx::query_scalar("DELETE FROM invoice WHERE id = $1 AND status = 'draft' RETURNING tenant")
+            .bind(id)
+            .fetch_optional(&mut *tx)
+            .await?;
+    incidents::settle(&mut tx, DRAFT_HELD, id, "it was deleted at Stripe", billing.cp.clock.now()).await?;
+    tx.commit().await?;
+    Ok(tenant)
 }
 
 /// Fetches the newest invoices of a customer.
@@ -97,11 +103,12 @@ pub(super) async fn refresh_newest(billing: &Billing, tenant: TenantId, customer
     Ok(())
 }
 
-/// Keeps an answer, unless a later one is kept already. Whether a draft is held back is finance's, and stays.
+/// Keeps an answer, unless a later one is kept already. Whether a draft is held is ours, and stays; what is no draft any more
+/// waits for nobody, and Stripe is told so where it still holds it.
 async fn keep(billing: &Billing, tenant: TenantId, invoice: &Invoice, asked_at: DateTime<Utc>) -> Result<()> {
     require_mode(billing, invoice.livemode, &invoice.id).await?;
-    let mut conn = billing.cp.db.acquire().await?;
-    let lines = lines(&mut conn, invoice).await?;
+    let mut tx = billing.cp.db.begin().await?;
+    let lines = lines(&mut tx, invoice).await?;
     sqlx::query(
         "INSERT INTO invoice (id, tenant, subscription, number, status, currency, total_minor, tax_minor, paid_minor,
                               credited_minor, period_start, period_end, lines, hosted_url, created_at, due_at, paid_at,
@@ -112,7 +119,8 @@ async fn keep(billing: &Billing, tenant: TenantId, invoice: &Invoice, asked_at: 
                 tax_minor = EXCLUDED.tax_minor, paid_minor = EXCLUDED.paid_minor,
                 credited_minor = EXCLUDED.credited_minor, period_start = EXCLUDED.period_start,
                 period_end = EXCLUDED.period_end, lines = EXCLUDED.lines, hosted_url = EXCLUDED.hosted_url,
-                due_at = EXCLUDED.due_at, paid_at = EXCLUDED.paid_at, fetched_at = EXCLUDED.fetched_at
+                due_at = EXCLUDED.due_at, paid_at = EXCLUDED.paid_at, fetched_at = EXCLUDED.fetched_at,
+                held = invoice.held AND EXCLUDED.status = 'draft'
           WHERE invoice.fetched_at <= EXCLUDED.fetched_at AND invoice.tenant = EXCLUDED.tenant",
     )
     .bind(&invoice.id)
@@ -133,8 +141,12 @@ async fn keep(billing: &Billing, tenant: TenantId, invoice: &Invoice, asked_at: 
     .bind(invoice.due_at)
     .bind(invoice.paid_at)
     .bind(asked_at)
-    .execute(&mut *conn)
+    .execute(&mut *tx)
     .await?;
+    if invoice.status != "draft" {
+        incidents::settle(&mut tx, DRAFT_HELD, &invoice.id, "it is final", billing.cp.clock.now()).await?;
+    }
+    tx.commit().await?;
     Ok(())
 }
 

@@ -9,6 +9,7 @@
 //! | `invoices` | invoices with their lines |
 //! | `checkout` | Stripe's own pages: Checkout and the Billing Portal |
 //! | `change` | another plan, cancelling, going on for nothing |
+//! | `leaving` | the subscription of a tenant that is deleted, and of one that is brought back |
 //! | `keys` | idempotency keys that survive a saved 500 |
 //!
 //! **Who pays how.** A person who makes a workspace on a paid plan is led through Checkout. A tenant that an operator
@@ -26,6 +27,7 @@ mod change;
 mod checkout;
 mod invoices;
 mod keys;
+mod leaving;
 mod subscriptions;
 
 use chrono::{DateTime, Utc};
@@ -37,12 +39,13 @@ use super::incidents::{self, kind};
 use crate::kernel::{Error, Result, codes};
 
 pub use account::{
-    Account, ENSURE, FORGET, account_of, customer_ensure, customer_forget, ensure_missing, leave_round, open,
+    Account, ENSURE, FORGET, account_of, customer_ensure, customer_forget, ensure_missing, open,
     refresh_customer, tenant_of,
 };
 pub use change::{cancel, free, keep, plan_change};
 pub use checkout::{checkout_begin, is_of, page_of, portal_open, refresh_checkout};
 pub use invoices::{Kept as KeptInvoice, invoices_of, refresh_invoice, refresh_invoices_of};
+pub use leaving::{leave_round, return_round};
 pub use subscriptions::{
     Kept as KeptSubscription, current, is_to_be_paid, keep as subscription_keep, refresh_subscription,
     refresh_tenant, trial_of,
@@ -83,8 +86,7 @@ pub fn require_stripe(billing: &Billing) -> Result<()> {
 
 /// What Stripe does not know. Something that was deleted there answers so, too.
 fn is_missing(trouble: &super::stripe::Trouble) -> bool {
-    matches!(trouble, super::stripe::Trouble::Refused { status: 404, .. })
-        || matches!(trouble, super::stripe::Trouble::Refused { code, .. } if code == "resource_missing")
+    trouble.is_missing()
 }
 
 /// The e-mail addresses of a tenant's owners, the one who has been there longest first.

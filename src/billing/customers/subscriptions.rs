@@ -46,15 +46,19 @@ fn is_living(status: &str) -> bool {
 }
 
 /// Whether it stands, and its first payment is not what is missing.
-fn is_paid_for(status: &str) -> bool {
+pub(super) fn is_paid_for(status: &str) -> bool {
     is_living(status) && status != "incomplete"
 }
 
+/// Whether it was known before that it is paid for. Stripe speaks of most of them first while the bank is still asked.
 async fn is_known(billing: &Billing, subscription: &str) -> Result<bool> {
-    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM subscription WHERE id = $1)")
-        .bind(subscription)
-        .fetch_one(&billing.cp.db)
-        .await?)
+    Ok(sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM subscription
+                         WHERE id = $1 AND status NOT IN ('incomplete', 'incomplete_expired', 'canceled'))",
+    )
+    .bind(subscription)
+    .fetch_one(&billing.cp.db)
+    .await?)
 }
 
 const KEPT: &str =
@@ -148,7 +152,7 @@ pub async fn keep(
     require_mode(billing, subscription.livemode, &subscription.id).await?;
     let now = billing.cp.clock.now();
     // Whoever has a subscription buys no second one on a page that is still open in another window. Before it is kept: what
-    // fails here is tried again while it is unknown.
+    // fails here is tried again while it is not known to be paid for.
     if is_paid_for(&subscription.status) && !is_known(billing, &subscription.id).await? {
         checkout::close_open(billing, &subscription.customer).await?;
     }
@@ -209,6 +213,15 @@ pub async fn keep(
 /// The tenant's plan becomes the subscription's. Where that cannot be, somebody has sold what cannot be given: they are
 /// told, and the subscription is kept all the same.
 async fn follow(conn: &mut PgConnection, tenant: TenantId, kept: &Kept, now: DateTime<Utc>) -> Result<()> {
+    let leaves: bool =
+        sqlx::query_scalar("SELECT state IN ('deleting', 'deleted') FROM tenant WHERE id = $1")
+            .bind(tenant)
+            .fetch_one(&mut *conn)
+            .await?;
+    if leaves {
+        // It is given nothing more, and that is as it should be.
+        return incidents::settle(conn, kind::PLAN_NOT_GIVEN, &kept.id, "worker", now).await.map(drop);
+    }
     match tenant_plan_set(&mut *conn, &Caller::worker(), tenant, &kept.plan, now).await {
         Ok(_) => incidents::settle(conn, kind::PLAN_NOT_GIVEN, &kept.id, "worker", now).await.map(drop),
         Err(error) if error.code().status < 500 => {

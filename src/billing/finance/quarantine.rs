@@ -11,7 +11,9 @@ use crate::billing::reconcile::usage::{Account, MeterAtStripe, meters_at_stripe}
 use crate::billing::reconcile::{OLDEST_SENT, require_stripe};
 use crate::billing::sender::watch::kind;
 use crate::billing::{Billing, incidents};
+use crate::control_plane::approvals::person_of;
 use crate::control_plane::audit::{Caller, audit_add};
+use crate::kernel::ids::OperatorId;
 use crate::kernel::page::{self, Page};
 use crate::kernel::{Error, Result, codes};
 
@@ -56,7 +58,7 @@ pub enum SettleAs {
     Resend,
     /// Stripe has it: somebody saw it there.
     Delivered,
-    /// It is never sent, and never billed.
+    /// It is never sent, and never billed. Takes two operators: each settles it as void.
     Void,
 }
 
@@ -105,13 +107,10 @@ pub async fn quarantine_settle(
     let batch = batch_of(&mut *billing.cp.db.acquire().await?, identifier).await?;
     let fate = match how.r#as {
         SettleAs::Check => Some(check(billing, caller, &batch).await?),
-        _ => {
-            by_hand(billing, caller, &batch, how).await?;
-            None
-        }
+        _ => by_hand(billing, caller, &batch, how).await?,
     };
     let mut conn = billing.cp.db.acquire().await?;
-    if fate != Some(Fate::Unclear) {
+    if !matches!(fate, Some(Fate::Unclear | Fate::Asked)) {
         let now = billing.cp.clock.now();
         for kind in [kind::QUARANTINED, kind::REJECTED] {
             for subject in [batch.id.to_string(), batch.id.0.to_string(), batch.identifier.clone()] {
@@ -194,7 +193,72 @@ fn allowed(how: SettleAs, sent: bool) -> (&'static str, &'static [&'static str])
     }
 }
 
-async fn by_hand(billing: &Billing, caller: &Caller, batch: &Batch, how: &Settle) -> Result<()> {
+/// Whether a second operator agrees that a batch is void. If not, it is noted who asked, or stands for it.
+async fn void_agreed(
+    conn: &mut PgConnection,
+    caller: &Caller,
+    batch: &Batch,
+    how: &Settle,
+    now: DateTime<Utc>,
+) -> Result<bool> {
+    let person = person_of(&mut *conn, &caller.actor).await?;
+    let detail = json!({ "reason": how.reason, "quantity": batch.quantity });
+    let asked = sqlx::query(
+        "INSERT INTO usage_void (batch, reason, asked_by, asked_person, asked_at) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (batch) DO NOTHING",
+    )
+    .bind(batch.id)
+    .bind(&how.reason)
+    .bind(&caller.actor)
+    .bind(person)
+    .bind(now)
+    .execute(&mut *conn)
+    .await?;
+    if asked.rows_affected() == 1 {
+        // Whoever lists what waits sees it.
+        sqlx::query(
+            "UPDATE usage_batch SET error = left('to be void, if another operator agrees: ' || $2 || coalesce('; ' || error, ''), 500)
+              WHERE id = $1",
+        )
+        .bind(batch.id)
+        .bind(&how.reason)
+        .execute(&mut *conn)
+        .await?;
+        let action = "billing.batch.void_ask";
+        audit_add(conn, caller, now, action, Some(batch.tenant), &batch.identifier, detail).await?;
+        return Ok(false);
+    }
+    let (by, stands): (String, Option<OperatorId>) =
+        sqlx::query_as("SELECT asked_by, asked_person FROM usage_void WHERE batch = $1 FOR UPDATE")
+            .bind(batch.id)
+            .fetch_one(&mut *conn)
+            .await?;
+    let Some(person) = person.filter(|person| by != caller.actor && stands != Some(*person)) else {
+        return Ok(false);
+    };
+    if stands.is_none() {
+        sqlx::query("UPDATE usage_void SET asked_person = $2 WHERE batch = $1")
+            .bind(batch.id)
+            .bind(person)
+            .execute(&mut *conn)
+            .await?;
+        let action = "billing.batch.void_stand_for";
+        audit_add(conn, caller, now, action, Some(batch.tenant), &batch.identifier, detail).await?;
+        return Ok(false);
+    }
+    sqlx::query(
+        "UPDATE usage_void SET decided_by = $2, decided_person = $3, decided_at = $4 WHERE batch = $1",
+    )
+    .bind(batch.id)
+    .bind(&caller.actor)
+    .bind(person)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(true)
+}
+
+async fn by_hand(billing: &Billing, caller: &Caller, batch: &Batch, how: &Settle) -> Result<Option<Fate>> {
     let now = billing.cp.clock.now();
     type Times = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
     let (first_sent_at, last_sent_at): Times =
@@ -220,6 +284,15 @@ async fn by_hand(billing: &Billing, caller: &Caller, batch: &Batch, how: &Settle
         require_absent(billing, batch).await?;
     }
     let mut tx = billing.cp.db.begin().await?;
+    if how.r#as == SettleAs::Void {
+        if !void_agreed(&mut tx, caller, batch, how, now).await? {
+            tx.commit().await?;
+            return Ok(Some(Fate::Asked));
+        }
+    } else {
+        // Whoever asked for that asked about what it was then.
+        sqlx::query("DELETE FROM usage_void WHERE batch = $1").bind(batch.id).execute(&mut *tx).await?;
+    }
     // Sent again, it is another event for whoever is the tenant's customer by then: Stripe may have taken the first one, and
     // said later that it could not count it. The same identifier would then be "delivered earlier", and never counted.
     let done = sqlx::query(
@@ -249,7 +322,7 @@ async fn by_hand(billing: &Billing, caller: &Caller, batch: &Batch, how: &Settle
     audit_add(&mut tx, caller, now, "billing.batch.settle", Some(batch.tenant), &batch.identifier, detail)
         .await?;
     tx.commit().await?;
-    Ok(())
+    Ok(None)
 }
 
 #[cfg(test)]

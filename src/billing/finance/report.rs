@@ -385,16 +385,12 @@ pub(super) fn compare(counted: &Quantities, invoiced: Option<i64>) -> (i64, Opti
     let theirs = invoiced.or(stripe).unwrap_or(delivered);
     let diff = theirs - ledger;
     let short = ledger + carried - theirs;
+    // No negative use is billed: what is less than nothing is owed, and shown where all else is even, too.
+    if invoiced == Some(0) && ledger + carried < 0 {
+        return (diff, Some(if over { Class::Settled } else { Class::CreditDue }));
+    }
     let class = match diff {
         0 => return (0, None),
-        // No negative use is billed: what is less than nothing is owed.
-        _ if invoiced == Some(0) && ledger + carried < 0 => {
-            if over {
-                Class::Settled
-            } else {
-                Class::CreditDue
-            }
-        }
         _ if theirs == (ledger + carried).max(0) && carried != 0 => Class::CarriedForward,
         _ if matches!((invoiced, stripe), (Some(said), Some(counted)) if said != counted.max(0)) => {
             Class::ManualStripeEdit
@@ -457,6 +453,12 @@ mod tests {
             Quantities { ledger: 4, delivered: -8, stripe: Some(-8), carried: -12, ..Quantities::default() };
         assert_eq!(compare(&taken, Some(0)), (-4, Some(Class::CreditDue)));
         assert_eq!(compare(&Quantities { over: true, ..taken }, Some(0)), (-4, Some(Class::Settled)));
+        let unused = Quantities { ledger: 0, carried: -8, ..taken };
+        assert_eq!(
+            compare(&unused, Some(0)),
+            (0, Some(Class::CreditDue)),
+            "nothing was used, and eight are owed"
+        );
         // As much was taken away as was used: nothing is left, and nothing is owed.
         let even = Quantities { carried: -4, stripe: Some(0), ..taken };
         assert_eq!(compare(&even, Some(0)), (-4, Some(Class::CarriedForward)));

@@ -93,7 +93,7 @@ pub async fn standing(conn: &mut PgConnection, livemode: bool) -> Result<Standin
               WHERE d.run = $1 AND d.class NOT IN ",
         benign!(),
         " AND NOT EXISTS (SELECT FROM reconcile_run r WHERE r.tenant = d.tenant AND r.state = 'green'
-                                 AND r.why <> 'period_close' AND r.started_at > last.started_at)",
+                                 AND r.whole AND r.started_at > last.started_at)",
     ))
     .bind(last.as_ref().map(|run| run.id))
     .fetch_one(conn)
@@ -172,7 +172,7 @@ async fn reconciled(
             .await?;
     let whole: Option<DateTime<Utc>> = sqlx::query_scalar(
         "SELECT max(finished_at) FROM reconcile_run
-          WHERE livemode = $1 AND tenant IS NULL AND state IN ('green', 'red')",
+          WHERE livemode = $1 AND whole AND tenant IS NULL AND state IN ('green', 'red')",
     )
     .bind(livemode)
     .fetch_one(&mut *conn)

@@ -42,7 +42,8 @@ pub fn about(kind: &str) -> Option<About> {
         | "invoice.payment_action_required"
         | "invoice.overdue"
         | "invoice.marked_uncollectible"
-        | "invoice.voided" => About::Invoice,
+        | "invoice.voided"
+        | "invoice.deleted" => About::Invoice,
         "invoice.finalization_failed" => About::NotFinalized,
         "invoice.upcoming" => About::Upcoming,
         "charge.refunded" => About::Charge,

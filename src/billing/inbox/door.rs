@@ -126,26 +126,7 @@ impl Door {
     ) -> Result<Taken> {
         let name = format!("unreadable:{}", &HEXLOWER.encode(&sha256(body))[..40]);
         let _turn = self.turn().await?;
-        let stored = async {
-            let mut tx = self.billing.cp.db.begin().await?;
-            sqlx::query(
-                "INSERT INTO webhook_inbox (livemode, event_id, shape, type, unreadable, received_at, state, not_before, error)
-                 VALUES ($1, $2, $3, '', $4, $5, 'dead', $5, $6)
-                 ON CONFLICT (livemode, event_id) DO UPDATE SET deliveries = webhook_inbox.deliveries + 1",
-            )
-            .bind(self.billing.settings.livemode())
-            .bind(&name)
-            .bind(shape)
-            .bind(body)
-            .bind(now)
-            .bind(why)
-            .execute(&mut *tx)
-            .await?;
-            let detail = json!({ "endpoint": shape, "why": why });
-            incidents::open(&mut tx, kind::UNREADABLE, &name, None, detail, now).await?;
-            Ok::<_, Error>(tx.commit().await?)
-        };
-        stored.await.map_err(not_stored)?;
+        keep_unreadable(&self.billing, shape, &name, body, why, now).await.map_err(not_stored)?;
         Ok(Taken::Unreadable)
     }
 
@@ -183,6 +164,36 @@ impl Door {
     }
 }
 
+/// Keeps what is authentic and cannot be read, and tells somebody; gives the number of its deliveries.
+pub(super) async fn keep_unreadable(
+    billing: &Billing,
+    shape: Shape,
+    name: &str,
+    body: &[u8],
+    why: &str,
+    now: DateTime<Utc>,
+) -> Result<i32> {
+    let mut tx = billing.cp.db.begin().await?;
+    let deliveries: i32 = sqlx::query_scalar(
+        "INSERT INTO webhook_inbox (livemode, event_id, shape, type, unreadable, received_at, state, not_before, error)
+         VALUES ($1, $2, $3, '', $4, $5, 'dead', $5, $6)
+         ON CONFLICT (livemode, event_id) DO UPDATE SET deliveries = webhook_inbox.deliveries + 1
+         RETURNING deliveries",
+    )
+    .bind(billing.settings.livemode())
+    .bind(name)
+    .bind(shape)
+    .bind(body)
+    .bind(now)
+    .bind(why)
+    .fetch_one(&mut *tx)
+    .await?;
+    let detail = json!({ "endpoint": shape, "why": why });
+    incidents::open(&mut tx, kind::UNREADABLE, name, None, detail, now).await?;
+    tx.commit().await?;
+    Ok(deliveries)
+}
+
 /// Puts an event into the inbox, or counts one more delivery; gives their number. One statement.
 pub(super) async fn insert(
     billing: &Billing,
@@ -216,7 +227,7 @@ pub(super) async fn insert(
 }
 
 /// Whether PostgreSQL refuses the value itself.
-fn is_data(error: &sqlx::Error) -> bool {
+pub(super) fn is_data(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|said| said.code()).is_some_and(|code| code.starts_with("22"))
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 
 use super::about::about;
-use super::door::insert;
+use super::door::{insert, is_data, keep_unreadable};
 use super::read::{moment, read};
 use super::{Shape, signature};
 use crate::billing::Billing;
@@ -16,6 +16,10 @@ use crate::kernel::{Error, Result};
 const REACH: TimeDelta = TimeDelta::days(30);
 /// Looked through again each time: what happened may appear in a list a little later.
 const AGAIN: TimeDelta = TimeDelta::hours(1);
+/// What is done with is kept for longer than it is listed; then nothing asks for it, and it holds names and addresses.
+const KEPT: TimeDelta = TimeDelta::days(35);
+/// Events that are forgotten in one statement.
+const FORGOTTEN_AT_ONCE: i64 = 5_000;
 /// An event this young may still be on its way.
 const YOUNG: TimeDelta = TimeDelta::seconds(signature::TOLERANCE);
 
@@ -25,7 +29,26 @@ const YOUNG: TimeDelta = TimeDelta::seconds(signature::TOLERANCE);
 /// # Errors
 /// When Stripe or the control database does not answer; the next one looks as far back.
 pub async fn sweep(billing: &Billing) -> Result<usize> {
+    forget(billing).await?;
     Ok(through(billing, Shape::Snapshot).await? + through(billing, Shape::Thin).await?)
+}
+
+/// Removes what is long done with. What failed stays until somebody has seen to it.
+async fn forget(billing: &Billing) -> Result<()> {
+    loop {
+        let gone = sqlx::query(
+            "DELETE FROM webhook_inbox WHERE (livemode, event_id) IN (
+                 SELECT livemode, event_id FROM webhook_inbox
+                  WHERE state IN ('done', 'ignored') AND received_at < $1 ORDER BY received_at LIMIT $2)",
+        )
+        .bind(billing.cp.clock.now() - KEPT)
+        .bind(FORGOTTEN_AT_ONCE)
+        .execute(&billing.cp.db)
+        .await?;
+        if gone.rows_affected() < FORGOTTEN_AT_ONCE as u64 {
+            return Ok(());
+        }
+    }
 }
 
 async fn through(billing: &Billing, shape: Shape) -> Result<usize> {
@@ -44,7 +67,14 @@ async fn through(billing: &Billing, shape: Shape) -> Result<usize> {
             continue;
         }
         // It may have come this very moment: then that counts as one more delivery, and is no gap.
-        if insert(billing, shape, &read, &text, "sweep", now).await.map_err(Error::from)? == 1 {
+        let stored = match insert(billing, shape, &read, &text, "sweep", now).await {
+            // JSON that no column can hold: kept as it is, by its name, so that the next sweep finds it.
+            Err(error) if is_data(&error) => {
+                keep_unreadable(billing, shape, &read.id, text.as_bytes(), &error.to_string(), now).await?
+            }
+            stored => stored.map_err(Error::from)?,
+        };
+        if stored == 1 {
             found.push(json!({ "event": read.id, "type": read.kind }));
         }
     }

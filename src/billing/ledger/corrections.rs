@@ -19,6 +19,7 @@ use crate::control_plane::approvals::person_of;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::db::violated;
 use crate::kernel::ids::{OperatorId, TenantId};
+use crate::kernel::page::{Asked, Page};
 use crate::kernel::{Error, Result, codes};
 
 const SOURCE: &str = "correction";
@@ -41,8 +42,9 @@ pub struct NewCorrection {
     pub meter: String,
     /// What is added; below 0, taken away. Of a meter where the newest counts: the reading itself, 0 or more.
     pub quantity: i64,
-    /// The moment that it counts for: at most 34 days ago.
-    pub occurred_at: DateTime<Utc>,
+    /// The moment that it counts for: at most 34 days ago. That of asking when it is left out.
+    #[serde(default)]
+    pub occurred_at: Option<DateTime<Utc>>,
     /// The fact that was wrong, or that was kept aside. A fact is corrected once; a correction that was wrong is a fact
     /// too, and is corrected itself.
     #[serde(default)]
@@ -100,7 +102,8 @@ pub async fn correction_ask(cp: &ControlPlane, caller: &Caller, new: &NewCorrect
     if let Some(before) = asked_before(&mut tx, caller, new).await? {
         return same(before, new);
     }
-    check(&mut tx, new, now).await?;
+    let occurred_at = new.occurred_at.unwrap_or(now);
+    check(&mut tx, new, occurred_at, now).await?;
     let person = person_of(&mut tx, &caller.actor).await?;
     let asked: Option<Correction> = sqlx::query_as(concat!(
         "INSERT INTO usage_correction (id, tenant, meter, quantity, occurred_at, corrects, reason, asked_by, asked_at, state,
@@ -113,7 +116,7 @@ pub async fn correction_ask(cp: &ControlPlane, caller: &Caller, new: &NewCorrect
     .bind(new.tenant)
     .bind(&new.meter)
     .bind(new.quantity)
-    .bind(new.occurred_at)
+    .bind(occurred_at)
     .bind(new.corrects)
     .bind(new.reason.trim())
     .bind(&caller.actor)
@@ -151,12 +154,14 @@ async fn asked_before(
     .await?)
 }
 
-/// The correction of before, if it is the one that is asked for now. The moment is not compared: left out, it is that of
+/// The correction of before, if it is the one that is asked for now. A moment that is left out is not compared: it is that of
 /// asking, and a repeat is asked later.
 fn same(before: Correction, new: &NewCorrection) -> Result<Correction> {
     let is_same = (before.tenant, before.quantity, before.corrects)
         == (new.tenant, new.quantity, new.corrects)
-        && (before.meter.as_str(), before.reason.as_str()) == (new.meter.as_str(), new.reason.trim());
+        && (before.meter.as_str(), before.reason.as_str()) == (new.meter.as_str(), new.reason.trim())
+        // What is kept has whole microseconds.
+        && new.occurred_at.is_none_or(|at| at.timestamp_micros() == before.occurred_at.timestamp_micros());
     if is_same {
         return Ok(before);
     }
@@ -175,7 +180,12 @@ fn corrected_once(error: sqlx::Error) -> Error {
     }
 }
 
-async fn check(conn: &mut PgConnection, new: &NewCorrection, now: DateTime<Utc>) -> Result<()> {
+async fn check(
+    conn: &mut PgConnection,
+    new: &NewCorrection,
+    occurred_at: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<()> {
     let known: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM tenant WHERE id = $1)")
         .bind(new.tenant)
         .fetch_one(&mut *conn)
@@ -193,7 +203,7 @@ async fn check(conn: &mut PgConnection, new: &NewCorrection, now: DateTime<Utc>)
         let (least, most) = (allowed.start(), allowed.end());
         return Err(Error::field("quantity", format!("{least} to {most} for this meter, and not 0")));
     }
-    if let Some(why) = late::judge(new.occurred_at, now) {
+    if let Some(why) = late::judge(occurred_at, now) {
         return Err(match why {
             late::Why::TooOld => Error::field("occurred_at", "at most 34 days ago")
                 .hint("take a later moment: it is billed with the period of that moment"),
@@ -336,7 +346,34 @@ async fn note(
     audit_add(tx, caller, now, action, Some(correction.tenant), &correction.id.to_string(), detail).await
 }
 
-/// Corrections, newest first: those that wait for a decision, or all.
+/// A page of corrections, newest first: those that wait for a decision, or all.
+///
+/// # Errors
+/// `invalid_fields`; `bad_cursor`.
+pub async fn correction_page(
+    conn: &mut PgConnection,
+    decided_too: bool,
+    limit: Option<u32>,
+    cursor: Option<&str>,
+) -> Result<Page<Correction>> {
+    let asked = Asked::<(DateTime<Utc>, CorrectionId)>::of(limit, cursor)?;
+    let rows = sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM usage_correction
+           WHERE ($1 OR state = 'asked') AND ($2::timestamptz IS NULL OR (asked_at, id) < ($2, $3))
+           ORDER BY asked_at DESC, id DESC LIMIT $4"
+    ))
+    .bind(decided_too)
+    .bind(asked.after.map(|(at, _)| at))
+    .bind(asked.after.map(|(_, id)| id))
+    .bind(asked.rows())
+    .fetch_all(conn)
+    .await?;
+    Ok(asked.page(rows, |one: &Correction| (one.asked_at, one.id)))
+}
+
+/// The newest corrections: those that wait for a decision, or all.
 pub async fn correction_list(
     conn: &mut PgConnection,
     decided_too: bool,

@@ -37,6 +37,7 @@ pub mod window;
 pub use books::{Batch, FactLine, Total, batch_by_id, batch_by_identifier, facts_of_batch, totals};
 pub use corrections::{
     Correction, CorrectionState, NewCorrection, correction_ask, correction_decide, correction_list,
+    correction_page,
 };
 pub use events::{Fact, Recorded, record, record_many};
 pub use late::{Quarantined, quarantine_list};

@@ -246,7 +246,11 @@ async fn write(conn: &mut PgConnection, parts: &[Part], now: DateTime<Utc>) -> R
 }
 
 /// Two people agreed to a correction, and it changes no bill: somebody has to know.
-async fn tell_of_corrections(conn: &mut PgConnection, void: &[BatchId], now: DateTime<Utc>) -> Result<()> {
+pub(in crate::billing) async fn tell_of_corrections(
+    conn: &mut PgConnection,
+    void: &[BatchId],
+    now: DateTime<Utc>,
+) -> Result<()> {
     let idle: Vec<(TenantId, String, String, i64, String, bool)> = sqlx::query_as(
         "SELECT e.tenant, e.meter, e.key, e.quantity, b.identifier, b.carried_forward
            FROM usage_event e JOIN usage_batch b ON b.id = e.batch

@@ -1,5 +1,5 @@
-//! Who is told that a limit is near, or reached: each owner, by mail, once a period for 80 percent and once for 100. What
-//! has no period (bytes, seats) is told of again after it fell below 70 percent.
+//! Who is told that a limit is near, or reached: each owner, by mail, once a period for 80 percent and once for 100. It is told of
+//! again after it fell below 70 percent: bytes and seats when there are fewer, a month's count when the plan grants more.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
@@ -45,7 +45,7 @@ pub async fn tell(billing: Billing) -> Result<()> {
         }
     }
     let mut conn = billing.cp.db.acquire().await?;
-    forget(&mut conn).await
+    forget(&mut conn, now).await
 }
 
 /// Every count that is kept in the control database, with its limit: `tenant`, `quota`, `period`, `used`, `most`.
@@ -126,18 +126,18 @@ async fn owners(conn: &mut PgConnection, tenant: TenantId) -> Result<Vec<Account
     .await?)
 }
 
-/// Of what has no period: whoever is clearly below it is told again the next time.
-async fn forget(conn: &mut PgConnection) -> Result<()> {
+/// Whoever is clearly below a limit is told again the next time.
+async fn forget(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<()> {
     sqlx::query(concat!(
         "WITH ",
         counts!(),
         " DELETE FROM quota_notice n
-           WHERE n.period = $2::date AND NOT EXISTS (
+           WHERE n.period IN ($1::date, $2::date) AND NOT EXISTS (
                  SELECT FROM counts c
                   WHERE (c.tenant, c.quota, c.period) = (n.tenant, n.quota, n.period)
                     AND c.most > 0 AND c.used * 100 >= c.most * $3::smallint)"
     ))
-    .bind(ALWAYS)
+    .bind(Month::of(now).first_day())
     .bind(ALWAYS)
     .bind(i16::from(FORGOTTEN))
     .execute(conn)

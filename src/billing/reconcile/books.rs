@@ -136,6 +136,11 @@ pub async fn seals_and_deliveries(
     Ok(found)
 }
 
+/// How long after the end of a period its last window may be sealed and told, at the earliest.
+pub fn in_after() -> TimeDelta {
+    TimeDelta::seconds(WINDOW) + TimeDelta::seconds(PATIENCE) + MARGIN
+}
+
 /// At period close: what may still come for the period of a draft. Nothing of it is wrong; the draft waits for it.
 ///
 /// A period is in when its last window may be sealed, its tenant's shard was found empty since, and no fact of it is open.
@@ -164,7 +169,7 @@ pub async fn not_in_yet(
     };
     let mut found = Vec::new();
     let patience = TimeDelta::seconds(PATIENCE);
-    let in_by = end + TimeDelta::seconds(WINDOW) + patience + MARGIN;
+    let in_by = end + in_after();
     if now < in_by {
         let detail = format!("the period's last window is sealed and told by {in_by} at the earliest");
         found.push(waits(format!("window:{invoice}"), None, 0, detail));

@@ -12,6 +12,7 @@
 //! | `round` | one tenant compared; a run goes from tenant to tenant and may be taken up by another process |
 //! | `runs` | the record of runs and differences |
 //! | `close` | at period close: a draft waits while something differs |
+//! | `hold` | how a draft is held and let go: what we want is written down, then Stripe is brought to it |
 //! | `regular` | what a worker does of this now and then |
 //!
 //! Two rules. What is put right is only what is proven absent at Stripe: nothing is ever reduced here, and nothing is sent
@@ -21,6 +22,7 @@ mod books;
 pub mod class;
 pub mod close;
 pub mod duties;
+mod hold;
 mod invoices;
 mod prove;
 pub mod regular;

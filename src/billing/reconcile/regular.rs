@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 use super::class::benign;
 use super::round::{Plan, begin, reconcile_go_on};
-use super::runs::{ReconcileId, Span, Why};
+use super::runs::{ReconcileId, Span, Why, red};
 use super::{midnight, usual_days};
 use crate::billing::Billing;
 use crate::kernel::Result;
@@ -40,7 +40,7 @@ pub async fn nightly(billing: Billing) -> Result<()> {
     let due: bool = sqlx::query_scalar(
         "SELECT EXISTS (SELECT FROM billing_account WHERE livemode = $1 AND created_at < $2)
             AND NOT EXISTS (SELECT FROM reconcile_run
-                             WHERE livemode = $1 AND why = 'nightly' AND started_at >= $2
+                             WHERE livemode = $1 AND why = 'nightly' AND tenant IS NULL AND started_at >= $2
                                AND (state <> 'failed' OR started_at > $3))",
     )
     .bind(livemode)
@@ -80,20 +80,22 @@ pub async fn nightly(billing: Billing) -> Result<()> {
     Ok(())
 }
 
-/// Tenants that differed in the last comparison of all and were not found whole since: each is looked at again within the
-/// hour, so that what was put right is not held against them until the next night.
+/// Tenants that are red: each is looked at again within the hour, as a whole, so that what was put right is not held against them
+/// until the next night.
 async fn red_since(conn: &mut PgConnection, livemode: bool, now: DateTime<Utc>) -> Result<Vec<TenantId>> {
-    // One at period close looks at one invoice alone.
     Ok(sqlx::query_scalar(concat!(
-        "WITH last AS (SELECT id, started_at FROM reconcile_run
-                        WHERE livemode = $1 AND tenant IS NULL AND state IN ('green', 'red') AND started_at < $2
-                        ORDER BY started_at DESC LIMIT 1)
-         SELECT DISTINCT d.tenant FROM reconcile_difference d JOIN last ON d.run = last.id
-          WHERE d.tenant IS NOT NULL AND d.class NOT IN ",
+        "WITH last AS (SELECT coalesce(max(started_at), '-infinity') AS at FROM reconcile_run
+                        WHERE livemode = $1 AND whole AND tenant IS NULL AND state IN ('green', 'red')),
+              named AS (SELECT DISTINCT d.tenant FROM reconcile_run r JOIN reconcile_difference d ON d.run = r.id
+                         WHERE r.livemode = $1 AND r.state = 'red' AND r.started_at >= (SELECT at FROM last)
+                           AND d.tenant IS NOT NULL AND d.class NOT IN ",
         benign!(),
-        " AND NOT EXISTS (SELECT FROM reconcile_run r WHERE r.tenant = d.tenant AND r.why <> 'period_close'
-                             AND (r.started_at > $2 OR r.started_at > last.started_at AND r.state = 'green'))
-          ORDER BY d.tenant LIMIT 5",
+        ")
+         SELECT n.tenant FROM named n
+          WHERE NOT EXISTS (SELECT FROM reconcile_run w WHERE w.livemode = $1 AND w.whole AND w.started_at > $2
+                               AND (w.tenant IS NULL OR w.tenant = n.tenant)) AND ",
+        red!("$1", "n.tenant"),
+        " ORDER BY n.tenant LIMIT 5",
     ))
     .bind(livemode)
     .bind(now - TimeDelta::hours(1))

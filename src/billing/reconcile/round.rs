@@ -11,13 +11,13 @@ use super::class::{Class, Level, benign};
 use super::duties::{self, Decisions};
 use super::prove::Sent;
 use super::runs::{
-    Ask, Found, ReconcileId, Run, RunDetail, RunState, Span, Why, differences_add, run_by_id, run_columns,
-    run_show,
+    Ask, Found, ReconcileId, Run, RunDetail, RunState, Span, Why, differences_add, red, run_by_id,
+    run_columns, run_show,
 };
 use super::usage::{Account, MeterAtStripe, meters_at_stripe};
 use super::{books, invoices, prove, usage, usual_days};
 use crate::billing::ledger::Aggregation;
-use crate::billing::sender::settle::settle_unknown;
+use crate::billing::sender::settle::settle_unknown_of;
 use crate::billing::stripe::Trouble;
 use crate::billing::{Billing, incidents};
 use crate::control_plane::audit::{Caller, audit_add};
@@ -128,8 +128,10 @@ pub async fn reconcile_go_on(billing: &Billing, id: ReconcileId, patience: Durat
     let Some(mut held) = held else { return run_by_id(&mut *billing.cp.db.acquire().await?, id).await };
     let since = Instant::now();
     if !held.look_only && held.after_tenant.is_none() {
-        // What nobody knew of first: then it is no difference any more. Stripe's trouble shows in the comparison too.
-        if let Err(error) = settle_unknown(billing).await {
+        // What nobody knew of first: then it is no difference any more. Stripe's trouble shows in the comparison too. A draft waits
+        // for what is its tenant's.
+        let only = held.run.tenant.filter(|_| held.run.why == Why::PeriodClose);
+        if let Err(error) = settle_unknown_of(billing, only).await {
             tracing::warn!(?error, "batches that were set aside could not be settled");
         }
     }
@@ -192,7 +194,7 @@ fn waits(run: &Run, error: &Error, now: DateTime<Utc>) -> bool {
 
 /// Whether an answer is about this one tenant, and says nothing about the others. Pure.
 fn is_of_one(error: &Error) -> bool {
-    matches!(error.cause::<Trouble>(), Some(Trouble::Refused { .. } | Trouble::Broken { status: 200, .. }))
+    error.cause::<Trouble>().is_some_and(Trouble::is_of_one)
 }
 
 /// Leaves a run where it is, for some minutes. The tenant that it was at comes first then.
@@ -249,11 +251,31 @@ async fn finish(billing: &Billing, id: ReconcileId) -> Result<Run> {
     if bad > 0 {
         let detail = json!({ "run": id, "differences": bad, "fixed": run.fixed });
         incidents::open(&mut tx, DIFFERS, &about, run.tenant, detail, now).await?;
-    } else {
-        incidents::settle(&mut tx, DIFFERS, &about, "reconcile", now).await?;
     }
+    settle_incidents(&mut tx, &run, now).await?;
     tx.commit().await?;
     Ok(run)
+}
+
+/// After a run: what is open about tenants that are not red any more is over. What is open about all is over when a whole run of
+/// all was green.
+async fn settle_incidents(conn: &mut PgConnection, run: &Run, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query(concat!(
+        "UPDATE billing_incident n SET settled_at = $3, settled_by = 'reconcile'
+          WHERE n.kind = $4 AND n.settled_at IS NULL AND CASE WHEN n.tenant IS NULL
+                THEN EXISTS (SELECT FROM reconcile_run WHERE id = $5 AND whole AND tenant IS NULL AND state = 'green')
+                ELSE ($2::uuid IS NULL OR n.tenant = $2) AND NOT ",
+        red!("$1", "n.tenant"),
+        " END",
+    ))
+    .bind(run.livemode)
+    .bind(run.tenant)
+    .bind(now)
+    .bind(DIFFERS)
+    .bind(run.id)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// One tenant on all five levels. Says how many batches were put right. What Stripe refuses to say of this tenant is a

@@ -315,33 +315,55 @@ pub async fn difference_list(
     Ok(Page::build(rows, limit, |one: &Difference| (one.level, one.subject.clone())))
 }
 
-/// The last comparison of all tenants that came to its end.
+/// The last comparison of all tenants that came to its end: of all invoices, over the usual days.
 pub async fn last_run(conn: &mut PgConnection, livemode: bool) -> Result<Option<Run>> {
     Ok(sqlx::query_as(run_columns!(
         "SELECT",
-        "FROM reconcile_run WHERE livemode = $1 AND tenant IS NULL AND state <> 'running' ORDER BY started_at DESC LIMIT 1"
+        "FROM reconcile_run WHERE livemode = $1 AND whole AND tenant IS NULL AND state <> 'running'
+          ORDER BY started_at DESC LIMIT 1"
     ))
     .bind(livemode)
     .fetch_optional(conn)
     .await?)
 }
 
-/// Whether the last comparison found something about this tenant that does not explain itself. Nobody is brought closer to
-/// a suspension meanwhile.
+/// Whether a tenant is red, as SQL: its last whole comparison found something that does not explain itself, or a narrower one
+/// did since. A narrower one that found nothing says nothing of what it did not look at.
+macro_rules! red {
+    ($livemode:literal, $tenant:literal) => {
+        concat!(
+            "EXISTS (SELECT FROM reconcile_run r JOIN reconcile_difference d ON d.run = r.id
+                      WHERE r.livemode = ",
+            $livemode,
+            " AND r.state = 'red' AND (r.tenant IS NULL OR r.tenant = ",
+            $tenant,
+            ") AND d.tenant = ",
+            $tenant,
+            " AND d.class NOT IN ",
+            $crate::billing::reconcile::class::benign!(),
+            " AND r.started_at >= coalesce((SELECT max(w.started_at) FROM reconcile_run w WHERE w.livemode = ",
+            $livemode,
+            " AND w.whole AND w.state IN ('green', 'red') AND (w.tenant IS NULL OR w.tenant = ",
+            $tenant,
+            ")), '-infinity')
+                      -- Of two at one moment, the later one.
+                      AND NOT EXISTS (SELECT FROM reconcile_run w WHERE w.livemode = ",
+            $livemode,
+            " AND w.whole AND w.state IN ('green', 'red') AND (w.tenant IS NULL OR w.tenant = ",
+            $tenant,
+            ") AND w.started_at = r.started_at AND w.id > r.id))"
+        )
+    };
+}
+pub(super) use red;
+
+/// Whether what is known of a tenant is red. Nobody is brought closer to a suspension meanwhile.
 pub async fn is_red(conn: &mut PgConnection, livemode: bool, tenant: TenantId) -> Result<bool> {
-    Ok(sqlx::query_scalar(concat!(
-        "WITH last AS (SELECT id FROM reconcile_run
-                        WHERE livemode = $1 AND (tenant IS NULL OR tenant = $2) AND state IN ('green', 'red')
-                        ORDER BY started_at DESC LIMIT 1)
-         SELECT EXISTS (SELECT FROM reconcile_difference d JOIN last ON d.run = last.id
-                         WHERE d.tenant = $2 AND d.class NOT IN ",
-        benign!(),
-        ")",
-    ))
-    .bind(livemode)
-    .bind(tenant)
-    .fetch_one(conn)
-    .await?)
+    Ok(sqlx::query_scalar(concat!("SELECT ", red!("$1", "$2")))
+        .bind(livemode)
+        .bind(tenant)
+        .fetch_one(conn)
+        .await?)
 }
 
 #[cfg(test)]

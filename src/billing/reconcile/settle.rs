@@ -13,6 +13,7 @@ use super::prove::{Sent, is_counted, requeue, sent_in_minute};
 use super::usage::{Account, MeterAtStripe};
 use crate::billing::Billing;
 use crate::billing::ledger::{Aggregation, BatchId};
+use crate::billing::sender::orphans;
 use crate::billing::stripe::Trouble;
 use crate::control_plane::audit::{Caller, audit_add};
 use crate::kernel::ids::TenantId;
@@ -28,6 +29,8 @@ pub enum Fate {
     Requeued,
     /// The numbers do not say, or it is on its way this very moment.
     Unclear,
+    /// It is to be void: another operator has to say so too.
+    Asked,
 }
 
 /// Asks what Stripe counted in the minute of a batch, and settles the batch if that says what became of it.
@@ -45,7 +48,14 @@ pub async fn settle_one(
     let (id, customer) = (&meter.stripe_id, &account.customer);
     let end = minute + TimeDelta::minutes(1);
     let counted = match ask(|| billing.stripe.total_between(id, customer, minute, end)).await {
-        // A customer that Stripe does not know has nothing.
+        // A customer that Stripe does not know has nothing, and never will: its use goes to the one after it.
+        Err(error) if orphans::is_gone(&billing.stripe, customer, &error).await? => {
+            let mut tx = billing.cp.db.begin().await?;
+            let one = (customer.as_str(), &[batch.0][..]);
+            let again = orphans::send_again(&mut tx, caller, account.tenant, one, now).await?;
+            tx.commit().await?;
+            return Ok(if again.is_empty() { Fate::Unclear } else { Fate::Requeued });
+        }
         Err(error) if is_missing(&error) => None,
         counted => counted?,
     };
@@ -103,7 +113,7 @@ pub async fn is_absent(
 }
 
 fn is_missing(error: &Error) -> bool {
-    matches!(error.cause::<Trouble>(), Some(Trouble::Refused { code, .. }) if code == "resource_missing")
+    error.cause::<Trouble>().is_some_and(Trouble::is_missing)
 }
 
 /// Of the open batches of a minute, those that are absent. None when the numbers do not say.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::decide::{Before, Next, Via};
 use crate::billing::ledger::finals::{DRAFT_FOR, final_periods, is_final};
-use crate::billing::ledger::{Aggregation, window};
+use crate::billing::ledger::{Aggregation, BatchId, sealer, window};
 use crate::kernel::Result;
 use crate::kernel::ids::TenantId;
 
@@ -40,6 +40,13 @@ pub struct Due {
     /// The moment that it was to be told for before [`carry`] moved it now, and whether it was carried forward then.
     #[sqlx(skip)]
     pub moved_from: Option<(DateTime<Utc>, bool)>,
+}
+
+/// What becomes of a batch that is not sent, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stays {
+    Quarantined(&'static str),
+    Void(&'static str),
 }
 
 /// A batch whose attempt is on record.
@@ -154,22 +161,21 @@ pub async fn next_due(db: &PgPool, lane: &Lane, livemode: bool, now: DateTime<Ut
 }
 
 /// Moves a batch that Stripe certainly does not have past the periods whose invoice takes nothing more: it was sealed while
-/// there was room, and what is told there now is counted and never billed. [`begin`] writes the new moment down. Gives why one
-/// that cannot be moved may not be sent either.
-pub async fn carry(
-    db: &PgPool,
-    lane: &Lane,
-    due: &mut Due,
-    now: DateTime<Utc>,
-) -> Result<Option<&'static str>> {
+/// there was room, and what is told there now is counted and never billed. [`begin`] writes the new moment down. Gives what becomes
+/// of one that cannot be moved, and may not be sent either.
+pub async fn carry(db: &PgPool, lane: &Lane, due: &mut Due, now: DateTime<Utc>) -> Result<Option<Stays>> {
     if !due.closed {
         return Ok(None);
     }
     if due.first_sent_at.is_some() {
-        return Ok(Some("unknown, and its period's invoice is final by now: summaries will settle it"));
+        let why = "unknown, and its period's invoice is final by now: summaries will settle it";
+        return Ok(Some(Stays::Quarantined(why)));
     }
     if due.aggregation == Aggregation::Last {
-        return Ok(Some("its period's invoice is final, and a reading says nothing of the next period"));
+        // As the sealer does with one that comes so late.
+        return Ok(Some(Stays::Void(
+            "its period's invoice is final, and a reading says nothing of the next period",
+        )));
     }
     let finals = final_periods(&mut *db.acquire().await?, lane.tenant, now).await?;
     let later = window::past(due.event_at, &finals);
@@ -294,6 +300,28 @@ pub async fn quarantine(
     .execute(db)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Gives a batch up that Stripe certainly does not have, and that would change no bill.
+pub async fn give_up(db: &PgPool, lane: &Lane, batch: Uuid, why: &str, now: DateTime<Utc>) -> Result<()> {
+    let mut tx = db.begin().await?;
+    let done = sqlx::query(
+        "UPDATE usage_batch SET state = 'void', error = $1, leased_until = NULL, settled_at = $2, fence = $3
+         WHERE id = $4 AND state IN ('ready', 'unknown') AND first_sent_at IS NULL
+           AND EXISTS (SELECT 1 FROM usage_lane WHERE tenant = $5 AND meter = $6 AND fence = $3)",
+    )
+    .bind(why)
+    .bind(now)
+    .bind(lane.fence)
+    .bind(batch)
+    .bind(lane.tenant)
+    .bind(&lane.meter)
+    .execute(&mut *tx)
+    .await?;
+    if done.rows_affected() == 1 {
+        sealer::tell_of_corrections(&mut tx, &[BatchId(batch)], now).await?;
+    }
+    Ok(tx.commit().await?)
 }
 
 /// How long the oldest batch has waited that should be with Stripe and is not.

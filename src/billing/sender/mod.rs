@@ -9,6 +9,7 @@
 //! | `lanes` | leases, attempts, outcomes |
 //! | `pace` | as fast as Stripe takes events, all processes together |
 //! | `link` | the row on how Stripe and we fare |
+//! | `orphans` | what was sent for a customer that is deleted at Stripe |
 //! | `settle` | what stayed unknown too long, settled by what Stripe counted |
 //! | `watch` | the alarms |
 
@@ -27,13 +28,14 @@ use crate::jobs::faults::{self, Moment};
 use crate::kernel::Result;
 use breaker::{Breaker, Gate};
 use decide::{Fitness, Next, Via};
-use lanes::Lane;
+use lanes::{Lane, Stays};
 use pace::Pace;
 
 pub mod breaker;
 pub mod decide;
 pub mod lanes;
 pub mod link;
+pub mod orphans;
 pub mod pace;
 pub mod settle;
 pub mod watch;
@@ -209,9 +211,12 @@ impl Sender {
         let Some(mut due) = lanes::next_due(db, lane, self.livemode, clock.now()).await? else {
             return Ok(false);
         };
-        let stays = lanes::carry(db, lane, &mut due, clock.now()).await?;
-        let fitness = match stays {
-            Some(why) => Fitness::Quarantine(why),
+        let fitness = match lanes::carry(db, lane, &mut due, clock.now()).await? {
+            Some(Stays::Void(why)) => {
+                lanes::give_up(db, lane, due.id, why, clock.now()).await?;
+                return Ok(true);
+            }
+            Some(Stays::Quarantined(why)) => Fitness::Quarantine(why),
             None => decide::fitness(due.event_at, due.first_sent_at, clock.now()),
         };
         if let Fitness::Quarantine(why) = fitness {

@@ -13,10 +13,11 @@ use uuid::Uuid;
 
 use super::decide::COUNTED_AFTER;
 use super::lanes::{self, Lane};
-use super::{decide, watch};
+use super::{decide, orphans, watch};
 use crate::billing::reconcile::midnight;
 use crate::billing::stripe::Trouble;
 use crate::billing::{Billing, incidents};
+use crate::control_plane::audit::Caller;
 use crate::kernel::ids::TenantId;
 use crate::kernel::{Error, Result, codes};
 
@@ -121,26 +122,38 @@ impl Batch {
     }
 }
 
-/// Settles what can be settled. Any number of processes may do it at once.
+/// Settles what can be settled. Any number of processes may do it at once. Days that cannot be settled keep no others waiting: what
+/// Stripe says of one is about that one, and which come first is left to chance.
 ///
 /// # Errors
 /// Of the control database, or when Stripe does not say what it counted.
 pub async fn settle_unknown(billing: &Billing) -> Result<Settled> {
+    settle_unknown_of(billing, None).await
+}
+
+/// The same, of one tenant only.
+///
+/// # Errors
+/// As [`settle_unknown`].
+pub async fn settle_unknown_of(billing: &Billing, only: Option<TenantId>) -> Result<Settled> {
     let mut settled = Settled::default();
     if !billing.settings.enabled() || !billing.breaker.is_open() {
         return Ok(settled);
     }
     let days: Vec<Day> = sqlx::query_as(
-        "SELECT DISTINCT b.tenant, b.meter, b.customer, m.aggregation, o.stripe_id AS at_stripe,
+        "SELECT * FROM (
+         SELECT DISTINCT b.tenant, b.meter, b.customer, m.aggregation, o.stripe_id AS at_stripe,
              date_trunc('day', b.event_at, 'UTC') AS day
          FROM usage_batch b
          JOIN meter m ON m.id = b.meter
          JOIN stripe_object o ON o.livemode = $1 AND o.kind = 'meter' AND o.name = 'meter:' || b.meter
          WHERE b.state = 'quarantined' AND b.first_sent_at IS NOT NULL AND b.livemode = $1 AND b.customer IS NOT NULL
-         ORDER BY day LIMIT $2",
+           AND ($3::uuid IS NULL OR b.tenant = $3)
+         ) days ORDER BY random() LIMIT $2",
     )
     .bind(billing.settings.livemode())
     .bind(DAYS_PER_ROUND)
+    .bind(only)
     .fetch_all(&billing.cp.db)
     .await?;
     for day in days {
@@ -177,7 +190,12 @@ async fn settle_day(billing: &Billing, lane: &Lane, day: &Day, settled: &mut Set
         // Said again, the same value at the same time is the same value.
         return requeue(billing, lane, &unknown, settled).await;
     }
-    let counted = counted_on(billing, day, day.day).await?;
+    let counted = match counted_on(billing, day, day.day).await {
+        Err(error) if orphans::is_gone(&billing.stripe, &day.customer, &error).await? => {
+            return for_another(billing, day, &ids(&unknown), settled).await;
+        }
+        counted => counted?,
+    };
     let delivered = delivered_of(&batches);
     let quantities: Vec<i64> = unknown.iter().map(|batch| batch.quantity).collect();
     match verdict(counted - delivered, &quantities) {
@@ -200,6 +218,23 @@ async fn settle_day(billing: &Billing, lane: &Lane, day: &Day, settled: &mut Set
         }
     }
     Ok(())
+}
+
+/// What was told for a customer that is gone goes to the one after it, whatever else of that day was counted.
+async fn for_another(billing: &Billing, day: &Day, unknown: &[Uuid], settled: &mut Settled) -> Result<()> {
+    let (worker, now) = (Caller::worker(), billing.cp.clock.now());
+    let mut tx = billing.cp.db.begin().await?;
+    let again = orphans::send_again(&mut tx, &worker, day.tenant, (&day.customer, unknown), now).await?;
+    tx.commit().await?;
+    settled.requeued += again.len() as u64;
+    over(billing, &again).await?;
+    if again.len() == unknown.len() {
+        return explained(billing, day).await;
+    }
+    settled.unexplained += 1;
+    let detail =
+        json!({ "day": day.day, "customer_gone": day.customer, "batches": unknown.len() - again.len() });
+    open_unsettled(billing, day, detail).await
 }
 
 /// What was sent, or is to be, for a day.
@@ -235,15 +270,14 @@ fn delivered_of(batches: &[Batch]) -> i64 {
 
 /// Whether an answer is about this one customer or meter. Pure.
 fn is_of_one(error: &Error) -> bool {
-    matches!(error.cause::<Trouble>(), Some(Trouble::Refused { .. } | Trouble::Broken { status: 200, .. }))
+    error.cause::<Trouble>().is_some_and(Trouble::is_of_one)
 }
 
-/// What Stripe counted for a day. A customer that Stripe does not know has nothing.
+/// What Stripe counted for a day.
 async fn counted_on(billing: &Billing, of: &Day, day: DateTime<Utc>) -> Result<i64> {
     let (from, to) = (day, day + TimeDelta::days(1));
     match billing.stripe.summaries(&of.at_stripe, &of.customer, from, to).await {
         Ok(counted) => Ok(counted.iter().map(|summary| summary.value).sum()),
-        Err(Trouble::Refused { code, .. }) if code == "resource_missing" => Ok(0),
         Err(trouble) => {
             billing.breaker.saw::<()>(&Err(trouble.clone()));
             Err(Error::new(&codes::PAYMENTS_UNAVAILABLE).source(trouble))

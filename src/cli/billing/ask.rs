@@ -22,7 +22,7 @@ use crate::billing::inbox;
 use crate::billing::incidents::{self, Incident, IncidentId};
 use crate::billing::ledger::{
     self, Batch, Correction, CorrectionId, FactLine, NewCorrection, Quarantined, correction_ask,
-    correction_decide, correction_list,
+    correction_decide, correction_page,
 };
 use crate::billing::reconcile::close::{Release, invoice_release};
 use crate::billing::reconcile::duties::{Accept, accept};
@@ -33,6 +33,7 @@ use crate::billing::reconcile::{
 use crate::billing::settings::Settings;
 use crate::cli::Globals;
 use crate::cli::fleet::{Direct, Fleet, OperatorClient};
+use crate::cli::paging::Paging;
 use crate::config::home;
 use crate::control_plane::tenants::{TenantRef, tenant_find};
 use crate::db::admin::ShardAdmins;
@@ -121,10 +122,10 @@ lists! {
         inbox_list(conn, billing.settings.livemode(), wish).await
     };
     incidents(DoneToo) -> Incident, ["billing", "incidents"], |conn, _billing, wish| {
-        incidents::list(conn, wish.done_too.unwrap_or(false), WHOLE).await.map(Page::whole)
+        incidents::page(conn, wish.done_too.unwrap_or(false), wish.limit, wish.cursor.as_deref()).await
     };
     corrections(DoneToo) -> Correction, ["billing", "corrections"], |conn, _billing, wish| {
-        correction_list(conn, wish.done_too.unwrap_or(false), WHOLE).await.map(Page::whole)
+        correction_page(conn, wish.done_too.unwrap_or(false), wish.limit, wish.cursor.as_deref()).await
     };
     quarantined_facts(()) -> Quarantined, ["billing", "quarantine", "facts"], |conn, _billing, _wish| {
         ledger::quarantine_list(conn, None, WHOLE).await.map(Page::whole)
@@ -136,6 +137,20 @@ lists! {
 }
 
 impl Till {
+    /// All incidents: the open ones, or those that are over too.
+    pub async fn all_incidents(&self, settled_too: bool) -> Result<Page<Incident>> {
+        let done_too = Some(settled_too);
+        let all = Paging { all: true, ..Paging::default() };
+        all.collect(async |limit, cursor| self.incidents(&DoneToo { done_too, limit, cursor }).await).await
+    }
+
+    /// All corrections: those that wait, or those that are decided too.
+    pub async fn all_corrections(&self, decided_too: bool) -> Result<Page<Correction>> {
+        let done_too = Some(decided_too);
+        let all = Paging { all: true, ..Paging::default() };
+        all.collect(async |limit, cursor| self.corrections(&DoneToo { done_too, limit, cursor }).await).await
+    }
+
     pub async fn standing(&self) -> Result<Standing> {
         match self {
             Self::Direct(direct, billing) => {
@@ -195,13 +210,13 @@ impl Till {
     pub async fn correction_ask(&self, wish: &AskCorrection) -> Result<Correction> {
         validate(wish)?;
         match self {
-            Self::Direct(direct, billing) => {
+            Self::Direct(direct, _) => {
                 let tenant = tenant_find(&mut *direct.control().await?, &named(&wish.tenant)).await?;
                 let new = NewCorrection {
                     tenant: tenant.id,
                     meter: wish.meter.clone(),
                     quantity: wish.quantity,
-                    occurred_at: wish.occurred_at.unwrap_or_else(|| billing.cp.clock.now()),
+                    occurred_at: wish.occurred_at,
                     corrects: wish.corrects,
                     reason: wish.reason.clone(),
                     reference: wish.reference.clone(),

@@ -7,7 +7,6 @@ use super::sheet::print_sheet;
 use super::{Globals, one};
 use crate::billing::incidents::IncidentId;
 use crate::billing::reconcile::duties::Accept;
-use crate::http::operator::billing::DoneToo;
 use crate::kernel::Result;
 
 #[derive(Debug, Subcommand)]
@@ -52,7 +51,7 @@ pub struct AcceptArgs {
 pub(super) async fn run(globals: &Globals, till: &Till, command: Incidents) -> Result<()> {
     match command {
         Incidents::List(IncidentList { settled }) => {
-            print_sheet(globals, &till.incidents(&DoneToo { done_too: Some(settled) }).await?)
+            print_sheet(globals, &till.all_incidents(settled).await?)
         }
         Incidents::Settle(IncidentArgs { id }) => one(globals, till.incident_settle(id).await?),
         Incidents::Accept(AcceptArgs { id, reason }) => {

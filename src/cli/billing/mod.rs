@@ -16,8 +16,9 @@ use crate::billing::finance::quarantine::{QuarantineFilter, Settle, SettleAs};
 use crate::billing::finance::report::ReportFilter;
 use crate::billing::ledger::{CorrectionId, CorrectionState, FactId};
 use crate::billing::reconcile::close::Release;
+use crate::billing::reconcile::settle::Fate;
 use crate::billing::reconcile::{Ask, DifferenceFilter, ReconcileId, RunsFilter};
-use crate::http::operator::billing::{AskCorrection, DoneToo, OverrideAccess};
+use crate::http::operator::billing::{AskCorrection, OverrideAccess};
 use crate::kernel::page::Page;
 use crate::kernel::{Error, Result, codes};
 
@@ -500,13 +501,16 @@ async fn correct(globals: &Globals, till: &Till, command: Correct) -> Result<()>
         Correct::Ask(AskArgs { tenant, meter, quantity, at, corrects, reason, reference }) => {
             let wish =
                 AskCorrection { tenant, meter, quantity, occurred_at: at, corrects, reason, reference };
-            one(globals, till.correction_ask(&wish).await?)?;
-            globals.note("it counts when another person approves it");
+            let said = till.correction_ask(&wish).await?;
+            // Asked again under its reference, it may be decided by now.
+            let waits = said.state == CorrectionState::Asked;
+            one(globals, said)?;
+            if waits {
+                globals.note("it counts when another person approves it");
+            }
             Ok(())
         }
-        Correct::List(Decided { decided }) => {
-            print_sheet(globals, &till.corrections(&DoneToo { done_too: Some(decided) }).await?)
-        }
+        Correct::List(Decided { decided }) => print_sheet(globals, &till.all_corrections(decided).await?),
         Correct::Approve(Which { id }) => {
             let said = till.correction_decide(id, true).await?;
             let waits = said.state == CorrectionState::Asked;
@@ -529,7 +533,12 @@ async fn quarantine(globals: &Globals, till: &Till, command: Quarantine) -> Resu
         }
         Quarantine::Facts => print_sheet(globals, &till.quarantined_facts(&()).await?),
         Quarantine::Settle(SettleArgs { batch, r#as, reason }) => {
-            print(globals.output, &till.settle(&batch, &Settle { r#as, reason }).await?, words::settled)
+            let said = till.settle(&batch, &Settle { r#as, reason }).await?;
+            print(globals.output, &said, words::settled)?;
+            if said.fate == Some(Fate::Asked) {
+                globals.note("nothing has changed yet: another operator has to settle it as void, too");
+            }
+            Ok(())
         }
     }
 }
@@ -558,8 +567,6 @@ async fn export(globals: &Globals, till: &Till, args: Export) -> Result<()> {
             });
             print_sheet(globals, &page.await?)
         }
-        What::Corrections => {
-            print_sheet(globals, &till.corrections(&DoneToo { done_too: Some(true) }).await?)
-        }
+        What::Corrections => print_sheet(globals, &till.all_corrections(true).await?),
     }
 }

@@ -179,7 +179,7 @@ async fn shut_doors(town: &Town) -> [Ask; 2] {
     }
     let cp = &app.world.hands.cp;
     let named = |slug: &str| TenantRef::Slug(slug.to_owned());
-    let run = tenant_suspend(cp, &tester(), &named("suspended"), "unpaid").await.expect("suspended");
+    let run = tenant_suspend(cp, &tester(), &named("suspended"), "abuse").await.expect("suspended");
     app.world.finish(run).await;
     let mut conn = cp.db.acquire().await.expect("the control database");
     let keys = api_key_list(&mut conn, &named("revoked"), &Default::default()).await.expect("its keys").items;

@@ -1,10 +1,14 @@
 //! Access follows money, day by day, and back.
 
+use std::sync::{Arc, Mutex};
+
 use chrono::TimeDelta;
+use freehold::billing::access::letters::{self, Letter};
 use freehold::billing::access::{self, Access, Override, override_clear, override_set};
 use freehold::billing::customers;
 use freehold::control_plane::access::{tenant_resume, tenant_resume_paid, tenant_suspend};
 use freehold::control_plane::tenants::{TenantRef, TenantState};
+use freehold::identity::letters::{Carrier, Mail};
 use freehold::jobs::run::RunState;
 use freehold::kernel::codes;
 use freehold::kernel::ids::TenantId;
@@ -183,6 +187,78 @@ async fn people_have_the_last_word() {
     day(&shop).await;
     assert_eq!(shop.access(tenant).await, Access::Active);
     assert_eq!(state(&shop, tenant).await, TenantState::Suspended, "that was not for money");
+}
+
+/// Paying ends what money has led to. An operator who suspends somebody says more than that one word: as it stands for billing's own
+/// suspensions, theirs would be ended within a minute.
+///
+/// Guards the reason in `tenant_suspend`.
+#[tokio::test]
+async fn an_operator_s_suspension_is_not_taken_for_billing_s() {
+    let shop = Shop::open().await;
+    let (tenant, _, _) = shop.known("acme", "team").await;
+    let (cp, which) = (&shop.billing.cp, TenantRef::Id(tenant));
+    let refused = tenant_suspend(cp, &tester(), &which, access::UNPAID).await.unwrap_err();
+    assert!(refused.is(&codes::INVALID_FIELDS), "{refused}");
+    tenant_suspend(cp, &tester(), &which, "unpaid: no wire by the 20th").await.unwrap();
+    finish_runs(&shop).await;
+    day(&shop).await;
+    assert_eq!(
+        (shop.access(tenant).await, state(&shop, tenant).await),
+        (Access::Active, TenantState::Suspended)
+    );
+}
+
+/// Each owner's letter is sent by itself: an address that does not work keeps nobody else's back, and has none sent twice.
+///
+/// Guards the jobs of `letters::post`.
+#[tokio::test]
+async fn each_owner_has_a_letter_of_their_own() {
+    let shop = Shop::open().await;
+    let tenant = shop.tenant("acme", "team").await;
+    for name in ["bob", "eve"] {
+        sqlx::query(
+            "WITH made AS (INSERT INTO account (id, name, email, email_verified, created_at, updated_at)
+                           VALUES (gen_random_uuid(), $2, $2 || '@acme.example', true, $3, $3) RETURNING id)
+             INSERT INTO membership (tenant, account, role, joined_at) SELECT $1, id, 'owner', $3 FROM made",
+        )
+        .bind(tenant)
+        .bind(name)
+        .bind(shop.now())
+        .execute(shop.db())
+        .await
+        .unwrap();
+    }
+    let mut conn = shop.db().acquire().await.unwrap();
+    letters::post(&mut conn, tenant, &Letter::Suspended, shop.now()).await.unwrap();
+    drop(conn);
+    assert_eq!(shop.letters(tenant).await, ["suspended"; 3]);
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let kept = sent.clone();
+    let carrier: Carrier = Arc::new(move |mail: Mail| {
+        let kept = kept.clone();
+        Box::pin(async move {
+            if mail.to.starts_with("bob") {
+                return Err(freehold::kernel::Error::internal("no such address"));
+            }
+            kept.lock().unwrap().push(mail.to);
+            Ok(())
+        })
+    });
+    let jobs: Vec<serde_json::Value> =
+        sqlx::query_scalar("SELECT payload FROM job WHERE kind = $1 ORDER BY id")
+            .bind(letters::JOB)
+            .fetch_all(shop.db())
+            .await
+            .unwrap();
+    let mut failed = 0;
+    for payload in jobs {
+        let done = letters::send(&shop.billing.cp, Some(&carrier), tenant, payload).await;
+        failed += usize::from(done.is_err());
+    }
+    let mut sent = sent.lock().unwrap().clone();
+    sent.sort();
+    assert_eq!((failed, sent), (1, vec!["eve@acme.example".to_owned(), "owner@acme.example".to_owned()]));
 }
 
 /// A workspace on a paid plan that nobody pays for is led there, from when there is somebody who could pay; one without

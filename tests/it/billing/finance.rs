@@ -9,8 +9,10 @@ use freehold::billing::finance::quarantine::{Settle, SettleAs, quarantine_settle
 use freehold::billing::finance::report::{COLUMNS, ReportFilter, ReportRow, report};
 use freehold::billing::finance::standing::{standing, watch};
 use freehold::billing::finance::tenant::usage;
+use freehold::billing::reconcile::settle::Fate;
 use freehold::billing::reconcile::{Ask, Class, Level, close, reconcile_run};
-use freehold::identity::operators::OperatorRole;
+use freehold::control_plane::audit::Caller;
+use freehold::identity::operators::{OperatorRole, actor_of};
 use freehold::testkit::tester;
 use http::StatusCode;
 use serde_json::json;
@@ -255,6 +257,51 @@ async fn a_batch_that_was_sent_is_not_sent_again_by_hand_but_asked_about() {
     assert!(settle("ub:none", SettleAs::Check).await.is_err());
     let now = standing(&mut office.shop.db().acquire().await.unwrap(), false).await.unwrap();
     assert_eq!((now.undelivered, now.quarantined), (1, 0), "{now:?}");
+}
+
+/// What is void takes use off a bill: one operator asks for that, another agrees. Whoever is not known asks, and stands for nothing.
+///
+/// Guards `void_agreed`.
+#[tokio::test]
+async fn a_batch_is_void_when_two_operators_say_so() {
+    let office = Office::new().await;
+    let shop = &office.shop;
+    let begin = shop.now().duration_trunc(TimeDelta::minutes(5)).unwrap();
+    shop.pass(TimeDelta::hours(1));
+    for minutes in [20, 40] {
+        office.tasks(4, begin + TimeDelta::minutes(minutes)).await;
+    }
+    office.deliver().await;
+    let batches: Vec<String> = sqlx::query_scalar(
+        "UPDATE usage_batch SET state = 'rejected', delivered_via = NULL, first_sent_at = NULL WHERE meter = 'tasks_created'
+         RETURNING identifier",
+    )
+    .fetch_all(shop.db())
+    .await
+    .unwrap();
+    let [one, other] = &batches[..] else { panic!("{batches:?}") };
+    let mut people = Vec::new();
+    for name in ["ada", "bob", "eve"] {
+        let (operator, _) = shop.operator(name, OperatorRole::Finance).await;
+        people.push(Caller { actor: actor_of(operator.id), request_id: None });
+    }
+    let [ada, bob, eve] = &people[..] else { panic!() };
+    let void = async |who: &Caller, identifier: &str| {
+        let how = Settle { r#as: SettleAs::Void, reason: "a test customer".to_owned() };
+        let said = quarantine_settle(&shop.billing, who, identifier, &how).await.unwrap();
+        (said.fate == Some(Fate::Asked), said.batch.state)
+    };
+    let (waits, done) = ((true, "rejected".to_owned()), (false, "void".to_owned()));
+    assert_eq!(void(ada, one).await, waits);
+    assert_eq!(void(ada, one).await, waits, "the same person twice");
+    assert_eq!(void(&tester(), one).await, waits, "nobody known");
+    assert_eq!(void(bob, one).await, done);
+    // Asked for by nobody known: two operators agree.
+    for (who, outcome) in
+        [(&tester(), &waits), (&tester(), &waits), (bob, &waits), (bob, &waits), (eve, &done)]
+    {
+        assert_eq!(&void(who, other).await, outcome, "{}", who.actor);
+    }
 }
 
 /// Guards `standing::watch`: what finance should see by itself.

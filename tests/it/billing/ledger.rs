@@ -473,7 +473,7 @@ fn correction(scene: &Scene, quantity: i64) -> NewCorrection {
         tenant: scene.tenant(),
         meter: "tasks_created".to_owned(),
         quantity,
-        occurred_at: scene.window,
+        occurred_at: Some(scene.window),
         corrects: None,
         reason: "imported twice".to_owned(),
         reference: None,
@@ -528,6 +528,21 @@ async fn a_correction_takes_two_people() {
     assert_eq!(lines, 4);
 }
 
+/// Asked again under its reference, it is the correction of before; another moment is another one. Guards the moment in `same`.
+#[tokio::test]
+async fn under_one_reference_another_moment_is_a_conflict() {
+    let scene = Scene::new().await;
+    let (cp, ada) = (&scene.world.hands.cp, operator(&scene, "ada").await);
+    let of =
+        |at| NewCorrection { occurred_at: at, reference: Some("4711".to_owned()), ..correction(&scene, -12) };
+    let first = correction_ask(cp, &ada, &of(Some(scene.window))).await.unwrap();
+    for same in [Some(scene.window), None] {
+        assert_eq!(correction_ask(cp, &ada, &of(same)).await.unwrap().id, first.id);
+    }
+    let other = correction_ask(cp, &ada, &of(Some(scene.window - Duration::days(2)))).await.unwrap_err();
+    assert_eq!(other.code().name, "idempotency_conflict");
+}
+
 #[tokio::test]
 async fn a_correction_that_makes_no_sense_is_refused() {
     let scene = Scene::new().await;
@@ -541,8 +556,11 @@ async fn a_correction_that_makes_no_sense_is_refused() {
         (NewCorrection { quantity: i64::MIN, ..good.clone() }, "quantity"),
         (NewCorrection { meter: "seats".to_owned(), quantity: -1, ..good.clone() }, "quantity"),
         (NewCorrection { meter: "nothing".to_owned(), ..good.clone() }, "meter"),
-        (NewCorrection { occurred_at: scene.now() - Duration::days(35), ..good.clone() }, "occurred_at"),
-        (NewCorrection { occurred_at: scene.now() + Duration::days(1), ..good.clone() }, "occurred_at"),
+        (
+            NewCorrection { occurred_at: Some(scene.now() - Duration::days(35)), ..good.clone() },
+            "occurred_at",
+        ),
+        (NewCorrection { occurred_at: Some(scene.now() + Duration::days(1)), ..good.clone() }, "occurred_at"),
         (NewCorrection { reason: " x ".to_owned(), ..good.clone() }, "reason"),
         (NewCorrection { tenant: theirs.tenant.id, corrects: Some(of_acme), ..good.clone() }, "corrects"),
     ] {

@@ -6,6 +6,7 @@ mod catalogue;
 mod closing;
 mod customers;
 mod finance;
+mod holding;
 mod horizon;
 mod inbox;
 mod journey;

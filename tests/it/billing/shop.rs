@@ -90,6 +90,7 @@ impl Shop {
             trial_days: 0,
             // Their periods begin when they do: what a test does in one does not depend on the time of day.
             anchor: None,
+            expires_at: None,
             promotion_code: None,
             reference: "shop".to_owned(),
             success_url: "http://localhost/done".to_owned(),

@@ -87,6 +87,7 @@ async fn pages_trials_and_drafts() {
         prices: new.prices.clone(),
         trial_days: 14,
         anchor: None,
+        expires_at: None,
         promotion_code: None,
         reference: "team:14".to_owned(),
         success_url: "http://localhost/done".to_owned(),

@@ -300,7 +300,7 @@ async fn a_workspace_that_is_away_forgets_later() {
     comment(&app, &browser).await;
     let slug = TenantRef::Slug("acme".to_owned());
     let cp = &world.hands.cp;
-    let run = tenant_suspend(cp, &tester(), &slug, "unpaid").await.unwrap();
+    let run = tenant_suspend(cp, &tester(), &slug, "abuse").await.unwrap();
     world.finish(run).await;
     erase(world, at_home(world, ada).await, "ada@example.com").await.unwrap();
     // As the queue does with a job that failed eight times.

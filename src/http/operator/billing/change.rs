@@ -95,7 +95,7 @@ async fn ask(
         tenant: tenant.id,
         meter: wish.meter,
         quantity: wish.quantity,
-        occurred_at: wish.occurred_at.unwrap_or_else(|| operator.cp.clock.now()),
+        occurred_at: wish.occurred_at,
         corrects: wish.corrects,
         reason: wish.reason,
         reference: wish.reference.or(key),

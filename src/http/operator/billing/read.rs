@@ -32,6 +32,10 @@ pub struct DoneToo {
     /// Also what is settled or decided already.
     #[serde(default)]
     pub done_too: Option<bool>,
+    #[serde(default)]
+    pub limit: Option<u32>,
+    #[serde(default)]
+    pub cursor: Option<String>,
 }
 
 pub(super) fn routes() -> OpenApiRouter<Inside> {
@@ -147,7 +151,9 @@ async fn list_inbox(operator: Operator, Query(filter): Query<InboxFilter>) -> Re
     tag = "Operator: billing", params(DoneToo), responses((status = 200, body = Page<Incident>)))]
 async fn list_incidents(operator: Operator, Query(wish): Query<DoneToo>) -> Result<Json<Page<Incident>>> {
     let mut conn = operator.cp.db.acquire().await?;
-    incidents::list(&mut conn, wish.done_too.unwrap_or(false), WHOLE).await.map(Page::whole).map(Json)
+    incidents::page(&mut conn, wish.done_too.unwrap_or(false), wish.limit, wish.cursor.as_deref())
+        .await
+        .map(Json)
 }
 
 /// Corrections, newest first: those that wait for a second person, or all
@@ -155,7 +161,8 @@ async fn list_incidents(operator: Operator, Query(wish): Query<DoneToo>) -> Resu
     tag = "Operator: billing", params(DoneToo), responses((status = 200, body = Page<Correction>)))]
 async fn list_corrections(operator: Operator, Query(wish): Query<DoneToo>) -> Result<Json<Page<Correction>>> {
     let mut conn = operator.cp.db.acquire().await?;
-    ledger::correction_list(&mut conn, wish.done_too.unwrap_or(false), WHOLE).await.map(Page::whole).map(Json)
+    let done_too = wish.done_too.unwrap_or(false);
+    ledger::correction_page(&mut conn, done_too, wish.limit, wish.cursor.as_deref()).await.map(Json)
 }
 
 /// What a tenant used: today, in the running period, and where it leads

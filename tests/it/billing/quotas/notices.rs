@@ -107,6 +107,29 @@ async fn each_owner_is_told_of_eighty_and_of_a_hundred_once_a_month() {
     assert_eq!(office.told().await, []);
 }
 
+/// Guards `forget`: the month's own rows.
+#[tokio::test]
+async fn whoever_is_granted_more_is_told_of_the_new_limit_in_the_same_month() {
+    let office = office().await;
+    counted(&office.world, office.tenant(), 100).await;
+    assert_eq!(office.told().await, [(Quota::RequestsPerMonth, 100, 2)]);
+    let grant = async |most: i64| {
+        sqlx::query(
+            "UPDATE plan SET entitlements = jsonb_set(entitlements, '{requests_per_month}', to_jsonb($2::bigint))
+              WHERE id = (SELECT plan FROM tenant WHERE id = $1)",
+        )
+        .bind(office.tenant())
+        .bind(most)
+        .execute(office.world.db())
+        .await
+        .unwrap();
+    };
+    grant(1_000).await;
+    assert_eq!(office.told().await, []);
+    counted(&office.world, office.tenant(), 1_000).await;
+    assert_eq!(office.told().await, [(Quota::RequestsPerMonth, 100, 2)]);
+}
+
 /// Shown to fail: `forget` left out.
 #[tokio::test]
 async fn what_has_no_period_is_told_again_after_it_was_well_below() {
