@@ -44,6 +44,8 @@ pub struct TenantUse {
     pub period_start: DateTime<Utc>,
     pub period_end: DateTime<Utc>,
     pub subscription: Option<String>,
+    /// The running period is a trial: what is used in it is on no invoice, and costs nothing.
+    pub trial: bool,
     pub currency: Option<String>,
     /// What the plan costs a month.
     pub monthly_minor: Option<i64>,
@@ -64,6 +66,7 @@ struct Row {
 pub async fn usage(conn: &mut PgConnection, tenant: TenantId, now: DateTime<Utc>) -> Result<TenantUse> {
     let subscription = customers::current(&mut *conn, tenant).await?;
     let running = subscription.as_ref().filter(|one| (one.period_start..one.period_end).contains(&now));
+    let trial = running.is_some_and(|one| one.status == "trialing");
     let (from, to) = running.map_or_else(|| month_of(now), |one| (one.period_start, one.period_end));
     let plan: String = sqlx::query_scalar("SELECT plan FROM tenant WHERE id = $1")
         .bind(tenant)
@@ -92,7 +95,7 @@ pub async fn usage(conn: &mut PgConnection, tenant: TenantId, now: DateTime<Utc>
     let mut meters: Vec<MeterUse> = Vec::new();
     for some in rows.chunk_by(|a, b| a.meter == b.meter) {
         let priced = plan.meter(&some[0].meter).map(|priced| (priced.included, priced.unit_price_minor));
-        let use_of = meter_use(some, priced, (from, to), now);
+        let use_of = meter_use(some, priced, trial, (from, to), now);
         let quiet = use_of.days.iter().all(|day| *day == 0) && use_of.period == 0;
         if priced.is_some() || !quiet {
             meters.push(use_of);
@@ -103,6 +106,7 @@ pub async fn usage(conn: &mut PgConnection, tenant: TenantId, now: DateTime<Utc>
         period_start: from,
         period_end: to,
         subscription: subscription.map(|one| one.id),
+        trial,
         currency: plan.price.as_ref().map(|price| price.currency.clone()),
         monthly_minor: plan.price.as_ref().map(|price| price.monthly_minor),
         plan: plan.name,
@@ -119,6 +123,7 @@ fn month_of(now: DateTime<Utc>) -> (DateTime<Utc>, DateTime<Utc>) {
 fn meter_use(
     rows: &[Row],
     priced: Option<(i64, i64)>,
+    trial: bool,
     (from, to): (DateTime<Utc>, DateTime<Utc>),
     now: DateTime<Utc>,
 ) -> MeterUse {
@@ -148,7 +153,8 @@ fn meter_use(
             (days, newest, newest)
         }
     };
-    let cost = |used: i64| priced.map(|(included, unit)| charge(used, included, unit));
+    let cost =
+        |used: i64| priced.map(|(included, unit)| if trial { 0 } else { charge(used, included, unit) });
     MeterUse {
         meter: head.meter.clone(),
         name: head.name.clone(),
@@ -215,11 +221,13 @@ mod tests {
             quantity,
         };
         let rows = [row(Aggregation::Last, "2026-10-01", 3), row(Aggregation::Last, "2026-11-20", 5)];
-        let seats = meter_use(&rows, Some((4, 100)), month_of(now), now);
+        let seats = meter_use(&rows, Some((4, 100)), false, month_of(now), now);
         assert_eq!((seats.today, seats.period, seats.forecast, seats.amount_minor), (5, 5, 5, Some(100)));
+        let trial = meter_use(&rows, Some((4, 100)), true, month_of(now), now);
+        assert_eq!((trial.period, trial.amount_minor, trial.forecast_minor), (5, Some(0), Some(0)));
         assert_eq!((seats.days.len(), seats.days[0], seats.days[28], seats.days[29]), (30, 3, 5, 5));
         let rows = [row(Aggregation::Sum, "2026-10-31", 9), row(Aggregation::Sum, "2026-11-20", 5)];
-        let tasks = meter_use(&rows, None, month_of(now), now);
+        let tasks = meter_use(&rows, None, false, month_of(now), now);
         assert_eq!((tasks.today, tasks.period, tasks.amount_minor), (0, 5, None));
         assert_eq!((tasks.days[8], tasks.days[28]), (9, 5));
     }

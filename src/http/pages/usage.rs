@@ -32,6 +32,7 @@ struct Page {
     monthly: Option<String>,
     from: String,
     to: String,
+    trial: bool,
     meters: Vec<Meter>,
     /// What use beyond the plan comes to, so far and at the end.
     so_far: Option<String>,
@@ -75,6 +76,7 @@ async fn show(here: Here<Admin>, State(identity): State<Identity>) -> Result<Res
         monthly: all.monthly_minor.map(money),
         from: day(all.period_start),
         to: day(all.period_end),
+        trial: all.trial,
         meters,
         so_far,
         forecast,
