@@ -30,8 +30,8 @@ async fn said(conn: &mut PgConnection, sql: String) {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(conn).await.unwrap();
 }
 
-/// A10. What a login gives itself for one database outranks what it has everywhere. Guards, not yet seen to fail: `reset_in_databases_sql`
-/// taken out of `align`.
+/// A10. What a login gives itself for one database outranks what it has everywhere. Shown to fail:
+/// `reset_in_databases_sql` taken out of `align`.
 #[tokio::test]
 async fn a_logins_settings_for_one_database_are_set_right_too() {
     let world = World::new(Current::migrations()).await;
@@ -55,8 +55,8 @@ async fn a_logins_settings_for_one_database_are_set_right_too() {
     assert_eq!(reconcile::repair_logins(&world.hands).await.unwrap(), 0, "nothing is left");
 }
 
-/// A plan with less time reaches connections that are never idle for long. Guards, not yet seen to fail: the epoch not raised in
-/// `align_login`; its look at the settings.
+/// A plan with less time reaches connections that are never idle for long. Shown to fail: the epoch not raised in
+/// `align_login`; its look at the settings taken out.
 #[tokio::test]
 async fn new_settings_retire_open_connections() {
     let world = World::new(Current::migrations()).await;
@@ -92,7 +92,7 @@ async fn new_settings_retire_open_connections() {
     assert_eq!(align().await, before + 1, "nothing has changed");
 }
 
-/// Where the admin cannot see passwords, only the refused login tells. Guards, not yet seen to fail: `login_is_wrong` not called.
+/// Where the admin cannot see passwords, only the refused login tells. Shown to fail: `login_is_wrong` not called.
 #[tokio::test]
 async fn a_login_that_locked_its_tenant_out_is_set_right() {
     let app = TestApp::start::<Current>(AppOptions { worker: false, ..AppOptions::of::<Current>() }).await;
@@ -118,7 +118,7 @@ async fn a_login_that_locked_its_tenant_out_is_set_right() {
     .await;
 }
 
-/// Guards, not yet seen to fail: whether there is a login decided before the lock in `drop`.
+/// Shown to fail: whether there is a login decided before the lock in `drop`.
 #[tokio::test]
 async fn a_slot_that_is_dropped_while_it_is_made_leaves_no_login() {
     let world =
@@ -168,7 +168,7 @@ async fn a_slot_that_is_dropped_while_it_is_made_leaves_no_login() {
     assert!(reconcile::drift(&world.hands, shard).await.unwrap().is_empty());
 }
 
-/// A row of a kind that nobody reads would stay for ever. Guards, not yet seen to fail: the constraint taken out of the migration.
+/// A row of a kind that nobody reads would stay for ever. Shown to fail: the constraint taken out of the migration.
 #[tokio::test]
 async fn only_what_is_read_gets_into_the_outbox() {
     let world = World::new(Current::migrations()).await;
@@ -183,7 +183,7 @@ async fn only_what_is_read_gets_into_the_outbox() {
     }
 }
 
-/// Guards, not yet seen to fail: `come_back` and `unfence_unless_suspended` as for a resume.
+/// Shown to fail: `come_back` and `unfence_unless_suspended` as for a resume.
 #[tokio::test]
 async fn what_was_suspended_comes_back_suspended() {
     let world = World::new(Current::migrations()).await;
@@ -215,7 +215,7 @@ async fn what_was_suspended_comes_back_suspended() {
     }
 }
 
-/// Guards, not yet seen to fail: each of the two `DELETE`s; its condition on the time, and on the state or the schema.
+/// Shown to fail: each of the two `DELETE`s taken out; its condition on the time, and on the state or the schema.
 #[tokio::test]
 async fn old_runs_and_old_fences_are_forgotten() {
     let world = World::new(Current::migrations()).await;
