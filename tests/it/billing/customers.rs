@@ -390,6 +390,11 @@ async fn nobody_pays_on_two_pages() {
     assert_eq!(begin("team").await, team, "sent twice");
     let business = begin("business").await;
     assert_eq!(open_pages(&shop, &customer).await, std::slice::from_ref(&business));
+    // The other one ends before it is asked whether somebody has just paid on it.
+    let asked = shop.stripe.asked("");
+    let last = |operation: &str| asked.iter().rposition(|one| one.operation == operation);
+    let (ended, looked) = (last("Checkout.Sessions.expire"), last("Subscriptions.list"));
+    assert!(ended.is_some() && ended < looked, "{ended:?} {looked:?}");
     // There and back again within the minutes in which an answer is saved: the first page has ended, so it is another one.
     let again = begin("team").await;
     assert_ne!(again, team);
