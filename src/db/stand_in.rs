@@ -117,7 +117,7 @@ async fn there(conn: &mut PgConnection, database: &str) -> Result<bool> {
 mod tests {
     use super::*;
 
-    /// Guard, not yet seen to fail: with the comparison of the host taken out.
+    /// Shown to fail: with the comparison of the host taken out.
     #[test]
     fn a_server_elsewhere_is_refused() {
         for near in ["postgres://u:p@127.0.0.1:5432/d", "postgres://u@localhost/d", "postgres://u@[::1]/d"] {

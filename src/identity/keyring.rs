@@ -230,7 +230,7 @@ mod tests {
         Arc::strong_count(&ring.0)
     }
 
-    /// Shown to fail: a permit that is not asked for; one that is given back before the look.
+    /// Guards, not yet seen to fail: a permit that is not asked for; one that is given back before the look.
     #[tokio::test]
     async fn old_keys_are_looked_up_by_one_at_a_time() {
         let ring = old_ring();
@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(holders(&ring), 2, "a look that failed does not stop the next");
     }
 
-    /// Shown to fail: a flag in place of the permit, which the look takes back when it is done.
+    /// Guards, not yet seen to fail: a flag in place of the permit, which the look takes back when it is done.
     #[test]
     fn a_look_that_is_ended_gives_its_permit_back() {
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

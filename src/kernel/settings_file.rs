@@ -40,7 +40,7 @@ mod tests {
         key: SecretRef,
     }
 
-    /// Guards, not yet seen to fail: the error's own text, which shows the line.
+    /// Shown to fail: with the error's own text, which shows the line.
     #[test]
     fn a_secret_in_the_open_is_not_repeated() {
         let error = parse::<File>("the settings", "# one\nkey = \"GOCSPX-abc\"").unwrap_err();

@@ -55,8 +55,8 @@ fn refused<T>(outcome: Result<T>) -> bool {
     outcome.is_err_and(|error| error.is(&codes::FORBIDDEN))
 }
 
-/// F4. Guards, not yet seen to fail: `agreed` taken out of `shut`; its advisory lock; its condition on the operator; on `used`; on the
-/// time; `agreed == Some(whom)` taken out of `approval_give`; its refusal of a key that belongs to nobody.
+/// F4. Shown to fail: `agreed` taken out of `shut`; its condition on the operator; on `used`; on the time; a larger `AN_HOUR`;
+/// `agreed == Some(whom)` taken out of `approval_give`; its refusal of a key that belongs to nobody.
 #[tokio::test]
 async fn more_than_ten_deletions_an_hour_take_a_second_person() {
     let world = World::new(Current::migrations()).await;
@@ -113,7 +113,7 @@ async fn more_than_ten_deletions_an_hour_take_a_second_person() {
     delete(&world, &nobody, 14).await.unwrap();
 }
 
-/// F4, the removal itself. Guards, not yet seen to fail: `own` taken out of `agreed`; the comparison of persons taken out of `deleted_by`.
+/// F4, the removal itself. Shown to fail: `own` taken out of `agreed`; the comparison of persons taken out of `deleted_by`.
 #[tokio::test]
 async fn nobody_removes_at_once_what_they_deleted_themselves() {
     let world = World::new(Current::migrations()).await;

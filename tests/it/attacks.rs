@@ -273,7 +273,7 @@ async fn a_prepared_shard_is_closed() {
     assert!(!hardening::openings(&mut conn).await.unwrap().iter().any(ours));
 }
 
-/// A row of a kind that nobody reads would stay for ever. Guards, not yet seen to fail: the constraint taken out of the migration.
+/// A row of a kind that nobody reads would stay for ever. Shown to fail: the constraint taken out of the migration.
 #[tokio::test]
 async fn only_what_is_read_gets_into_the_outbox() {
     let world = World::new(&TABLES).await;

@@ -17,8 +17,8 @@ pub async fn said(conn: &mut PgConnection, sql: String) {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(conn).await.unwrap();
 }
 
-/// A10. What a login gives itself for one database outranks what it has everywhere. Guards, not yet seen to fail: `reset_in_databases_sql`
-/// taken out of `align`.
+/// A10. What a login gives itself for one database outranks what it has everywhere. Shown to fail:
+/// `reset_in_databases_sql` taken out of `align`.
 #[tokio::test]
 async fn a_logins_settings_for_one_database_are_set_right_too() {
     let world = World::new(Current::migrations()).await;
@@ -42,8 +42,8 @@ async fn a_logins_settings_for_one_database_are_set_right_too() {
     assert_eq!(reconcile::repair_logins(&world.hands).await.unwrap(), 0, "nothing is left");
 }
 
-/// A plan with less time reaches connections that are never idle for long. Guards, not yet seen to fail: the epoch not raised in
-/// `align_login`; its look at the settings.
+/// A plan with less time reaches connections that are never idle for long. Shown to fail: the epoch not raised in
+/// `align_login`; its look at the settings taken out.
 #[tokio::test]
 async fn new_settings_retire_open_connections() {
     let world = World::new(Current::migrations()).await;
@@ -73,7 +73,7 @@ async fn new_settings_retire_open_connections() {
     assert_eq!(align().await, before + 1, "nothing has changed");
 }
 
-/// Where the admin cannot see passwords, only the refused login tells. Guards, not yet seen to fail: `login_is_wrong` not called.
+/// Where the admin cannot see passwords, only the refused login tells. Shown to fail: `login_is_wrong` not called.
 #[tokio::test]
 async fn a_login_that_locked_its_tenant_out_is_set_right() {
     let app = TestApp::start::<Current>(AppOptions { worker: false, ..AppOptions::of::<Current>() }).await;

@@ -101,7 +101,7 @@ async fn deleted_softly_then_back_then_gone_for_good() {
     world.tenant("acme").await;
 }
 
-/// Guards, not yet seen to fail: `come_back` and `unfence_unless_suspended` as for a resume.
+/// Shown to fail: `come_back` and `unfence_unless_suspended` as for a resume.
 #[tokio::test]
 async fn what_was_suspended_comes_back_suspended() {
     let world = World::new(&TABLES).await;

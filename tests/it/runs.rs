@@ -362,7 +362,7 @@ async fn a_clock_that_goes_back_does_not_hold_up_a_run() {
     }
 }
 
-/// Guards, not yet seen to fail: each of the two `DELETE`s; its condition on the time, and on the state or the schema.
+/// Shown to fail: each of the two `DELETE`s taken out; its condition on the time, and on the state or the schema.
 #[tokio::test]
 async fn old_runs_and_old_fences_are_forgotten() {
     let world = World::new(&TABLES).await;

@@ -47,7 +47,7 @@ fn dsn(world: &World, name: &str, url: &str) -> NewShard {
     }
 }
 
-/// Guards, not yet seen to fail: whether there is a login decided before the lock in `drop`.
+/// Shown to fail: whether there is a login decided before the lock in `drop`.
 #[tokio::test]
 async fn a_slot_that_is_dropped_while_it_is_made_leaves_no_login() {
     let world =

@@ -318,7 +318,7 @@ mod tests {
         assert!(!format!("{trouble} {trouble:?}").contains("sk_test"), "{trouble:?}");
     }
 
-    /// Guards against: with any 4xx taken for Stripe's, what a proxy says settles whether Stripe has a batch.
+    /// Shown to fail: with any 4xx taken for Stripe's, what a proxy says settles whether Stripe has a batch.
     #[test]
     fn a_proxy_s_refusal_is_none_of_stripe_s() {
         let own = r#"{"error": {"type": "invalid_request_error", "message": "no"}}"#;

@@ -154,7 +154,7 @@ mod tests {
         read(json.to_string().as_bytes()).expect("a plan")
     }
 
-    /// Guard, not yet seen to fail: with `removes` looking at `["delete"]` alone.
+    /// Shown to fail: with `removes` looking at `["delete"]` alone.
     #[test]
     fn a_database_server_is_never_replaced() {
         for actions in [&["delete", "create"][..], &["create", "delete"], &["delete"], &["forget"]] {

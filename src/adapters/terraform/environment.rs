@@ -120,7 +120,7 @@ mod tests {
     use crate::control_plane::infra::settings::StandInSettings;
     use crate::kernel::SecretRef;
 
-    /// Guard, not yet seen to fail: with the filter on what is handed on taken out.
+    /// Shown to fail: with the filter on what is handed on taken out.
     #[test]
     fn our_own_secrets_stay_here() {
         let outside = [
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(told(&image, &[("PGSSLROOTCERT", "/etc/rds.pem")]).1, tmp("/etc/rds.pem"));
     }
 
-    /// Guard, not yet seen to fail: without the look at `stand_in` in `common`.
+    /// Shown to fail: without the look at `stand_in` in `common`.
     #[test]
     fn beside_a_stand_in_nothing_leads_to_a_real_cloud() {
         let settings = InfraSettings {

@@ -283,7 +283,7 @@ mod tests {
         assert_eq!(read(later), Some(Event::Planned { address: "a.b".to_owned(), action: Action::Other }));
     }
 
-    /// Guard, not yet seen to fail: with the comparison in `version` taken out.
+    /// Shown to fail: with the comparison in `version` taken out.
     #[test]
     fn another_major_version_is_refused() {
         let error = parse(r#"{"type":"version","terraform":"9.0.0","ui":"2.0"}"#).expect_err("format 2.0");

@@ -216,7 +216,7 @@ mod tests {
         assert!(RunFolder::leftovers(work.path(), "tenant", "ten_2").expect("none").is_empty());
     }
 
-    /// Guard, not yet seen to fail: with a `take` that does not lock.
+    /// Shown to fail: with a `take` that does not lock.
     #[test]
     fn a_run_that_goes_on_is_not_abandoned() {
         let work = tempfile::tempdir().expect("a folder");
@@ -232,7 +232,7 @@ mod tests {
 
     /// A killed Terraform leaves its provider behind, which waits for orders for ever.
     ///
-    /// Guard, not yet seen to fail: with `worker` finding providers too, the next run waits for one in vain.
+    /// Shown to fail: with `worker` finding providers too, the next run waits for one in vain.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_provider_alone_works_for_nobody() {

@@ -181,7 +181,7 @@ mod tests {
         }
     }
 
-    /// Guard, not yet seen to fail: with `starts_with(name)` alone, which takes the secret of `ten_10` for that of `ten_1`.
+    /// Shown to fail: with `starts_with(name)` alone, which takes the secret of `ten_10` for that of `ten_1`.
     #[test]
     fn a_secret_is_found_by_its_whole_name() {
         let found = import_id(

@@ -149,7 +149,7 @@ mod tests {
 
     /// Somebody else's, of the same name: the next run must not take it over.
     ///
-    /// Guard, not yet seen to fail: without the arm for `Failed`.
+    /// Shown to fail: without the arm for `Failed`.
     #[test]
     fn what_the_cloud_refused_to_make_is_not_ours() {
         let refused = Event::Failed { address: "a".to_owned(), action: Action::Create };

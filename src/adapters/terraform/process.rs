@@ -166,7 +166,7 @@ mod tests {
 
     /// Ctrl-C in a terminal, and a service that is stopped, are signals to our group: Terraform goes on with what it has in hand.
     ///
-    /// Guard, not yet seen to fail: without `process_group`.
+    /// Shown to fail: without `process_group`.
     #[tokio::test]
     async fn a_signal_to_us_is_none_to_terraform() {
         let work = tempfile::tempdir().expect("a folder");
@@ -179,6 +179,31 @@ mod tests {
         assert_ne!(getpgrp(), pid);
         running.stop();
         assert!(!running.end(Duration::from_secs(60)).await.expect("it ends").success());
+    }
+
+    /// A second signal would make it drop what it is at. Shown to fail: without `asked`.
+    #[tokio::test]
+    async fn it_is_asked_to_stop_once() {
+        let work = tempfile::tempdir().expect("a folder");
+        let roots = Path::new(env!("CARGO_MANIFEST_DIR")).join("terraform");
+        let folder = RunFolder::make(work.path(), &roots, "tenant", "ten_1").expect("a run's folder");
+        let script =
+            "trap 'echo asked' TERM; echo ready; for turn in 1 2 3 4 5 6 7 8 9; do /bin/sleep 0.2; done";
+        let call = Call { args: vec!["-c".to_owned(), script.to_owned()], name: "sh", env: Vec::new() };
+        let mut running = start(Path::new("/bin/sh"), &folder, &call).expect("it starts");
+        let said = || std::fs::read_to_string(folder.file("sh.jsonl")).expect("what it said");
+        let says = async |word: &str| {
+            while !said().contains(word) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let minute = Duration::from_secs(60);
+        tokio::time::timeout(minute, says("ready")).await.expect("it is ready");
+        running.stop();
+        tokio::time::timeout(minute, says("asked")).await.expect("it hears");
+        running.stop();
+        assert!(running.end(minute).await.expect("it ends").success());
+        assert_eq!(said(), "ready\nasked\n");
     }
 
     #[test]

@@ -107,7 +107,7 @@ mod tests {
             .into_bytes()
     }
 
-    /// Guard, not yet seen to fail: with `found.starts_with(wanted)` alone, which takes 1.110.0 for 1.11.
+    /// Shown to fail: with `found.starts_with(wanted)` alone, which takes 1.110.0 for 1.11.
     #[test]
     fn another_version_is_refused() {
         assert_eq!(check(&answer("1.11.4"), "1.11").expect("it is"), "1.11.4");

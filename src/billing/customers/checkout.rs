@@ -250,7 +250,7 @@ pub async fn is_of(billing: &Billing, tenant: TenantId, checkout: &str) -> Resul
 mod tests {
     use super::*;
 
-    /// Guards `AHEAD`.
+    /// Shown to fail: without `AHEAD`.
     #[test]
     fn a_first_period_begins_at_a_midnight_that_is_to_come() {
         let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();

@@ -420,7 +420,7 @@ mod tests {
         assert_eq!(of_period(&next, &stripe(12, 12)), Some(Class::CarriedForward));
     }
 
-    /// Guards against: with what is left cut at 0 before it is looked at, the customer pays too much and nobody is told.
+    /// Shown to fail: with what is left cut at 0 before it is looked at, the customer pays too much and nobody is told.
     #[test]
     fn less_than_nothing_is_owed_to_the_customer() {
         let stripe = PeriodAtStripe { counted: -8, invoiced: 0, settling: false, credited: false };

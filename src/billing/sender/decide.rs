@@ -210,7 +210,7 @@ mod tests {
         }
     }
 
-    /// Guards against: with the answer alone, a batch that Stripe has is rejected, sent by hand and counted twice; and one that
+    /// Shown to fail: with the answer alone, a batch that Stripe has is rejected, sent by hand and counted twice; and one that
     /// it lost is delivered for good.
     #[test]
     fn an_answer_is_read_by_what_was_tried_before() {

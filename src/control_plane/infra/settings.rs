@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(settings.lock_timeout(), Duration::from_secs(300));
     }
 
-    /// Guard, not yet seen to fail: without the call of `check_stand_in`, or with `contains("127.0.0.1")` in `is_here`.
+    /// Shown to fail: without the call of `check_stand_in`, or with `contains("127.0.0.1")` in `is_here`.
     #[test]
     fn a_stand_ins_databases_are_for_a_stand_in() {
         let settings = |env: &str| {

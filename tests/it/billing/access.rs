@@ -325,7 +325,7 @@ async fn a_second_suspension_is_one_too() {
 /// An operator's hold takes the place of a suspension for money, and paying does not end it, also when it was set while the
 /// payment was looked at.
 ///
-/// Guards `overrules` in `access::shut`, and `tenant_resume_paid`.
+/// Shown to fail: `overrules` taken out of `access::shut`; `tenant_resume_paid` that resumes whatever the reason.
 #[tokio::test]
 async fn paying_ends_no_hold_of_an_operator() {
     let shop = Shop::open().await;

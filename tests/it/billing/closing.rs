@@ -131,7 +131,7 @@ impl House {
     }
 }
 
-/// The sealer stands still over the end of the period. Guards against: with `not_in_yet` left out of the run, the first look
+/// The sealer stands still over the end of the period. Shown to fail: with `not_in_yet` left out of the run, the first look
 /// finds that everything agrees, and the last minutes are never billed.
 #[tokio::test]
 async fn a_draft_waits_for_the_last_window_of_its_period() {
@@ -169,7 +169,7 @@ async fn a_draft_waits_for_the_last_window_of_its_period() {
     assert_eq!(said, 3);
 }
 
-/// Guards against: with the shard's mark left out of `not_in_yet`, what a shard holds back is never billed.
+/// Shown to fail: without `not_in_yet`, what a shard holds back is never billed.
 #[tokio::test]
 async fn a_draft_waits_for_its_shard() {
     let (house, invoice) = House::closed(MINUTE * 12).await;
@@ -189,7 +189,7 @@ async fn a_draft_waits_for_its_shard() {
     assert_eq!(house.stands(&invoice).await, (true, false), "{:?}", house.pending().await);
 }
 
-/// Guards against: by age alone, and each of them every four minutes, the held ones take every turn.
+/// Shown to fail: by age alone, the held ones take every turn; with each of them every four minutes, they are looked at again.
 #[tokio::test]
 async fn held_drafts_do_not_take_the_others_turns() {
     let (house, invoice) = House::closed(MINUTE * 12).await;
@@ -228,7 +228,7 @@ async fn held_drafts_do_not_take_the_others_turns() {
     assert_eq!(again, 0, "an hour from one look at them to the next");
 }
 
-/// Guards against: with comparing first, drafts become final while others are compared.
+/// Drafts would become final while others are compared. Shown to fail: without `not_in_yet` in the run.
 #[tokio::test]
 async fn what_is_late_is_held_before_anything_is_compared() {
     let (house, invoice) = House::closed(MINUTE * 31).await;
@@ -280,7 +280,7 @@ async fn what_is_let_go_takes_nothing_more_and_stripe_is_told_until_it_has_heard
     assert_eq!(house.stands(&invoice).await, (true, false));
 }
 
-/// Our copy says draft; Stripe made it final a moment ago. Guards against: without asking first, its collection is stopped.
+/// Our copy says draft; Stripe made it final a moment ago. Shown to fail: without asking first, its collection is stopped.
 #[tokio::test]
 async fn what_is_final_is_not_held() {
     let (house, invoice) = House::closed(MINUTE * 31).await;

@@ -336,8 +336,11 @@ async fn what_is_late_for_a_final_invoice_is_carried_forward() {
     };
     invoice("in_1", "paid", end - Duration::days(10), end).await.unwrap();
     invoice("in_0", "draft", end - Duration::days(40), end - Duration::days(10)).await.unwrap();
-    // A draft of ten days is one that somebody holds.
-    sqlx::query("UPDATE invoice SET held = true WHERE id = 'in_0'").execute(scene.world.db()).await.unwrap();
+    // A draft of ten days is one that somebody holds, and Stripe knows that.
+    sqlx::query("UPDATE invoice SET held = true, hold_told_at = created_at WHERE id = 'in_0'")
+        .execute(scene.world.db())
+        .await
+        .unwrap();
     for (key, days) in [("final", 5), ("draft", 15)] {
         scene.say(&scene.fact(key, 1, end - Duration::days(days))).await.unwrap();
     }

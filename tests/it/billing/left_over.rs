@@ -117,8 +117,8 @@ async fn owing() -> (House, String) {
     (house, second)
 }
 
-/// Guards `is_credited`, `invoices_that_owe` and the class in the report, not yet seen to fail: with any credit note taken for
-/// enough, one of a cent ends it; looked at for 35 days only, it is forgotten; in the report it was "on the next invoice".
+/// Shown to fail: with the invoices that owe left out of `stored`, it is forgotten after 35 days. Guards `is_credited` and the class in
+/// the report, not yet seen to fail: with any credit note taken for enough, one of a cent ends it.
 #[tokio::test]
 async fn what_is_owed_to_a_customer_stands_until_credit_notes_cover_it() {
     let (house, invoice) = owing().await;

@@ -89,7 +89,7 @@ async fn where_nothing_differs_nothing_is_found() {
     assert!(run.differences.is_empty() && !run.differs(), "{run:?}");
 }
 
-/// Shown to fail: with `requeue` not asking for `requeued_at IS NULL` the last run sends again. Guards against: without the
+/// Shown to fail: with `requeue` not asking for `requeued_at IS NULL` the last run sends again; without the
 /// day that Stripe knows an identifier, the one try is spent on "delivered earlier" and nothing is counted.
 #[tokio::test]
 async fn what_is_proven_absent_goes_back_once_and_a_second_run_changes_nothing() {

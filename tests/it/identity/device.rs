@@ -163,8 +163,8 @@ async fn guessing_codes_is_slow() {
     assert_eq!((answer.0, &answer.1["error"]), (429, &Value::from("slow_down")));
 }
 
-/// The page: for a person who is signed in, once they meant it. Guards: `Visitor` (a stranger is sent to sign in) and
-/// `Meant` (a form of another site changes nothing).
+/// The page: for a person who is signed in, once they meant it. Shown to fail: `Meant` that takes every
+/// form.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_where_a_person_says_yes() {
     let app = TestApp::start::<Current>(AppOptions::of::<Current>()).await;

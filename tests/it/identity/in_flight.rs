@@ -41,7 +41,7 @@ async fn live(world: &World, account: AccountId) -> i64 {
         .unwrap()
 }
 
-/// Guards, not yet seen to fail: `account_shared` taken out of `session_start`; `account_alone` out of `session_revoke_others`.
+/// Shown to fail: `account_shared` taken out of `session_start`; `account_alone` out of `session_revoke_others`.
 #[tokio::test]
 async fn a_session_that_is_being_begun_ends_with_all_others() {
     let world = World::new(Current::migrations()).await;
@@ -64,7 +64,7 @@ async fn a_session_that_is_being_begun_ends_with_all_others() {
     assert_eq!((ended, live(&world, ada).await), (2, 0));
 }
 
-/// Guards, not yet seen to fail: the parent's row not locked in `hand_off_redeem`; `end` without its first statement.
+/// Shown to fail: the parent's row not locked in `hand_off_redeem`; `end` without its first statement.
 #[tokio::test]
 async fn a_stay_that_is_being_begun_ends_with_its_browser() {
     let world = World::new(Current::migrations()).await;
@@ -90,7 +90,7 @@ async fn a_stay_that_is_being_begun_ends_with_its_browser() {
     assert!(session_list(&mut conn, ada, now).await.unwrap().is_empty());
 }
 
-/// A password that was right when it was looked at and is another's by now. Guards, not yet seen to fail: `account_shared` taken out of
+/// A password that was right when it was looked at and is another's by now. Shown to fail: `account_shared` taken out of
 /// `password_enter`.
 #[tokio::test]
 async fn a_sign_in_with_the_old_password_does_not_outlive_the_change() {
@@ -121,7 +121,7 @@ async fn a_sign_in_with_the_old_password_does_not_outlive_the_change() {
     assert_eq!(live(world, ada).await, before);
 }
 
-/// Ten workspaces in a day, whoever has them now. Guards, not yet seen to fail: `throttle::take` taken out of `workspace_make`.
+/// Ten workspaces in a day, whoever has them now. Shown to fail: `throttle::take` taken out of `workspace_make`.
 #[tokio::test]
 async fn a_workspace_that_was_handed_over_counts() {
     use freehold::control_plane::provisioning::NewTenant;

@@ -74,8 +74,8 @@ fn gone(outcome: Result<()>) -> bool {
     outcome.is_err_and(|error| error.is(&codes::NOT_FOUND))
 }
 
-/// Guards, not yet seen to fail: `invitations_go_with_seat` taken out of `goes_with_seat`; its condition on addresses; its condition on
-/// roles; the look at the inviter's seat taken out of `invite`.
+/// Shown to fail: `invitations_go_with_seat` taken out of `goes_with_seat`; its condition on addresses; its condition on roles;
+/// the look at the inviter's seat taken out of `invite`.
 #[tokio::test]
 async fn an_invitation_does_not_outlive_the_seat_of_who_sent_it() {
     let office = office().await;
@@ -127,8 +127,8 @@ async fn an_invitation_does_not_outlive_the_seat_of_who_sent_it() {
     assert_eq!(lines, 4, "one line for each");
 }
 
-/// Whoever sends an invitation again gives what it gives. Guards, not yet seen to fail: the comparison of roles taken out of
-/// `invitation_resend`.
+/// Whoever sends an invitation again gives what it gives. Shown to fail: the comparison of roles taken out of
+/// `invitation_resend`; its question whether they invite at all.
 #[tokio::test]
 async fn nobody_sends_an_invitation_above_themselves_again() {
     let office = office().await;
@@ -151,8 +151,8 @@ async fn nobody_sends_an_invitation_above_themselves_again() {
     office.accept("high", &invited).await.unwrap();
 }
 
-/// An invitation that is accepted while its sender is being removed: either it was accepted before, or it is gone. Guard,
-/// not yet seen to fail: the second look taken out of `invitation_accept`.
+/// An invitation that is accepted while its sender is being removed: either it was accepted before, or it is gone. Shown
+/// to fail: the second look taken out of `invitation_accept`; `invitations_go_with_seat` out of `goes_with_seat`.
 #[tokio::test]
 async fn an_invitation_is_not_accepted_behind_a_removal() {
     let office = office().await;
