@@ -1,5 +1,7 @@
 //! F4: deleting many tenants, and removing at once what one deleted, takes two.
 
+use std::time::Duration;
+
 use freehold::control_plane::access::{tenant_delete, tenant_purge};
 use freehold::control_plane::approvals::{Grave, NewApproval, approval_give, approval_list};
 use freehold::control_plane::audit::Caller;
@@ -8,9 +10,10 @@ use freehold::identity::operators::{NewOperator, OperatorRole, operator_add};
 use freehold::kernel::ids::{OperatorId, OperatorKeyId, RunId};
 use freehold::kernel::{Result, codes};
 use freehold::product::{Current, Product};
-use freehold::testkit::{AppOptions, TestApp, World, tester};
+use freehold::testkit::{AppOptions, TestApp, World, eventually, tester};
 use reqwest::Method;
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 
 async fn hire(world: &World, name: &str) -> OperatorId {
     let (email, role) = (format!("{name}@example.com"), OperatorRole::Operator);
@@ -55,8 +58,8 @@ fn refused<T>(outcome: Result<T>) -> bool {
     outcome.is_err_and(|error| error.is(&codes::FORBIDDEN))
 }
 
-/// F4. Shown to fail: `agreed` taken out of `shut`; its condition on the operator; on `used`; on the time; a larger `AN_HOUR`;
-/// `agreed == Some(whom)` taken out of `approval_give`; its refusal of a key that belongs to nobody.
+/// F4. Shown to fail: `agreed` taken out of `shut`; its advisory lock; its condition on the operator; on `used`; on the time;
+/// a larger `AN_HOUR`; `agreed == Some(whom)` taken out of `approval_give`; its refusal of a key that belongs to nobody.
 #[tokio::test]
 async fn more_than_ten_deletions_an_hour_take_a_second_person() {
     let world = World::new(Current::migrations()).await;
@@ -68,8 +71,28 @@ async fn more_than_ten_deletions_an_hour_take_a_second_person() {
     let (a, b) = (with_key(&world, Some(alice)).await, with_key(&world, Some(bob)).await);
     let nobody = with_key(&world, None).await;
 
-    // All at once: ten, and whoever comes too late changes nothing.
-    let asked = futures_util::future::join_all((0..12).map(|number| delete(&world, &a, number))).await;
+    // All at once: ten, and whoever comes too late changes nothing. They begin while it is somebody else's turn, so that none
+    // is done before the next one counts.
+    let mut turn = PgConnection::connect(&world.control_url).await.unwrap();
+    sqlx::query("SELECT pg_advisory_lock(hashtextextended('freehold.deletions', 0))")
+        .execute(&mut turn)
+        .await
+        .unwrap();
+    let all = futures_util::future::join_all((0..12).map(|number| delete(&world, &a, number)));
+    let (asked, ()) = tokio::join!(all, async {
+        eventually(Duration::from_secs(10), "several wait for their turn", async || {
+            let waiting: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM pg_locks w JOIN pg_locks h USING (locktype, database, classid, objid, objsubid)
+                  WHERE w.locktype = 'advisory' AND NOT w.granted AND h.granted AND h.pid = pg_backend_pid()",
+            )
+            .fetch_one(&mut turn)
+            .await
+            .unwrap();
+            if waiting > 1 { Ok(()) } else { Err(waiting) }
+        })
+        .await;
+        turn.close().await.unwrap();
+    });
     let late: Vec<usize> = (0..12).filter(|number| asked[*number].is_err()).collect();
     assert!(late.len() == 2 && asked.into_iter().filter(Result::is_err).all(takes_two), "{late:?}");
     for number in &late {

@@ -263,7 +263,7 @@ async fn a_dedicated_tenant_has_an_account() {
 
 /// The server of a tenant that is or was served is not removed by an undo, whoever asks.
 ///
-/// Guard, not yet seen to fail: without the look at the registry and the tenant's state in `remove_server`.
+/// Shown to fail: without the look at the registry in `remove_server`; without its look at the tenant's state.
 #[tokio::test]
 async fn a_server_in_use_is_never_removed() {
     let (world, sky) = with_plan().await;

@@ -234,7 +234,7 @@ async fn a_cloud_that_is_away_is_waited_for() {
 
 /// Purged, it leaves nothing in the cloud. A process that provisions nothing does not forget what is there.
 ///
-/// Guard, not yet seen to fail: with the step `resources` taken out of `PURGE`.
+/// Shown to fail: with the step `resources` taken out of `PURGE`.
 #[tokio::test]
 async fn a_purge_leaves_nothing_in_the_cloud() {
     let (mut world, sky) = world().await;
@@ -262,7 +262,7 @@ async fn a_purge_leaves_nothing_in_the_cloud() {
 /// Deleted before its resources were made: they are not made any more, and the purge finds nothing in its way. Brought
 /// back, it gets them.
 ///
-/// Guard, not yet seen to fail: without the look at the tenant's state in `make`.
+/// Shown to fail: without the look at the tenant's state in `make`.
 #[tokio::test]
 async fn what_is_on_its_way_out_gets_nothing_more() {
     let (world, sky) = world().await;
@@ -282,7 +282,7 @@ async fn what_is_on_its_way_out_gets_nothing_more() {
 
 /// A purge does not overtake what is being made: it would remove half and forget the rest.
 ///
-/// Guard, not yet seen to fail: without the look for open runs in `resources::remove`.
+/// Shown to fail: without the look for open runs in `resources::remove`.
 #[tokio::test]
 async fn a_purge_waits_for_what_is_being_made() {
     let (world, sky) = world().await;

@@ -145,8 +145,8 @@ async fn a_key_of_a_on_the_host_of_b_is_refused_cold_and_warm() {
     }
 }
 
-/// Guards: `revoked_at IS NULL` in `load::key_by_hash`, and `keys.invalidate` in `Directory::apply`. Without the second
-/// the warm key would live on until it is looked up again.
+/// Shown to fail: `revoked_at IS NULL` taken out of `load::key_by_hash`; `keys.invalidate` out of `Directory::apply`. Without
+/// the second the warm key would live on until it is looked up again.
 #[tokio::test]
 async fn a_revoked_key_is_refused_within_a_second() {
     let (site, key, other) = two_tenants().await;
