@@ -27,7 +27,7 @@ pub enum RunState {
     Done,
     /// Every step is undone; nothing is left behind.
     Undone,
-    /// Given up after many attempts; `freehold run resume` tries again.
+    /// Given up after many refusals; `freehold run resume` tries again.
     Stuck,
 }
 
@@ -228,7 +228,7 @@ pub async fn run_list(conn: &mut PgConnection, filter: &RunFilter) -> Result<Pag
 /// `state_conflict` when it is finished, or somebody is at work on it.
 pub async fn run_turn(conn: &mut PgConnection, id: RunId) -> Result<()> {
     let turned = sqlx::query(
-        "UPDATE run SET state = 'undoing', undo = true, attempts = 0, not_before = clock_timestamp(), leased_until = NULL
+        "UPDATE run SET state = 'undoing', undo = true, attempts = 0, refusals = 0, not_before = clock_timestamp(), leased_until = NULL
           WHERE id = $1 AND state IN ('pending', 'running', 'undoing', 'stuck')
             AND (leased_until IS NULL OR leased_until < clock_timestamp())",
     )
@@ -252,7 +252,7 @@ pub async fn run_retry(conn: &mut PgConnection, id: RunId) -> Result<()> {
         return Err(Error::new(&codes::STATE_CONFLICT).detail(format!("run {id} is finished")));
     }
     sqlx::query(
-        "UPDATE run SET attempts = 0, not_before = clock_timestamp(),
+        "UPDATE run SET attempts = 0, refusals = 0, not_before = clock_timestamp(),
                 state = CASE WHEN state <> 'stuck' THEN state WHEN undo THEN 'undoing' ELSE 'pending' END
           WHERE id = $1 AND state IN ('pending', 'running', 'undoing', 'stuck')",
     )

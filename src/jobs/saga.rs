@@ -28,8 +28,9 @@ const LEASE: Duration = Duration::from_secs(10);
 /// Beyond what a lease and a wait can be: a time this far ahead was written before the database's clock went back, and
 /// whoever believed it would wait for as long as the step was.
 const AHEAD: Duration = Duration::from_secs(60);
-/// A run that failed this often for a reason that does not pass waits for a person. One whose shard is away only waits
-/// for the shard: nobody should have to resume every run by hand after an outage.
+/// A run that failed this often, since its last step, for a reason that does not pass waits for a person. One whose shard is
+/// away only waits for the shard: nobody should have to resume every run by hand after an outage, nor because the first
+/// answer after one is no.
 const GIVE_UP: i32 = 30;
 /// Between a failed attempt and the next.
 const AGAIN: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
@@ -234,7 +235,7 @@ async fn forward<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) -> 
     }
     if done.last() == Some(&StepState::Done) {
         // Nothing was left to do.
-        close(pool, held, RunState::Done, None, Duration::ZERO).await?;
+        close(pool, held, RunState::Done).await?;
     }
     Ok(())
 }
@@ -255,7 +256,7 @@ async fn backward<C>(pool: &PgPool, context: &C, kind: &Kind<C>, held: &Held) ->
         in_time(STEP_LIMIT, record(pool, held, index, StepState::Undone, ended, writes, || {})).await?;
     }
     if done.first() == Some(&StepState::Undone) {
-        close(pool, held, RunState::Undone, None, Duration::ZERO).await?;
+        close(pool, held, RunState::Undone).await?;
     }
     Ok(())
 }
@@ -290,7 +291,9 @@ const RECORD: &str = "WITH held AS (
      ended AS (
        UPDATE run SET state = $5, leased_until = NULL, leased_by = NULL, progress = NULL, undo = undo OR $5 = 'undone',
               not_before = clock_timestamp(), finished_at = clock_timestamp()
-         FROM held WHERE run.id = held.id AND $5 IS NOT NULL)
+         FROM held WHERE run.id = held.id AND $5 IS NOT NULL),
+     goes_on AS (
+       UPDATE run SET refusals = 0 FROM held WHERE run.id = held.id AND $5 IS NULL AND refusals > 0)
      SELECT 1 FROM held, pg_notify($6, $7)";
 
 /// Records a step with all that it changes in the control database, and the end of the run if that was the last one.
@@ -323,17 +326,11 @@ async fn record(
     Ok(tx.commit().await?)
 }
 
-/// Ends this attempt: the run's new state, and when it may be taken again.
-async fn close(
-    pool: &PgPool,
-    held: &Held,
-    state: RunState,
-    error: Option<&Error>,
-    wait: Duration,
-) -> Result<()> {
+/// Ends a run that had nothing left to do.
+async fn close(pool: &PgPool, held: &Held, state: RunState) -> Result<()> {
     let mut tx = pool.begin().await?;
     held.confirm(&mut tx).await?;
-    set_state(&mut tx, held, state, error, wait).await?;
+    set_state(&mut tx, held, state, None, Duration::ZERO).await?;
     wake::run_moved(&mut tx, held.id).await?;
     Ok(tx.commit().await?)
 }
@@ -361,9 +358,21 @@ async fn set_state(
     Ok(())
 }
 
+/// Ends this attempt; the next is made later, unless there were too many refusals.
 async fn put_back(pool: &PgPool, held: &Held, waiting: RunState, error: &Error) -> Result<RunState> {
-    let state = if held.attempts >= GIVE_UP && !is_passing(error) { RunState::Stuck } else { waiting };
-    close(pool, held, state, Some(error), AGAIN.after(held.attempts)).await?;
+    let mut tx = pool.begin().await?;
+    held.confirm(&mut tx).await?;
+    let refused = !is_passing(error);
+    let refusals: i32 =
+        sqlx::query_scalar("UPDATE run SET refusals = refusals + $2 WHERE id = $1 RETURNING refusals")
+            .bind(held.id)
+            .bind(i32::from(refused))
+            .fetch_one(&mut *tx)
+            .await?;
+    let state = if refused && refusals >= GIVE_UP { RunState::Stuck } else { waiting };
+    set_state(&mut tx, held, state, Some(error), AGAIN.after(held.attempts)).await?;
+    wake::run_moved(&mut tx, held.id).await?;
+    tx.commit().await?;
     Ok(state)
 }
 

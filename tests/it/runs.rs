@@ -7,7 +7,7 @@ use freehold::control_plane::{Hands, runs, slots};
 use freehold::jobs::run::{RunState, run_by_id};
 use freehold::jobs::saga::{self, Effect, Held, Kind};
 use freehold::kernel::ids::RunId;
-use freehold::kernel::{Result, codes};
+use freehold::kernel::{Error, Result, codes};
 use freehold::testkit::{World, tester};
 use sqlx::{Connection, PgConnection};
 
@@ -261,10 +261,10 @@ async fn a_step_that_panics_is_a_failure_like_any_other() {
     let world = World::new(&TABLES).await;
     world.tenant("acme").await;
     let run = tenant_suspend(&world.hands.cp, &tester(), &named("acme"), "test").await.unwrap();
-    for (attempts, ends) in [(0, RunState::Pending), (29, RunState::Stuck)] {
-        sqlx::query("UPDATE run SET attempts = $2 WHERE id = $1")
+    for (refusals, ends) in [(0, RunState::Pending), (29, RunState::Stuck)] {
+        sqlx::query("UPDATE run SET refusals = $2 WHERE id = $1")
             .bind(run)
-            .bind(attempts)
+            .bind(refusals)
             .execute(world.db())
             .await
             .unwrap();
@@ -274,6 +274,70 @@ async fn a_step_that_panics_is_a_failure_like_any_other() {
     }
     let stuck = run_by_id(&mut world.db().acquire().await.unwrap(), run).await.unwrap();
     assert!(stuck.error.unwrap().contains("panicked"));
+}
+
+/// What is away for long makes no refusal final that comes after it, and neither does what was refused before the last step
+/// that was done. Guards: `refusals` in `put_back`, and `goes_on` in `saga::RECORD`.
+#[tokio::test]
+async fn only_refusals_in_a_row_wear_a_run_out() {
+    use std::sync::atomic::{AtomicU8, Ordering};
+    // 0: away; 1: refused; 2: done.
+    static WEATHER: AtomicU8 = AtomicU8::new(0);
+    fn step<'a>(
+        _: &'a Hands,
+        _: &'a saga::Held,
+    ) -> futures_util::future::BoxFuture<'a, Result<Option<saga::Writes>>> {
+        Box::pin(async {
+            match WEATHER.load(Ordering::SeqCst) {
+                0 => Err(Error::new(&codes::INFRA_UNAVAILABLE)),
+                1 => Err(Error::new(&codes::INFRA_FAILED)),
+                _ => Ok(None),
+            }
+        })
+    }
+    fn refused<'a>(
+        _: &'a Hands,
+        _: &'a saga::Held,
+    ) -> futures_util::future::BoxFuture<'a, Result<Option<saga::Writes>>> {
+        Box::pin(async { Err(Error::new(&codes::INFRA_FAILED)) })
+    }
+    static CLOUD: Kind<Hands> = Kind {
+        name: "suspend",
+        steps: &[saga::StepDef { name: "fence", run: step, undo: None }],
+        on_failure: saga::OnFailure::Retry,
+        pace: saga::Pace::Quick,
+    };
+    static TWO: Kind<Hands> = Kind {
+        name: "suspend",
+        steps: &[
+            saga::StepDef { name: "fence", run: step, undo: None },
+            saga::StepDef { name: "then", run: refused, undo: None },
+        ],
+        on_failure: saga::OnFailure::Retry,
+        pace: saga::Pace::Quick,
+    };
+    let world = World::new(&TABLES).await;
+    let attempt = async |run, kind: &Kind<Hands>, weather: u8| {
+        WEATHER.store(weather, Ordering::SeqCst);
+        expire(&world, run).await;
+        let held = hold(&world, run).await;
+        saga::drive(world.db(), &world.hands, kind, &held).await.unwrap()
+    };
+    world.tenant("acme").await;
+    let run = tenant_suspend(&world.hands.cp, &tester(), &named("acme"), "test").await.unwrap();
+    for _ in 0..40 {
+        assert_eq!(attempt(run, &CLOUD, 0).await, RunState::Pending);
+    }
+    for _ in 0..29 {
+        assert_eq!(attempt(run, &CLOUD, 1).await, RunState::Pending);
+    }
+    assert_eq!(attempt(run, &CLOUD, 0).await, RunState::Pending);
+    // The step is done, and the next one is refused: that is its first time.
+    assert_eq!(attempt(run, &TWO, 2).await, RunState::Pending);
+    for _ in 0..28 {
+        assert_eq!(attempt(run, &TWO, 2).await, RunState::Pending);
+    }
+    assert_eq!(attempt(run, &TWO, 2).await, RunState::Stuck);
 }
 
 /// The control database's clock goes back by an hour while a worker dies and another attempt waits. Guard: `AHEAD` in
