@@ -61,8 +61,12 @@ COPY --from=build --chmod=755 /src/target/dist/freehold /usr/local/bin/freehold
 FROM ${TERRAFORM_IMAGE} AS terraform
 
 # Its provider comes from the registry, or from a folder that the settings name: it is ten times as large as all of this.
-# The folder of `work` in the settings has to be a volume.
+# The folder of `work` in the settings has to be a volume. It is the process's own: a volume made there belongs to it too.
+FROM ${BUILD_IMAGE} AS work
+RUN mkdir -p /work/terraform
+
 FROM app AS with-terraform
+COPY --from=work --chown=65532:65532 /work /var/lib/freehold
 COPY --from=terraform --chmod=755 /bin/terraform /usr/local/bin/terraform
 
 # What is built when nothing else is asked for.

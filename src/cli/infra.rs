@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use super::fleet::Fleet;
 use super::output::print;
@@ -13,8 +14,8 @@ use crate::control_plane::Hands;
 use crate::control_plane::audit::Caller;
 use crate::control_plane::infra::lookout::{self, Look, LookFilter};
 use crate::control_plane::infra::settings::InfraSettings;
-use crate::control_plane::infra::targets::{audited, may_destroy, target};
-use crate::control_plane::infra::{Changed, Planned, Report, Shown};
+use crate::control_plane::infra::targets::{audited, may_apply, may_destroy, target};
+use crate::control_plane::infra::{Changed, Planned, Report, Shown, owners};
 use crate::kernel::{Error, Result, codes};
 
 #[derive(Debug, Args)]
@@ -38,9 +39,10 @@ Examples:
     /// Bring it to its intended state, undoing drift. Refused if data would be lost
     #[command(after_help = "\
 Examples:
-  freehold infra apply platform
   freehold infra apply shard/eu-1
-  freehold infra apply tenant/acme")]
+  freehold infra apply tenant/acme
+
+The platform is applied with Terraform itself: docs/DEPLOY.md.")]
     Apply(Named),
     /// Show what was changed from outside. Exits with 1 if there is anything
     #[command(after_help = "\
@@ -52,17 +54,18 @@ A worker looks at everything once a day; `freehold infra findings` says what it 
     /// Show what exists according to the recorded state; the cloud is not asked
     #[command(after_help = "\
 Examples:
-  freehold infra show platform --output json | jq .output
+  freehold infra show platform --output json | jq .output.network
   freehold infra show tenant/acme")]
     Show(Named),
-    /// Remove the server of a shard that is not registered. A final snapshot is kept
+    /// Remove the server of a shard that is not registered. A final snapshot and its key are kept
     #[command(after_help = "\
 Examples:
   freehold infra destroy shard/eu-1 --yes
 
 What belongs to a tenant is removed when it is purged: freehold tenant purge.")]
     Destroy(Destroy),
-    /// List what exists in the cloud under this environment's name and is in no state. Exits with 1 if there is anything
+    /// List what exists in the cloud under this environment's name and is in no state, and states that nothing names. Exits
+    /// with 1 if there is anything
     #[command(after_help = "Examples:\n  freehold infra orphans")]
     Orphans,
     /// Show what the workers' daily checks found: drift, orphans, and what could not be checked
@@ -98,7 +101,11 @@ struct Destroy {
 /// What the provisioner says; and when something was found that should not be.
 pub async fn run(globals: &Globals, args: InfraArgs) -> Result<()> {
     let fleet = Fleet::open(globals).await?;
-    let direct = fleet.direct("infra")?;
+    if let Command::Findings(Findings { all }) = args.command {
+        let looks = fleet.infra_looks(&LookFilter { all: Some(all) }).await?;
+        return print(globals.output, &looks.items, |looks| findings(looks));
+    }
+    let direct = fleet.direct("infra, but for infra findings,")?;
     let mut hands = direct.hands()?.clone();
     hands.cloud = app::cloud(InfraSettings::of(args.infra.as_deref())?)?;
     match args.command {
@@ -117,21 +124,19 @@ pub async fn run(globals: &Globals, args: InfraArgs) -> Result<()> {
             destroy(globals, &hands, &direct.caller, &named.what, yes).await
         }
         Command::Orphans => {
-            let found = watched(globals, "looking", hands.cloud.get()?.orphans()).await?;
+            let found = watched(globals, "looking", owners::orphans(&hands)).await?;
             print(globals.output, &found, |found| {
                 if found.is_empty() { "no orphans".to_owned() } else { found.join("\n") }
             })?;
             found_none(found.len(), "orphans")
         }
-        Command::Findings(Findings { all }) => {
-            let looks = lookout::looks(&mut *direct.control().await?, &LookFilter { all: Some(all) }).await?;
-            print(globals.output, &looks, |looks| findings(looks))
-        }
+        Command::Findings(_) => unreachable!("answered above, by a server too"),
     }
 }
 
 async fn apply(globals: &Globals, hands: &Hands, caller: &Caller, what: &str) -> Result<()> {
     let target = target(hands, what).await?;
+    may_apply(&target)?;
     audited(hands, caller, "infra.apply", &target).await?;
     let (report, bar) = bar(globals);
     let output = hands.cloud.get()?.apply(&target, report).await;
@@ -163,7 +168,19 @@ async fn destroy(globals: &Globals, hands: &Hands, caller: &Caller, what: &str, 
     let (report, bar) = bar(globals);
     let done = hands.cloud.get()?.destroy(&target, report).await;
     bar.finish_and_clear();
-    done
+    let destroyed = Destroyed { destroyed: what, kept: done? };
+    print(globals.output, &destroyed, |done| {
+        let kept = done.kept.iter().map(|one| format!("\nkept: {one}"));
+        format!("{} is removed{}", done.destroyed, kept.collect::<String>())
+    })
+}
+
+/// What `infra destroy` answers.
+#[derive(Serialize)]
+struct Destroyed<'a> {
+    destroyed: &'a str,
+    /// On purpose: the last snapshot, and the key without which nobody can read it.
+    kept: Vec<String>,
 }
 
 fn found_none(count: usize, what: &str) -> Result<()> {

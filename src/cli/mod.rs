@@ -48,7 +48,7 @@ pub use globals::Globals;
 const LONG_HELP: &str = "\
 Settings come from flags, then from the environment, then from the state folder of `freehold dev`. Without --server, a \
 command works on the databases itself; with it, it asks the operators' API of a running server (all but migrate, doctor, \
-operator, infra, signing-key and tenant psql).
+operator, infra but for infra findings, signing-key and tenant psql).
 
 Exit codes:
   0  done

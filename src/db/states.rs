@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What stands before a root's name in the name of its schema.
 const SCHEMA: &str = "tf_";
 
+/// A state that was changed this long ago and is not finished is nobody's work any more, unless somebody says that it is.
+const UNSETTLED: &str = "1 day";
+
 /// Where the states are.
 #[derive(Clone, Debug)]
 pub struct States {
@@ -42,6 +45,15 @@ pub struct LockHolder {
     pub pid: i32,
     pub client: Option<String>,
     pub since: chrono::DateTime<chrono::Utc>,
+}
+
+/// The last snapshot of a server that was removed, and the key that it cannot be read without.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Kept {
+    /// ARN.
+    pub key: String,
+    /// Its name.
+    pub snapshot: String,
 }
 
 /// The schema of a root's states: `PG_SCHEMA_NAME`. A root's name is lower-case letters; anything else is dropped.
@@ -97,7 +109,9 @@ pub async fn prepare(conn: &mut PgConnection, roots: &[&str]) -> Result<()> {
              root text NOT NULL, workspace text NOT NULL, gone_at timestamptz NOT NULL DEFAULT clock_timestamp(),
              PRIMARY KEY (root, workspace));
          CREATE TABLE IF NOT EXISTS freehold.terraform_waning (
-             arn text PRIMARY KEY, since timestamptz NOT NULL DEFAULT clock_timestamp());",
+             arn text PRIMARY KEY, since timestamptz NOT NULL DEFAULT clock_timestamp());
+         CREATE TABLE IF NOT EXISTS freehold.terraform_kept (
+             key text PRIMARY KEY, snapshot text NOT NULL, since timestamptz NOT NULL DEFAULT clock_timestamp());",
     );
     for root in roots {
         let schema = schema_of(root);
@@ -117,8 +131,10 @@ pub async fn prepare(conn: &mut PgConnection, roots: &[&str]) -> Result<()> {
 /// Makes the row of a state that is new. One that is there stays as it is.
 ///
 /// # Errors
-/// `infra_refused` when it was removed for good: a worker that was overtaken must not make anew what a purge has removed.
+/// `infra_refused` when it was removed for good: a worker that was overtaken must not make anew what a purge has removed. And
+/// when it is [somewhere else](misplaced): all that it has would be made a second time.
 pub async fn row_add(conn: &mut PgConnection, root: &str, workspace: &str, version: &str) -> Result<()> {
+    misplaced(conn, root, workspace).await?;
     let empty = serde_json::json!({ "version": 4, "terraform_version": version, "serial": 0,
         "lineage": Uuid::now_v7(), "outputs": {}, "resources": [] });
     let schema = schema_of(root);
@@ -142,6 +158,55 @@ pub async fn row_add(conn: &mut PgConnection, root: &str, workspace: &str, versi
     Ok(())
 }
 
+/// Looks for a state that was written by Terraform alone, without `PG_SCHEMA_NAME`: it is in the schema that the backend takes
+/// then, with the states of all other roots.
+///
+/// # Errors
+/// `infra_refused` when it is there, and not where it belongs.
+pub async fn misplaced(conn: &mut PgConnection, root: &str, workspace: &str) -> Result<()> {
+    let schema = schema_of(root);
+    let statement = format!(
+        "SELECT to_regclass('terraform_remote_state.states') IS NOT NULL
+            AND NOT EXISTS (SELECT FROM {schema}.states WHERE name = $1)"
+    );
+    let perhaps: bool =
+        sqlx::query_scalar(AssertSqlSafe(statement)).bind(workspace).fetch_one(&mut *conn).await?;
+    if !perhaps {
+        return Ok(());
+    }
+    let there: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM terraform_remote_state.states WHERE name = $1)")
+            .bind(workspace)
+            .fetch_one(conn)
+            .await?;
+    if !there {
+        return Ok(());
+    }
+    Err(Error::new(&codes::INFRA_REFUSED)
+        .detail(format!(
+            "the state {workspace} is in the schema terraform_remote_state, where Terraform puts it without \
+             PG_SCHEMA_NAME={schema}"
+        ))
+        .hint(format!(
+            "if it is one of the root {root}, move it before anything else is done: INSERT INTO {schema}.states (name, data) \
+             SELECT name, data FROM terraform_remote_state.states WHERE name = '{workspace}'; if not, call this one otherwise"
+        )))
+}
+
+/// Makes sure that a state is there which only Terraform itself may begin.
+///
+/// # Errors
+/// `not_found` when it is not; as [`row_add`] when it is somewhere else.
+pub async fn row_need(conn: &mut PgConnection, root: &str, workspace: &str) -> Result<()> {
+    misplaced(conn, root, workspace).await?;
+    if read(conn, root, workspace).await?.is_some() {
+        return Ok(());
+    }
+    Err(Error::new(&codes::NOT_FOUND)
+        .detail(format!("there is no state {workspace} of the root {root}"))
+        .hint("it is made with Terraform itself, as docs/DEPLOY.md shows"))
+}
+
 /// The state as Terraform wrote it, if there is one.
 pub async fn read(conn: &mut PgConnection, root: &str, workspace: &str) -> Result<Option<String>> {
     let schema = schema_of(root);
@@ -149,7 +214,8 @@ pub async fn read(conn: &mut PgConnection, root: &str, workspace: &str) -> Resul
     Ok(sqlx::query_scalar(AssertSqlSafe(statement)).bind(workspace).fetch_optional(conn).await?)
 }
 
-/// Removes a state that holds nothing, with its journal. `forever` when no state of this name may ever be again.
+/// Removes a state that holds nothing but keys that are [kept](kept_add), with its journal. `forever` when no state of this
+/// name may ever be again.
 ///
 /// # Errors
 /// `infra_refused` when it holds resources; `infra_unavailable` when somebody has it locked.
@@ -167,9 +233,16 @@ pub async fn row_delete(conn: &mut PgConnection, root: &str, workspace: &str, fo
                 .retry_after(Duration::from_secs(5)));
         }
         let state: serde_json::Value = serde_json::from_str(&data).map_err(Error::internal)?;
+        let kept: Vec<String> =
+            sqlx::query_scalar("SELECT key FROM freehold.terraform_kept").fetch_all(&mut *tx).await?;
+        let is_kept = |one: &serde_json::Value| {
+            let instances = one["instances"].as_array().map_or(&[][..], Vec::as_slice);
+            let mut arns = instances.iter().map(|one| one["attributes"]["arn"].as_str());
+            !instances.is_empty() && arns.all(|arn| arn.is_some_and(|arn| kept.iter().any(|key| key == arn)))
+        };
         let managed = state["resources"]
             .as_array()
-            .map_or(0, |all| all.iter().filter(|one| one["mode"] == "managed").count());
+            .map_or(0, |all| all.iter().filter(|one| one["mode"] == "managed" && !is_kept(one)).count());
         if managed > 0 {
             return Err(Error::new(&codes::INFRA_REFUSED)
                 .detail(format!("the state {workspace} still holds {managed} resources")));
@@ -218,6 +291,23 @@ pub async fn waning_add(conn: &mut PgConnection, arns: &[String]) -> Result<()> 
     Ok(())
 }
 
+/// Notes that a key stays although its server goes: the server's last snapshot cannot be read without it.
+pub async fn kept_add(conn: &mut PgConnection, kept: &Kept) -> Result<()> {
+    sqlx::query("INSERT INTO freehold.terraform_kept (key, snapshot) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+        .bind(&kept.key)
+        .bind(&kept.snapshot)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// What was noted by [`kept_add`].
+pub async fn kept(conn: &mut PgConnection) -> Result<Vec<Kept>> {
+    Ok(sqlx::query_as("SELECT key, snapshot FROM freehold.terraform_kept ORDER BY since, key")
+        .fetch_all(conn)
+        .await?)
+}
+
 /// What was noted by [`waning_add`].
 pub async fn waning(conn: &mut PgConnection) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar("SELECT arn FROM freehold.terraform_waning").fetch_all(conn).await?)
@@ -231,10 +321,16 @@ pub async fn read_all(conn: &mut PgConnection, root: &str) -> Result<Vec<(String
 }
 
 /// The states that somebody is at work on, or has left half done: what they have is in the cloud before it is in the state.
-pub async fn unsettled(conn: &mut PgConnection) -> Result<Vec<String>> {
-    Ok(sqlx::query_scalar("SELECT DISTINCT workspace FROM freehold.terraform_journal")
-        .fetch_all(conn)
-        .await?)
+/// What was left for a day is given up, but for the states that are named.
+pub async fn unsettled(conn: &mut PgConnection, at_work: &[String]) -> Result<Vec<String>> {
+    Ok(sqlx::query_scalar(
+        "SELECT DISTINCT workspace FROM freehold.terraform_journal
+          WHERE made_at > clock_timestamp() - $1::interval OR workspace = ANY ($2)",
+    )
+    .bind(UNSETTLED)
+    .bind(at_work)
+    .fetch_all(conn)
+    .await?)
 }
 
 /// Who has a state locked, if anybody has. The lock is a session's: it goes with the connection of its process.

@@ -27,7 +27,7 @@ pub enum RunState {
     Done,
     /// Every step is undone; nothing is left behind.
     Undone,
-    /// Given up after many refusals; `freehold run resume` tries again.
+    /// Given up after many attempts; `freehold run resume` tries again.
     Stuck,
 }
 

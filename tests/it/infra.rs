@@ -9,9 +9,9 @@ use freehold::control_plane::access::{tenant_delete, tenant_purge, tenant_undele
 use freehold::control_plane::doctor;
 use freehold::control_plane::infra::lookout::{self, Look, LookFilter};
 use freehold::control_plane::infra::resources::{RESOURCES, ResourcesState, begin_due};
-use freehold::control_plane::infra::targets::{may_destroy, target};
+use freehold::control_plane::infra::targets::{may_apply, may_destroy, target};
 use freehold::control_plane::infra::{
-    Changed, Cloud, Planned, Provision, Report, ShardCloud, Shown, Target, TenantCloud,
+    Changed, Cloud, Planned, Provision, Recorded, Report, ShardCloud, Shown, Target, TenantCloud, owners,
 };
 use freehold::control_plane::tenants::{TenantDetail, TenantRef, TenantState};
 use freehold::db::stand_in;
@@ -38,6 +38,14 @@ pub struct Sky {
     changed: Mutex<BTreeSet<TenantId>>,
     /// What belongs to nobody.
     lost: Mutex<Vec<String>>,
+    /// States that no setting names.
+    states: Mutex<Vec<Recorded>>,
+    /// Whom it was told to be at work when it was last asked for orphans.
+    at_work: Mutex<Vec<String>>,
+    /// Shards that the settings describe.
+    described: Mutex<Vec<String>>,
+    /// Where the servers of whatever is shown are reached.
+    hosts: Mutex<Vec<String>>,
     /// Answers to nobody for a while.
     pub away: AtomicBool,
 }
@@ -61,6 +69,9 @@ impl Provision for InMemory {
     fn plan<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Planned>> {
         Box::pin(async move {
             self.0.answer()?;
+            if matches!(target, Target::Shard(_)) {
+                return Err(Error::new(&codes::INFRA_FAILED).detail("no server of this name"));
+            }
             let tenant = tenant_of(target).tenant;
             let address = "module.tenant.aws_iam_role.this".to_owned();
             let changed = Changed { address, action: "update".to_owned() };
@@ -88,21 +99,21 @@ impl Provision for InMemory {
         })
     }
 
-    fn destroy<'a>(&'a self, target: &'a Target, _: Report) -> BoxFuture<'a, Result<()>> {
+    fn destroy<'a>(&'a self, target: &'a Target, _: Report) -> BoxFuture<'a, Result<Vec<String>>> {
         Box::pin(async move {
             self.0.answer()?;
             if let Target::Shard(ShardCloud { name, .. }) = target {
                 stand_in::remove(&ground().await, name).await?;
                 self.0.servers.lock().remove(name);
-                return Ok(());
+                return Ok(Vec::new());
             }
             self.0.there.lock().remove(&tenant_of(target).tenant);
-            Ok(())
+            Ok(Vec::new())
         })
     }
 
     fn show<'a>(&'a self, _: &'a Target) -> BoxFuture<'a, Result<Shown>> {
-        Box::pin(async { Ok(Shown::default()) })
+        Box::pin(async { Ok(Shown { servers: self.0.hosts.lock().clone(), ..Shown::default() }) })
     }
 
     fn makes_servers(&self) -> bool {
@@ -110,14 +121,20 @@ impl Provision for InMemory {
     }
 
     fn standing(&self) -> Vec<Target> {
-        Vec::new()
+        let shards = self.0.described.lock().clone();
+        shards.into_iter().map(|name| Target::Shard(ShardCloud { name, made_for: None })).collect()
     }
 
-    fn orphans(&self) -> BoxFuture<'_, Result<Vec<String>>> {
+    fn orphans<'a>(&'a self, at_work: &'a [String]) -> BoxFuture<'a, Result<Vec<String>>> {
         Box::pin(async {
             self.0.answer()?;
+            *self.0.at_work.lock() = at_work.to_vec();
             Ok(self.0.lost.lock().clone())
         })
+    }
+
+    fn states(&self) -> BoxFuture<'_, Result<Vec<Recorded>>> {
+        Box::pin(async { Ok(self.0.states.lock().clone()) })
     }
 }
 
@@ -334,6 +351,82 @@ async fn orphans_are_looked_for_every_night() {
     world.hands.cp.clock.advance(chrono::Duration::minutes(61));
     assert_eq!(lookout::look(&world.hands).await.unwrap(), 1);
     assert_eq!(looks(&world).await.len(), 0);
+}
+
+/// A state that neither a setting nor a tenant names is nobody's: what an operator has begun by hand and given up. Whoever
+/// is at work is named to the provisioner, whose own notes of that grow old. Guard: `nobodys` in `owners`.
+#[tokio::test]
+async fn a_state_that_nobody_names_is_an_orphan() {
+    let (world, sky) = world().await;
+    let tenant = world.tenant_with("acme", "business").await;
+    let run = begun(&world).await;
+    let id = tenant.tenant.id.to_string();
+    *sky.states.lock() = vec![
+        Recorded::Shard("eu-2".to_owned()),
+        // Registered: the settings do not name it any more, and it is in use.
+        Recorded::Shard("shard-1".to_owned()),
+        Recorded::Tenant(id.clone()),
+        Recorded::Tenant("ten_gone".to_owned()),
+    ];
+    let found = owners::orphans(&world.hands).await.unwrap();
+    assert_eq!(found, ["state shard/eu-2", "state tenant/ten_gone"]);
+    assert_eq!(*sky.at_work.lock(), [id]);
+    world.finish(run).await;
+    owners::orphans(&world.hands).await.unwrap();
+    assert_eq!(*sky.at_work.lock(), [""; 0]);
+}
+
+/// A shard that could not be looked at was destroyed, or taken out of the settings: that is no finding for ever. Guard:
+/// `forget_others` in `lookout`.
+#[tokio::test]
+async fn what_nobody_names_any_more_is_no_finding() {
+    let (world, sky) = world().await;
+    sky.described.lock().push("eu-1".to_owned());
+    assert_eq!(lookout::look(&world.hands).await.unwrap(), 2, "orphans and the shard");
+    assert_eq!(findings(&world).await, ["infra_look"]);
+    sky.described.lock().clear();
+    lookout::look(&world.hands).await.unwrap();
+    assert_eq!(findings(&world).await, [""; 0]);
+}
+
+/// A shard is registered under any name: what counts is where its DSN leads, by name or by number. Guards: `leads_nowhere` in
+/// `may_destroy`; in it, the comparison of addresses (the upper-case name has another's address), and what cannot be told.
+#[tokio::test]
+async fn a_server_that_a_registered_shard_leads_to_stays() {
+    let (world, sky) = world().await;
+    let target = target(&world.hands, "shard/eu-1").await.unwrap();
+    let refused = async |host: &str| {
+        *sky.hosts.lock() = vec![host.to_owned()];
+        let error = may_destroy(&world.hands, &target).await.err()?;
+        assert!(error.is(&codes::STATE_CONFLICT), "{error:?}");
+        Some(error.public_detail().unwrap().to_owned())
+    };
+    // Where the tests' shards are.
+    for host in ["127.0.0.1", "localhost"] {
+        let why = refused(host).await.expect(host);
+        assert!(why.contains("shard-1") && why.contains("registered"), "{why}");
+    }
+    assert_eq!(refused("eu-1.rds.invalid").await, None);
+    sqlx::query("UPDATE shard SET admin_dsn_ref = 'env:FREEHOLD_TEST_NOBODY_SAYS' WHERE name = 'shard-1'")
+        .execute(world.db())
+        .await
+        .unwrap();
+    let why = refused("eu-1.rds.invalid").await.expect("it cannot be told");
+    assert!(why.contains("cannot be told"), "{why}");
+    // Never made, or gone already.
+    sky.hosts.lock().clear();
+    may_destroy(&world.hands, &target).await.unwrap();
+}
+
+/// Guard: `may_apply`, which the adapter asks as well.
+#[tokio::test]
+async fn the_platform_is_looked_at_and_not_applied() {
+    let (world, _) = world().await;
+    let platform = target(&world.hands, "platform").await.unwrap();
+    let error = may_apply(&platform).unwrap_err();
+    assert!(error.is(&codes::INFRA_REFUSED));
+    assert!(error.public_hint().unwrap().contains("docs/DEPLOY.md"));
+    may_apply(&target(&world.hands, "shard/eu-1").await.unwrap()).unwrap();
 }
 
 /// What must go another way is not destroyed, and what is not known is not guessed.

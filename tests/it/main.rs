@@ -41,4 +41,5 @@ mod second_look;
 mod tenancy;
 mod terraform;
 mod terraform_refused;
+mod terraform_states;
 mod thousand;

@@ -11,8 +11,8 @@ use freehold::adapters::terraform::progress::Progress;
 use freehold::adapters::terraform::{Root, Task, Terraform};
 use freehold::app;
 use freehold::control_plane::access::{tenant_delete, tenant_purge};
-use freehold::control_plane::infra::resources;
 use freehold::control_plane::infra::settings::{InfraSettings, Provisioner};
+use freehold::control_plane::infra::{owners, resources};
 use freehold::control_plane::tenants::TenantRef;
 use freehold::db::states::{self, Made, States};
 use freehold::jobs::run::{RunFilter, RunState, run_list};
@@ -101,7 +101,7 @@ impl Ground {
 
     async fn destroy(&self, tier: &str) -> Result<()> {
         let task = self.unprotected(tier);
-        self.terraform().destroy(&task, Allowed::DestroyTenant, &mut quiet).await
+        self.terraform().destroy(&task, Allowed::DestroyTenant, &mut quiet).await.map(drop)
     }
 
     /// The state as it is recorded.
@@ -265,7 +265,7 @@ async fn what_a_killed_run_has_made_is_taken_up() {
     ground.destroy("dedicated").await.expect("removed");
     assert_eq!(ground.inventory().await, [0; 5]);
     // Its key waits for its end, and is no orphan meanwhile.
-    assert_eq!(ground.terraform().orphans().await.expect("looked"), Vec::<String>::new());
+    assert_eq!(ground.terraform().orphans(&[]).await.expect("looked"), Vec::<String>::new());
 }
 
 /// Killed again and again, each time a little later: nothing is made twice, nothing is lost. What was in flight had no id
@@ -296,7 +296,7 @@ async fn killed_again_and_again_it_is_made_once() {
     }
     ground.terraform().apply(&ground.task("dedicated"), &mut quiet).await.expect("taken up");
     assert_eq!(ground.inventory().await, [1, 1, 1, 1, 1]);
-    assert_eq!(ground.terraform().orphans().await.expect("looked"), Vec::<String>::new());
+    assert_eq!(ground.terraform().orphans(&[]).await.expect("looked"), Vec::<String>::new());
 }
 
 /// The state database dies while Terraform is at work: the state that could not be written is kept, and written by the
@@ -406,8 +406,7 @@ async fn a_tenant_gets_its_resources_and_leaves_none() {
     let ended = world.finish(run).await;
     assert_eq!(ended.state, RunState::Done, "{:?}", ended.error);
     assert_eq!(ground.inventory().await, [1, 1, 1, 0, 0]);
-    let cloud = world.hands.cloud.get().expect("a cloud");
-    assert_eq!(cloud.orphans().await.expect("looked"), Vec::<String>::new());
+    assert_eq!(owners::orphans(&world.hands).await.expect("looked"), Vec::<String>::new());
 
     let run = tenant_delete(&world.hands.cp, &tester(), &named, "test").await.expect("deleted");
     world.finish(run).await;
@@ -426,12 +425,12 @@ async fn an_orphan_is_found() {
     let ground = Ground::new().await;
     let terraform = ground.terraform();
     terraform.apply(&ground.task("pooled"), &mut quiet).await.expect("made");
-    assert_eq!(terraform.orphans().await.expect("looked"), Vec::<String>::new());
+    assert_eq!(terraform.orphans(&[]).await.expect("looked"), Vec::<String>::new());
     let environment = &ground.settings.environment;
     let forgotten = format!("/{environment}/forgotten");
     let body = json!({ "logGroupName": forgotten, "tags": { "freehold:environment": environment } });
     ground.moto.ask("logs", "Logs_20140328.CreateLogGroup", &body).await;
-    let found = terraform.orphans().await.expect("looked");
+    let found = terraform.orphans(&[]).await.expect("looked");
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains(&forgotten), "{found:?}");
 }

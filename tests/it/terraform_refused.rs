@@ -87,12 +87,12 @@ async fn a_quota_in_mid_apply_is_said_and_the_rest_follows() {
     assert!(error.is(&codes::INFRA_FAILED), "{error}");
     let said = error.public_detail().unwrap();
     assert!(said.contains("aws_iam_role") && said.contains("RolesPerAccount"), "{said}");
-    assert_eq!(terraform.orphans().await.unwrap(), Vec::<String>::new());
+    assert_eq!(terraform.orphans(&[]).await.unwrap(), Vec::<String>::new());
 
     used_up.store(false, Ordering::Relaxed);
     terraform.apply(&ground.task("pooled"), &mut quiet).await.unwrap();
     assert_eq!(ground.inventory().await, [1, 1, 1, 0, 0]);
-    assert_eq!(terraform.orphans().await.unwrap(), Vec::<String>::new());
+    assert_eq!(terraform.orphans(&[]).await.unwrap(), Vec::<String>::new());
 }
 
 /// Killed in mid-destroy, Terraform has saved nothing: the state still names what is gone. The next attempt removes the rest,
@@ -218,4 +218,39 @@ async fn a_plan_that_would_replace_a_database_is_refused() {
     assert!(error.is(&codes::INFRA_REFUSED), "{error:?}");
     assert!(error.public_detail().unwrap().contains("module.shard.aws_db_instance.this"), "{error}");
     assert_eq!(ground.moto.inventory(environment).await, before, "nothing was changed");
+}
+
+/// A shared server that is removed leaves a snapshot, and the key that it cannot be read without: the answer names both, neither
+/// is an orphan, and a later server of the same name leaves a snapshot of its own.
+///
+/// Guards: `parted` in `destroy`, which leaves the key out of the plan; the key's id in `final_snapshot_identifier`.
+#[tokio::test]
+async fn the_last_snapshot_of_a_server_can_be_read() {
+    if !terraform_is_here() {
+        return;
+    }
+    let ground = Ground::new().await;
+    let environment = ground.settings.environment.as_str();
+    let name = format!("s{environment}");
+    let terraform = ground.terraform();
+    let mut task = shard(&ground, &name);
+    terraform.apply(&task, &mut quiet).await.unwrap();
+    let before = ground.moto.inventory(environment).await;
+    assert_eq!((before.servers.len(), before.keys.len()), (1, 1));
+    task.inputs["shard"]["deletion_protection"] = json!(false);
+    task.inputs["shard"]["secret_recovery_days"] = json!(0);
+    let kept = terraform.destroy(&task, Allowed::DestroyShard, &mut quiet).await.unwrap();
+    let after = ground.moto.inventory(environment).await;
+    assert_eq!((after.servers.len(), &after.keys), (0, &before.keys), "the key is as it was");
+    let [one] = kept.as_slice() else { panic!("{kept:?}") };
+    assert!(one.key.ends_with(&before.keys[0]), "{kept:?}");
+    assert_eq!(one.snapshot, format!("{environment}-shard-{name}-final-{}", &before.keys[0][..8]));
+    let snapshots = ground.moto.form("rds", "Action=DescribeDBSnapshots&Version=2014-10-31").await;
+    assert!(snapshots.contains(&one.snapshot), "{snapshots}");
+    let mut conn = ground.conn().await;
+    assert_eq!(states::read(&mut conn, "shard", &name).await.unwrap(), None);
+    assert_eq!(terraform.orphans(&[]).await.unwrap(), Vec::<String>::new());
+    // Removed by hand, if at all.
+    terraform.destroy(&task, Allowed::DestroyShard, &mut quiet).await.unwrap();
+    assert_eq!(ground.moto.inventory(environment).await.keys, before.keys);
 }

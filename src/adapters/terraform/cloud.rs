@@ -9,8 +9,9 @@ use super::events::Action;
 use super::progress::Progress;
 use super::{Root, Task, Terraform};
 use crate::control_plane::infra::settings::{InfraSettings, Provisioner, RootSettings};
+use crate::control_plane::infra::targets::may_apply;
 use crate::control_plane::infra::{
-    Changed, Cloud, MadeFor, Planned, Provision, Report, ShardCloud, Shown, Target, TenantCloud,
+    Changed, Cloud, MadeFor, Planned, Provision, Recorded, Report, ShardCloud, Shown, Target, TenantCloud,
 };
 use crate::db::stand_in;
 use crate::jobs::run::RunProgress;
@@ -76,6 +77,7 @@ impl Provision for ByTerraform {
 
     fn apply<'a>(&'a self, target: &'a Target, report: Report) -> BoxFuture<'a, Result<Value>> {
         Box::pin(async move {
+            may_apply(target)?;
             let task = task(&self.settings, target, Protection::On)?;
             let mut output = self.terraform.apply(&task, &mut |progress| report(told(progress))).await?;
             if let Target::Shard(shard @ ShardCloud { made_for: Some(made_for), .. }) = target {
@@ -85,7 +87,7 @@ impl Provision for ByTerraform {
         })
     }
 
-    fn destroy<'a>(&'a self, target: &'a Target, report: Report) -> BoxFuture<'a, Result<()>> {
+    fn destroy<'a>(&'a self, target: &'a Target, report: Report) -> BoxFuture<'a, Result<Vec<String>>> {
         Box::pin(async move {
             let allowed = match target {
                 Target::Tenant(_) => Allowed::DestroyTenant,
@@ -96,13 +98,16 @@ impl Provision for ByTerraform {
                 }
             };
             let task = task(&self.settings, target, Protection::Off)?;
-            self.terraform.destroy(&task, allowed, &mut |progress| report(told(progress))).await?;
-            match (target, &self.stand_in) {
-                (Target::Shard(ShardCloud { name, made_for: Some(_) }), Some(server)) => {
-                    stand_in::remove(server, name).await
-                }
-                _ => Ok(()),
+            let kept = self.terraform.destroy(&task, allowed, &mut |progress| report(told(progress))).await?;
+            if let (Target::Shard(ShardCloud { name, made_for: Some(_) }), Some(server)) =
+                (target, &self.stand_in)
+            {
+                stand_in::remove(server, name).await?;
             }
+            let kept = kept.into_iter();
+            Ok(kept
+                .flat_map(|one| [format!("snapshot {}", one.snapshot), format!("key {}", one.key)])
+                .collect())
         })
     }
 
@@ -111,7 +116,15 @@ impl Provision for ByTerraform {
             let task = task(&self.settings, target, Protection::On)?;
             let state = self.terraform.state(&task).await?;
             let resources = state.resources().into_iter().map(|one| one.address).collect();
-            Ok(Shown { resources, output: state.output(task.root.as_str()) })
+            let output = match task.root {
+                // Both are what the settings repeat.
+                Root::Platform if !state.output("platform").is_null() => {
+                    json!({ "platform": state.output("platform"), "network": state.output("network") })
+                }
+                root => state.output(root.as_str()),
+            };
+            let servers = state.servers().into_iter().filter_map(|server| server.host).collect();
+            Ok(Shown { resources, servers, output })
         })
     }
 
@@ -127,8 +140,22 @@ impl Provision for ByTerraform {
         platform.into_iter().chain(shards).collect()
     }
 
-    fn orphans(&self) -> BoxFuture<'_, Result<Vec<String>>> {
-        Box::pin(self.terraform.orphans())
+    fn orphans<'a>(&'a self, at_work: &'a [String]) -> BoxFuture<'a, Result<Vec<String>>> {
+        Box::pin(self.terraform.orphans(at_work))
+    }
+
+    fn states(&self) -> BoxFuture<'_, Result<Vec<Recorded>>> {
+        Box::pin(async move {
+            let all = self.terraform.states().await?.into_iter();
+            let named = |name: &String| self.settings.shard.contains_key(name);
+            Ok(all
+                .filter_map(|(root, name)| match root {
+                    Root::Shard if !named(&name) => Some(Recorded::Shard(name)),
+                    Root::Tenant => Some(Recorded::Tenant(name)),
+                    Root::Shard | Root::Platform | Root::Inventory => None,
+                })
+                .collect())
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The whole environment of a Terraform process. Nothing of ours is handed on but what is named here: the master key and
 //! the control database's address are none of its business, nor its providers'.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -22,7 +22,16 @@ const HANDED_ON: &[&str] = &[
     "no_proxy",
     "LANG",
     "TMPDIR",
+    // The state database is looked at by Terraform as it is by us.
+    "PGSSLROOTCERT",
 ];
+
+/// Where providers have their sockets, unless somebody says where: in a container nothing but the folder for runs may be
+/// written to. None where the name would be too long for a socket, which has 108 bytes for all of it.
+pub fn sockets(settings: &InfraSettings) -> Option<PathBuf> {
+    let folder = std::path::absolute(&settings.work).ok()?.join("tmp");
+    (folder.as_os_str().len() <= 80).then_some(folder)
+}
 
 /// For every command: `outside` is our own environment.
 pub fn common(
@@ -39,6 +48,9 @@ pub fn common(
         .into_iter()
         .filter(|(name, _)| (real && name.starts_with("AWS_")) || HANDED_ON.contains(&name.as_str()));
     let mut env: Vec<(String, String)> = handed.collect();
+    if let Some(folder) = sockets(settings).filter(|_| env.iter().all(|(name, _)| name != "TMPDIR")) {
+        env.push(("TMPDIR".to_owned(), folder.to_string_lossy().into_owned()));
+    }
     // A home that has no settings of a person in it.
     let home = data.parent().unwrap_or(data).to_string_lossy().into_owned();
     for (name, value) in [
@@ -139,6 +151,29 @@ mod tests {
         }
         assert!(names.contains(&"PG_CONN_STR"));
         assert!(env.contains(&("PG_SCHEMA_NAME".to_owned(), "tf_tenant".to_owned())));
+    }
+
+    /// A container's own `/tmp` is not to be written to, and a provider without a place for its socket does not start.
+    #[test]
+    fn a_provider_has_a_place_for_its_socket() {
+        let settings = |work: &str| InfraSettings { work: work.into(), ..InfraSettings::default() };
+        let url = SecretString::from("postgres://u:p@db/states");
+        let told = |settings: &InfraSettings, outside: &[(&str, &str)]| {
+            let outside: Vec<_> =
+                outside.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let env = common(settings, Root::Shard, &url, Path::new("/w/data"), Path::new("/w/c"), outside);
+            let of = |wanted: &str| {
+                env.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| value.clone())
+            };
+            (of("TMPDIR"), of("PGSSLROOTCERT"))
+        };
+        let image = settings("/var/lib/freehold/terraform");
+        let tmp = |path: &str| Some(path.to_owned());
+        assert_eq!(told(&image, &[]).0, tmp("/var/lib/freehold/terraform/tmp"));
+        assert_eq!(told(&image, &[("TMPDIR", "/run/x")]).0, tmp("/run/x"));
+        assert_eq!(told(&settings(&format!("/{}", "d".repeat(90))), &[]).0, None);
+        // What the state database's certificate is checked against.
+        assert_eq!(told(&image, &[("PGSSLROOTCERT", "/etc/rds.pem")]).1, tmp("/etc/rds.pem"));
     }
 
     /// Shown to fail: without the look at `stand_in` in `common`.

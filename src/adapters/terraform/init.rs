@@ -26,6 +26,9 @@ impl Inner {
     /// `infra_unavailable` that says what is missing: the program, its version, the provider, the state database.
     pub(super) async fn ready(&self, root: Root, folder: &RunFolder) -> Result<Env> {
         let work = absolute(&self.settings.work)?;
+        if let Some(sockets) = environment::sockets(&self.settings) {
+            std::fs::create_dir_all(sockets).map_err(Error::internal)?;
+        }
         let config = work.join("cli.tfrc");
         self.version(&work, &config, root, folder).await?;
         let mut conn = self.states.connect().await?;

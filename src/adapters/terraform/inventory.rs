@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, json};
 
 use super::folder::RunFolder;
-use super::in_flight::{Inventory, orphans};
+use super::in_flight::{Inventory, orphans, roles_of};
 use super::init::absolute;
 use super::process::{self, Call};
 use super::recover::inputs_argument;
@@ -31,16 +31,21 @@ impl Terraform {
         self.0.inventory(listed).await
     }
 
-    /// What the environment has in the cloud and no state knows. What somebody is at work on is none.
+    /// What the environment has in the cloud and no state knows. What somebody is at work on is none: who has begun within a
+    /// day, and the states that are named here.
     ///
     /// # Errors
-    /// As [`Terraform::inventory`].
-    pub async fn orphans(&self) -> Result<Vec<String>> {
-        let roles = format!("^{}-", self.0.settings.environment);
+    /// As [`Terraform::inventory`]; `infra_refused` while the platform's state is where nobody looks.
+    pub async fn orphans(&self, at_work: &[String]) -> Result<Vec<String>> {
+        let mut conn = self.0.states.connect().await?;
+        states::prepare(&mut conn, &Root::ALL.map(Root::as_str)).await?;
+        // All that the platform has would be listed, as what costs money and is nobody's.
+        states::misplaced(&mut conn, Root::Platform.as_str(), &self.0.settings.environment).await?;
+        let roles = roles_of(&self.0.settings.environment);
         // The cloud first: what is made meanwhile is in a state or in the journal by the time they are read.
         let mut inventory = self.inventory(&Listed { tags: BTreeMap::new(), roles }).await?;
         let mut conn = self.0.states.connect().await?;
-        let unsettled = states::unsettled(&mut conn).await?;
+        let unsettled = states::unsettled(&mut conn, at_work).await?;
         let belongs = |tags: &BTreeMap<String, String>| {
             let owner = tags.get("freehold:tenant").or_else(|| tags.get("freehold:shard"));
             owner.is_some_and(|owner| unsettled.contains(owner))
@@ -51,12 +56,31 @@ impl Terraform {
             !unsettled.iter().any(|name| role.ends_with(name.strip_prefix("ten_").unwrap_or(name)))
         });
         let mut known: BTreeSet<String> = states::waning(&mut conn).await?.into_iter().collect();
+        known.extend(states::kept(&mut conn).await?.into_iter().map(|one| one.key));
         for root in Root::ALL {
             for (_, text) in states::read_all(&mut conn, root.as_str()).await? {
                 known.append(&mut State::parse(&text)?.known());
             }
         }
         Ok(orphans(&inventory, &known))
+    }
+
+    /// The states that hold something: their roots and their names.
+    ///
+    /// # Errors
+    /// `infra_unavailable` when the state database does not answer.
+    pub async fn states(&self) -> Result<Vec<(Root, String)>> {
+        let mut conn = self.0.states.connect().await?;
+        states::prepare(&mut conn, &Root::ALL.map(Root::as_str)).await?;
+        let mut found = Vec::new();
+        for root in Root::ALL {
+            for (name, text) in states::read_all(&mut conn, root.as_str()).await? {
+                if !State::parse(&text)?.resources().is_empty() {
+                    found.push((root, name));
+                }
+            }
+        }
+        Ok(found)
     }
 }
 

@@ -26,7 +26,8 @@ pub enum Note {
         kind: String,
     },
     Made(Entry),
-    /// The address. Also of what the cloud refused to make: it must not be taken for ours later.
+    /// The address. Also of what the cloud refused to make: it must not be taken for ours later. But not of what an earlier
+    /// run had begun: that may be in its own way, and the cloud's lists may know of it later only.
     Gone(String),
 }
 
@@ -43,9 +44,16 @@ impl Note {
 #[derive(Debug, Default)]
 pub struct Notes {
     made: BTreeSet<String>,
+    /// Begun by earlier runs, and not found since.
+    earlier: BTreeSet<String>,
 }
 
 impl Notes {
+    /// Of a run that came after others had begun these.
+    pub fn beside(earlier: BTreeSet<String>) -> Self {
+        Self { earlier, ..Self::default() }
+    }
+
     pub fn take(&mut self, event: &Event) -> Option<Note> {
         match event {
             Event::Started { address, kind, action: Action::Create, .. } => {
@@ -58,7 +66,9 @@ impl Notes {
                 let id = Some(id.clone());
                 Some(Note::Made(Entry { address: address.clone(), kind: kind.clone(), id }))
             }
-            Event::Failed { address, action: Action::Create } => Some(Note::Gone(address.clone())),
+            Event::Failed { address, action: Action::Create } if !self.earlier.contains(address) => {
+                Some(Note::Gone(address.clone()))
+            }
             // After the new one was made, it is the old one that goes.
             Event::Completed { address, action: Action::Delete, .. } if !self.made.contains(address) => {
                 Some(Note::Gone(address.clone()))
@@ -68,9 +78,9 @@ impl Notes {
     }
 }
 
-/// The last note on each address, by an event file that an earlier run has left.
-pub fn replay<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<Note> {
-    let mut notes = Notes::default();
+/// The last note on each address, by an event file that an earlier run has left, which came after others had begun these.
+pub fn replay<'a>(events: impl IntoIterator<Item = &'a Event>, earlier: BTreeSet<String>) -> Vec<Note> {
+    let mut notes = Notes::beside(earlier);
     let mut last = BTreeMap::new();
     for note in events.into_iter().filter_map(|event| notes.take(event)) {
         last.insert(note.address().to_owned(), note);
@@ -120,6 +130,10 @@ mod tests {
         Entry { address: address.to_owned(), kind: "aws_iam_role".to_owned(), id: id.map(str::to_owned) }
     }
 
+    fn played(events: &[Event]) -> Vec<Note> {
+        replay(events, BTreeSet::new())
+    }
+
     #[test]
     fn what_was_made_or_begun_is_remembered() {
         let events = [
@@ -130,7 +144,7 @@ mod tests {
             completed("d", Action::Delete, None),
         ];
         let begun = Note::Begun { address: "b".to_owned(), kind: "aws_iam_role".to_owned() };
-        assert_eq!(replay(&events), [Note::Made(entry("a", Some("1"))), begun, Note::Gone("d".to_owned())]);
+        assert_eq!(played(&events), [Note::Made(entry("a", Some("1"))), begun, Note::Gone("d".to_owned())]);
     }
 
     /// Somebody else's, of the same name: the next run must not take it over.
@@ -139,7 +153,10 @@ mod tests {
     #[test]
     fn what_the_cloud_refused_to_make_is_not_ours() {
         let refused = Event::Failed { address: "a".to_owned(), action: Action::Create };
-        assert_eq!(replay(&[started("a"), refused]), [Note::Gone("a".to_owned())]);
+        assert_eq!(played(&[started("a"), refused.clone()]), [Note::Gone("a".to_owned())]);
+        // Begun by a run that was killed: it may be that one's, which the cloud's lists did not show yet. It is looked for again.
+        let begun = Note::Begun { address: "a".to_owned(), kind: "aws_iam_role".to_owned() };
+        assert_eq!(replay(&[started("a"), refused], BTreeSet::from(["a".to_owned()])), [begun]);
     }
 
     #[test]
@@ -147,10 +164,10 @@ mod tests {
         let made = [Note::Made(entry("a", Some("2")))];
         let old_first =
             [completed("a", Action::Delete, None), started("a"), completed("a", Action::Create, Some("2"))];
-        assert_eq!(replay(&old_first), made);
+        assert_eq!(played(&old_first), made);
         let new_first =
             [started("a"), completed("a", Action::Create, Some("2")), completed("a", Action::Delete, None)];
-        assert_eq!(replay(&new_first), made);
+        assert_eq!(played(&new_first), made);
     }
 
     #[test]

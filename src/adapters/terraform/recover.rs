@@ -16,8 +16,17 @@ use super::{Inner, Task, allow, environment, version};
 use crate::db::states::{self, Made};
 use crate::kernel::{Error, Result, codes};
 
-/// An import asks the cloud about one resource.
+/// An import asks the cloud about one resource. It is given this beside the time to wait for the state's lock.
 const QUESTION: Duration = Duration::from_secs(5 * 60);
+
+/// In a run's folder: what earlier runs had begun.
+pub const EARLIER: &str = "earlier.json";
+
+/// What earlier runs than that of this folder had begun.
+fn earlier(folder: &RunFolder) -> BTreeSet<String> {
+    let text = std::fs::read(folder.file(EARLIER)).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
 
 /// Puts a note down in the state database.
 pub async fn put_down(conn: &mut PgConnection, task: &Task, note: &Note) -> Result<()> {
@@ -59,7 +68,7 @@ impl Inner {
             // The events first: what they say may be in no state.
             if folder.events().exists() {
                 let events = Tail::of(&folder.events())?.more()?;
-                for note in journal::replay(&events) {
+                for note in journal::replay(&events, earlier(&folder)) {
                     put_down(&mut conn, task, &note).await?;
                 }
             }
@@ -207,8 +216,8 @@ impl Inner {
     /// Runs a command that reports no events. What it said on stderr, when it failed.
     ///
     /// # Errors
-    /// `infra_unavailable` when it could not be run, or its provider could not.
-    async fn question(
+    /// `infra_unavailable` when it could not be run, or its provider could not, and while somebody has the state locked.
+    pub(super) async fn question(
         &self,
         task: &Task,
         folder: &RunFolder,
@@ -218,11 +227,15 @@ impl Inner {
     ) -> Result<Result<(), String>> {
         let env = [env.clone(), environment::of_task(task)].concat();
         let call = Call { args, name, env };
-        let ended = process::start(&self.settings.terraform, folder, &call)?.end(QUESTION).await?;
+        let limit = self.settings.lock_timeout() + QUESTION;
+        let ended = process::start(&self.settings.terraform, folder, &call)?.end(limit).await?;
         if ended.success() {
             return Ok(Ok(()));
         }
         let said = std::fs::read_to_string(folder.file(&format!("{name}.err"))).unwrap_or_default();
+        if version::is_locked(&said) {
+            return Err(self.locked(task).await);
+        }
         version::no_provider(&said).map_or(Ok(Err(said)), Err)
     }
 

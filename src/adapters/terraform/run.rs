@@ -15,10 +15,10 @@ use super::inventory::Listed;
 use super::journal::{Note, Notes};
 use super::process::{self, Call, Running, Tail};
 use super::progress::Progress;
-use super::recover::{inputs_argument, put_down};
+use super::recover::{EARLIER, inputs_argument, put_down};
 use super::state::State;
 use super::{Inner, Root, Task, Terraform, environment, version};
-use crate::db::states;
+use crate::db::states::{self, Kept};
 use crate::kernel::{Error, Result, codes};
 
 /// What would be changed, or was changed by somebody else.
@@ -60,6 +60,8 @@ struct Session<'a> {
     task: &'a Task,
     folder: RunFolder,
     env: Env,
+    /// What earlier runs had begun, and is in no state.
+    earlier: BTreeSet<String>,
 }
 
 /// How a command that reports events has ended.
@@ -114,33 +116,55 @@ impl Terraform {
         task.check()?;
         let mut conn = self.0.states.connect().await?;
         states::prepare(&mut conn, &Root::ALL.map(Root::as_str)).await?;
+        states::misplaced(&mut conn, task.root.as_str(), &task.workspace).await?;
         self.0.state(&mut conn, task).await
     }
 
     /// Removes everything, and then the state. `task` has its protections off: first they are taken off what is there,
-    /// then a plan to remove all is made, held against the list of what may go, and carried out.
+    /// then a plan to remove all is made, held against the list of what may go, and carried out. Gives what stays: the last
+    /// snapshots of its servers, each with its key.
     ///
     /// # Errors
     /// As [`Terraform::apply`].
-    pub async fn destroy(&self, task: &Task, allowed: Allowed, report: Report<'_>) -> Result<()> {
+    pub async fn destroy(&self, task: &Task, allowed: Allowed, report: Report<'_>) -> Result<Vec<Kept>> {
         let _place = self.0.place().await?;
         let mut conn = self.0.states.connect().await?;
         states::prepare(&mut conn, &Root::ALL.map(Root::as_str)).await?;
         if states::is_gone(&mut conn, task.root.as_str(), &task.workspace).await? {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let session = Session::open(&self.0, task).await?;
         let done = session.destroy(allowed, report).await;
-        session.close(done).await?;
+        let kept = session.close(done).await?;
         // The connection may have been idle for an hour.
         let mut conn = self.0.states.connect().await?;
-        states::row_delete(&mut conn, task.root.as_str(), &task.workspace, task.once).await
+        states::row_delete(&mut conn, task.root.as_str(), &task.workspace, task.once).await?;
+        Ok(kept)
     }
 }
 
 impl Inner {
     pub(super) async fn place(&self) -> Result<tokio::sync::SemaphorePermit<'_>> {
         self.places.acquire().await.map_err(Error::internal)
+    }
+
+    /// Somebody has the state locked: who.
+    pub(super) async fn locked(&self, task: &Task) -> Error {
+        let root = task.root.as_str();
+        let holder = match self.states.connect().await {
+            Ok(mut conn) => states::lock_holder(&mut conn, root, &task.workspace).await.unwrap_or_default(),
+            Err(_) => None,
+        };
+        let who = holder.map_or_else(
+            || "somebody who has gone meanwhile".to_owned(),
+            |held| {
+                let client = held.client.unwrap_or_else(|| "this machine".to_owned());
+                format!("session {} of the state database, from {client}, since {}", held.pid, held.since)
+            },
+        );
+        Error::new(&codes::INFRA_UNAVAILABLE)
+            .detail(format!("the state of {root} {} is locked by {who}", task.workspace))
+            .hint("the lock goes with its process; if its machine is lost, end that session in the state database")
     }
 
     /// A cloud that does not answer costs 25 s of attempts, for each resource.
@@ -177,7 +201,7 @@ impl<'a> Session<'a> {
                     .hint("set roots and work in the infrastructure settings")
                     .source(error)
             })?;
-        let mut session = Self { tf, task, folder, env: Env::new() };
+        let mut session = Self { tf, task, folder, env: Env::new(), earlier: BTreeSet::new() };
         let opened = session.prepare().await;
         match opened {
             Ok(()) => Ok(session),
@@ -186,17 +210,25 @@ impl<'a> Session<'a> {
     }
 
     async fn prepare(&mut self) -> Result<()> {
-        let Self { tf, task, folder, .. } = self;
+        let Self { tf, task, folder, .. } = &*self;
         let inputs = serde_json::to_vec(&task.inputs).map_err(Error::internal)?;
         std::fs::write(folder.file("inputs.tfvars.json"), inputs).map_err(Error::internal)?;
-        self.env = tf.ready(task.root, folder).await?;
-        tf.reach(&self.env).await?;
+        let env = tf.ready(task.root, folder).await?;
+        tf.reach(&env).await?;
         let version = tf.ready.get().map_or("", String::as_str);
         let mut conn = tf.states.connect().await?;
-        states::row_add(&mut conn, task.root.as_str(), &task.workspace, version).await?;
-        tf.settle(task, folder, &self.env).await?;
-        let begun = tf.adopt(task, folder, &self.env).await?;
-        if begun.is_empty() { Ok(()) } else { self.find(&begun).await }
+        let root = task.root.as_str();
+        match task.root {
+            // Only looked at: a row made here would be in the way of who begins it.
+            Root::Platform => states::row_need(&mut conn, root, &task.workspace).await?,
+            _ => states::row_add(&mut conn, root, &task.workspace, version).await?,
+        }
+        tf.settle(task, folder, &env).await?;
+        let begun = tf.adopt(task, folder, &env).await?;
+        let text = serde_json::to_vec(&begun).map_err(Error::internal)?;
+        std::fs::write(folder.file(EARLIER), text).map_err(Error::internal)?;
+        (self.env, self.earlier) = (env, begun);
+        if self.earlier.is_empty() { Ok(()) } else { self.find(&self.earlier).await }
     }
 
     /// Looks in the cloud for what was begun and that a plan would make: it may be there, and in no state.
@@ -215,7 +247,12 @@ impl<'a> Session<'a> {
         }
         // By the environment and by name, which all that is looked for has.
         let roles = format!("^{}-", self.tf.settings.environment);
-        let inventory = self.tf.inventory(&Listed { tags: BTreeMap::new(), roles }).await?;
+        let mut inventory = self.tf.inventory(&Listed { tags: BTreeMap::new(), roles }).await?;
+        // Keys of a server of the same name that was removed.
+        let mut conn = self.tf.states.connect().await?;
+        let former = states::waning(&mut conn).await?;
+        let kept = states::kept(&mut conn).await?;
+        inventory.tagged.retain(|arn, _| !former.contains(arn) && !kept.iter().any(|one| one.key == *arn));
         for one in lost {
             let Some(id) = in_flight::import_id(one, &inventory) else { continue };
             let imported = self.tf.import(self.task, &self.folder, &one.address, id, &self.env).await?;
@@ -291,19 +328,67 @@ impl<'a> Session<'a> {
         if ended.status.success() { Ok(()) } else { Err(self.failure(&ended).await) }
     }
 
-    async fn destroy(&self, allowed: Allowed, report: Report<'_>) -> Result<()> {
-        let mut conn = self.tf.states.connect().await?;
-        let state = self.tf.state(&mut conn, self.task).await?;
-        let held = state.resources();
-        if held.is_empty() {
-            return Ok(());
-        }
-        // Before they go: afterwards nobody knows them any more, and an attempt that died between could not say.
-        states::waning_add(&mut conn, &state.arns("aws_kms_key")).await?;
+    async fn destroy(&self, allowed: Allowed, report: Report<'_>) -> Result<Vec<Kept>> {
+        let held = self.state().await?.resources();
         // Only what is there: an unfinished state is not finished in order to be removed.
         let protected = held.into_iter().filter(|one| PROTECTED.contains(&one.kind.as_str()));
         self.unprotect(protected.map(|one| one.address).collect(), report).await?;
-        self.apply(allowed, &["-destroy"], report).await
+        // Whether a server leaves a snapshot behind is settled by now.
+        let state = self.state().await?;
+        let (kept, going) = self.parted(&state).await?;
+        if !going.is_empty() {
+            let targets: Vec<String> = going.iter().map(|address| format!("-target={address}")).collect();
+            let mut more = vec!["-destroy"];
+            if !kept.is_empty() {
+                more.extend(targets.iter().map(String::as_str));
+            }
+            self.apply(allowed, &more, report).await?;
+        }
+        // What an attempt that was killed had removed is in the state still when there is nothing left to remove.
+        if !self.parted(&self.state().await?).await?.1.is_empty() {
+            self.forget_gone().await?;
+        }
+        Ok(kept)
+    }
+
+    /// What of a state stays when it is removed, and the addresses of what goes: a snapshot is worth nothing without its key.
+    /// Each is noted before anything goes: afterwards nobody knows it any more, and an attempt that died between could not say.
+    async fn parted(&self, state: &State) -> Result<(Vec<Kept>, Vec<String>)> {
+        let mut conn = self.tf.states.connect().await?;
+        for server in state.servers() {
+            if let (Some(key), Some(snapshot)) = (server.key, server.snapshot) {
+                states::kept_add(&mut conn, &Kept { key, snapshot }).await?;
+            }
+        }
+        let (mut kept, keys) = (states::kept(&mut conn).await?, state.arns("aws_kms_key"));
+        kept.retain(|one| keys.contains(&one.key));
+        let waning: Vec<String> =
+            keys.into_iter().filter(|key| !kept.iter().any(|one| one.key == *key)).collect();
+        states::waning_add(&mut conn, &waning).await?;
+        // A state has one server at most, and that one key.
+        let stays = |kind: &str| !kept.is_empty() && kind == "aws_kms_key";
+        let going = state.resources().into_iter().filter(|one| !stays(&one.kind)).map(|one| one.address);
+        let going = going.collect();
+        Ok((kept, going))
+    }
+
+    async fn state(&self) -> Result<State> {
+        // A new connection each time: what is done between takes minutes.
+        self.tf.state(&mut self.tf.states.connect().await?, self.task).await
+    }
+
+    /// Takes what is gone from the cloud out of the state.
+    async fn forget_gone(&self) -> Result<()> {
+        let args = ["apply", "-refresh-only", "-auto-approve", "-input=false", "-no-color"];
+        let mut args = args.map(str::to_owned).to_vec();
+        args.extend([self.tf.lock_argument(), inputs_argument(&self.folder)]);
+        match self.tf.question(self.task, &self.folder, "refresh", args, &self.env).await? {
+            Ok(()) => Ok(()),
+            Err(said) => Err(Error::new(&codes::INFRA_FAILED).detail(format!(
+                "what is gone cannot be taken out of the state: {}",
+                version::first_error(&said)
+            ))),
+        }
     }
 
     /// Takes the protections off what is there. What an attempt that was killed has removed is in the state still: it is left
@@ -356,7 +441,7 @@ impl<'a> Session<'a> {
         let mut running: Running = process::start(&self.tf.settings.terraform, &self.folder, &call)?;
         let mut tail = Tail::of(&self.folder.file(&format!("{name}.jsonl")))?;
         let mut conn: Option<PgConnection> = None;
-        let mut notes = Notes::default();
+        let mut notes = Notes::beside(self.earlier.clone());
         let mut unwritten: Vec<Note> = Vec::new();
         let mut all = Vec::new();
         loop {
@@ -412,8 +497,8 @@ impl<'a> Session<'a> {
                 _ => None,
             })
             .collect();
-        if said.iter().any(|(summary, _)| summary.contains("Error acquiring the state lock")) {
-            return self.locked().await;
+        if said.iter().any(|(summary, _)| version::is_locked(summary)) {
+            return self.tf.locked(self.task).await;
         }
         let Some((summary, detail)) = said.first() else {
             let how = ended.status.to_string();
@@ -434,26 +519,6 @@ impl<'a> Session<'a> {
         }
         let short: String = summary.chars().take(400).collect();
         Error::new(&codes::INFRA_FAILED).detail(short).source(detail.clone())
-    }
-
-    async fn locked(&self) -> Error {
-        let root = self.task.root.as_str();
-        let holder = match self.tf.states.connect().await {
-            Ok(mut conn) => {
-                states::lock_holder(&mut conn, root, &self.task.workspace).await.unwrap_or_default()
-            }
-            Err(_) => None,
-        };
-        let who = holder.map_or_else(
-            || "somebody who has gone meanwhile".to_owned(),
-            |held| {
-                let client = held.client.unwrap_or_else(|| "this machine".to_owned());
-                format!("session {} of the state database, from {client}, since {}", held.pid, held.since)
-            },
-        );
-        Error::new(&codes::INFRA_UNAVAILABLE)
-            .detail(format!("the state of {root} {} is locked by {who}", self.task.workspace))
-            .hint("the lock goes with its process; if its machine is lost, end that session in the state database")
     }
 }
 

@@ -52,6 +52,17 @@ pub struct Instanced {
     pub tainted: bool,
 }
 
+/// A database server of a state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Server {
+    /// None while it is being made.
+    pub host: Option<String>,
+    /// The ARN of the key that it is encrypted with.
+    pub key: Option<String>,
+    /// The snapshot that is made when it is removed. None when none is.
+    pub snapshot: Option<String>,
+}
+
 impl State {
     /// # Errors
     /// `infra_failed` when it is of another layout.
@@ -90,18 +101,38 @@ impl State {
         attributes.filter_map(|attributes| attributes["arn"].as_str().map(str::to_owned)).collect()
     }
 
-    /// What an inventory knows its resources by: ARNs, and the names of roles.
+    /// What an inventory knows its resources by: ARNs, the names of roles, the ids of NAT gateways.
     pub fn known(&self) -> BTreeSet<String> {
         let mut known = BTreeSet::new();
         for resource in self.resources.iter().filter(|resource| resource.mode == "managed") {
             for attributes in resource.instances.iter().map(|one| &one.attributes) {
                 known.extend(attributes["arn"].as_str().map(str::to_owned));
+                // Of some the ARN is the id, and is nowhere else; of one kind it is nowhere at all.
+                let id = attributes["id"].as_str();
+                let by_id = |id: &&str| id.starts_with("arn:") || resource.kind == "aws_nat_gateway";
+                known.extend(id.filter(by_id).map(str::to_owned));
                 if resource.kind == "aws_iam_role" {
                     known.extend(attributes["name"].as_str().map(str::to_owned));
                 }
             }
         }
         known
+    }
+
+    /// The database servers.
+    pub fn servers(&self) -> Vec<Server> {
+        let servers =
+            self.resources.iter().filter(|one| one.mode == "managed" && one.kind == "aws_db_instance");
+        let attributes = servers.flat_map(|one| &one.instances).map(|one| &one.attributes);
+        let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+        attributes
+            .map(|attributes| Server {
+                host: text(&attributes["address"]),
+                key: text(&attributes["kms_key_id"]),
+                snapshot: text(&attributes["final_snapshot_identifier"])
+                    .filter(|_| attributes["skip_final_snapshot"] == Value::Bool(false)),
+            })
+            .collect()
     }
 
     /// An output's value; null when there is none.
@@ -163,6 +194,38 @@ mod tests {
         .expect("a state");
         assert_eq!(state.known(), BTreeSet::from(["arn:role".to_owned(), "dev-t-1".to_owned()]));
         assert_eq!((state.arns("aws_iam_role"), state.arns("aws_x")), (vec!["arn:role".to_owned()], vec![]));
+    }
+
+    #[test]
+    fn what_has_no_arn_is_known_by_its_id() {
+        let state = State::parse(
+            r#"{"version":4,"resources":[
+              {"mode":"managed","type":"aws_ecs_service","name":"s","instances":[{"attributes":{"id":"arn:service"}}]},
+              {"mode":"managed","type":"aws_nat_gateway","name":"n","instances":[{"attributes":{"id":"nat-1"}}]},
+              {"mode":"managed","type":"aws_route","name":"r","instances":[{"attributes":{"id":"r-1"}}]}]}"#,
+        )
+        .expect("a state");
+        assert_eq!(state.known(), BTreeSet::from(["arn:service".to_owned(), "nat-1".to_owned()]));
+    }
+
+    /// A snapshot is only promised where one is made.
+    #[test]
+    fn a_servers_last_snapshot_and_its_key() {
+        let state = |skip: &str| {
+            let text = format!(
+                r#"{{"version":4,"resources":[{{"mode":"managed","type":"aws_db_instance","name":"this","instances":[{{"attributes":
+                   {{"address":"h","kms_key_id":"arn:key","final_snapshot_identifier":"s-final","skip_final_snapshot":{skip}}}}}]}}]}}"#
+            );
+            State::parse(&text).expect("a state").servers()
+        };
+        let server = |snapshot: Option<&str>| Server {
+            host: Some("h".to_owned()),
+            key: Some("arn:key".to_owned()),
+            snapshot: snapshot.map(str::to_owned),
+        };
+        assert_eq!(state("false"), [server(Some("s-final"))]);
+        assert_eq!(state("true"), [server(None)]);
+        assert_eq!(state("null"), [server(None)]);
     }
 
     #[test]

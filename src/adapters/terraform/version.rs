@@ -78,9 +78,17 @@ pub fn no_provider(said: &str) -> Option<Error> {
     NO_PROVIDER.iter().any(|text| said.contains(text)).then(|| {
         Error::new(&codes::INFRA_UNAVAILABLE)
             .detail("Terraform's provider did not start or was ended: this machine has too much to do")
-            .hint("it is tried again; at_once in the infrastructure settings says how many run side by side")
+            .hint(
+                "it is tried again; at_once in the infrastructure settings says how many run side by side. If it never starts, \
+                 TMPDIR is perhaps not to be written to",
+            )
             .source(said.trim().to_owned())
     })
+}
+
+/// Whether a command had to give up because somebody has the state locked.
+pub fn is_locked(said: &str) -> bool {
+    said.contains("Error acquiring the state lock")
 }
 
 /// The first error's first line, without its frame. Terraform never repeats a value of the environment in it.
@@ -122,6 +130,15 @@ mod tests {
             assert!(no_provider(said).expect(said).is(&codes::INFRA_UNAVAILABLE));
         }
         assert!(no_provider("creating IAM Role: LimitExceeded").is_none());
+    }
+
+    /// As `import` says it. Guards `is_locked` in `question`: as a refusal it would count towards those that wear a run out.
+    #[test]
+    fn a_lock_is_no_refusal() {
+        assert!(is_locked(
+            "\nError: Error acquiring the state lock\n\nError message: Already locked for workspace creation"
+        ));
+        assert!(!is_locked("Error: Cannot import non-existent remote object"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::control_plane::audit::verify::{
     AuditHead, Broken, HeadFilter, Verified, Verify, audit_compare, audit_heads, audit_verify,
 };
 use crate::control_plane::audit::{AuditFilter, AuditLine, audit_list};
+use crate::control_plane::infra::lookout::{self, Look, LookFilter};
 use crate::control_plane::work;
 use crate::http::operator::KeptHeads;
 use crate::jobs::queue::{Job, JobFilter, job_list};
@@ -29,6 +30,16 @@ impl Fleet {
         match self {
             Self::Direct(direct) => run_by_id(&mut *direct.control().await?, id).await,
             Self::Remote(client) => client.get(&["runs", &id.to_string()], &()).await,
+        }
+    }
+
+    /// What the last looks at the cloud found.
+    pub async fn infra_looks(&self, filter: &LookFilter) -> Result<Page<Look>> {
+        match self {
+            Self::Direct(direct) => {
+                lookout::looks(&mut *direct.control().await?, filter).await.map(Page::whole)
+            }
+            Self::Remote(client) => client.get(&["infra", "looks"], filter).await,
         }
     }
 

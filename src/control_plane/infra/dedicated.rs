@@ -220,7 +220,8 @@ pub(in crate::control_plane) async fn remove_server(
             ));
     }
     let target = Target::Shard(server(hands, &name, tenant));
-    told(hands, held, |cloud, report| async move { cloud.destroy(&target, report).await }).await
+    // Nothing of it is kept.
+    told(hands, held, |cloud, report| async move { cloud.destroy(&target, report).await }).await.map(drop)
 }
 
 fn register<'a>(hands: &'a Hands, held: &'a Held) -> BoxFuture<'a, Result<Option<Writes>>> {

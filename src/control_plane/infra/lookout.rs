@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
-use super::{Changed, Target, targets};
+use super::{Changed, Target, owners, targets};
 use crate::control_plane::Hands;
 use crate::kernel::Result;
 use crate::kernel::ids::TenantId;
@@ -95,7 +95,9 @@ async fn due(hands: &Hands) -> Result<Vec<Due>> {
         .iter()
         .map(|tenant| Due { kind: "tenant", name: tenant.0.to_string(), word: format!("tenant/{tenant}") })
         .collect();
-    for (kind, name, tenant) in standing(hands, &mut control).await? {
+    let standing = standing(hands, &mut control).await?;
+    forget_others(&mut control, &standing).await?;
+    for (kind, name, tenant) in standing {
         let claimed: Option<i32> = sqlx::query_scalar(
             "INSERT INTO infra_look (kind, name, tenant, looked_at) VALUES ($1, $2, $3, $4)
              ON CONFLICT (kind, name) DO UPDATE SET looked_at = EXCLUDED.looked_at, tenant = EXCLUDED.tenant
@@ -115,6 +117,25 @@ async fn due(hands: &Hands) -> Result<Vec<Due>> {
         }
     }
     Ok(due)
+}
+
+/// What was seen of what there is no more, or nobody names any more. It would be counted as a finding for ever.
+async fn forget_others(
+    control: &mut PgConnection,
+    standing: &[(&'static str, String, Option<TenantId>)],
+) -> Result<()> {
+    let (kinds, names): (Vec<&str>, Vec<&str>) =
+        standing.iter().map(|(kind, name, _)| (*kind, name.as_str())).unzip();
+    sqlx::query(
+        "DELETE FROM infra_look l WHERE l.kind IN ('platform', 'shard')
+            AND NOT EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS s (kind, name)
+                             WHERE s.kind = l.kind AND s.name = l.name)",
+    )
+    .bind(kinds)
+    .bind(names)
+    .execute(control)
+    .await?;
+    Ok(())
 }
 
 /// What there is beside tenants' own: the platform and the servers that the settings name, the servers of dedicated
@@ -142,13 +163,12 @@ async fn standing(
 
 async fn look_at(hands: &Hands, due: &Due) {
     let looked = async {
-        let cloud = hands.cloud.get()?;
         let found: Vec<Changed> = if due.kind == "orphans" {
-            let orphans = cloud.orphans().await?.into_iter();
+            let orphans = owners::orphans(hands).await?.into_iter();
             orphans.map(|address| Changed { address, action: "orphan".to_owned() }).collect()
         } else {
             let target = targets::target(hands, &due.word).await?;
-            cloud.plan(&target).await?.drift
+            hands.cloud.get()?.plan(&target).await?.drift
         };
         keep(hands, due.kind, &due.name, &found).await
     };
@@ -202,11 +222,14 @@ async fn gauge(hands: &Hands) -> Result<()> {
     )
     .fetch_all(&hands.cp.db)
     .await?;
-    for (kind, found, failed) in counts {
+    // What has no row any more is gone from the gauges too.
+    for kind in ["platform", "shard", "tenant", "orphans"] {
+        let of_kind = counts.iter().find(|(counted, ..)| counted == kind);
+        let (found, failed) = of_kind.map_or((0, 0), |(_, found, failed)| (*found, *failed));
         if kind == "orphans" {
             metrics::gauge!("infra_orphans").set(found as f64);
         } else {
-            metrics::gauge!("infra_drifted", "kind" => kind.clone()).set(found as f64);
+            metrics::gauge!("infra_drifted", "kind" => kind).set(found as f64);
         }
         metrics::gauge!("infra_looks_failed", "kind" => kind).set(failed as f64);
     }

@@ -2,7 +2,8 @@
 //!
 //! Who makes it is settled in [`settings`]. How is an adapter's business: it implements [`Provision`], and `app` puts it
 //! into a [`Cloud`], which the worker and the CLI may have and no server has. What is made for whom, and when it goes, is in
-//! [`resources`]; a server of a tenant's own, in [`dedicated`]; what has changed behind our back, in [`lookout`].
+//! [`resources`]; a server of a tenant's own, in [`dedicated`]; what has changed behind our back, in [`lookout`]; what is
+//! nobody's, in [`owners`].
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use crate::kernel::{Error, Result, codes};
 
 pub mod dedicated;
 pub mod lookout;
+pub mod owners;
 pub mod resources;
 pub mod settings;
 pub mod targets;
@@ -81,8 +83,20 @@ pub struct Planned {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shown {
     pub resources: Vec<String>,
+    /// Where its database servers are reached.
+    #[serde(default)]
+    pub servers: Vec<String>,
     /// What the root says of itself: names and addresses, nothing secret.
     pub output: Value,
+}
+
+/// A state that holds something, and that no setting names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Recorded {
+    /// The shard's name.
+    Shard(String),
+    /// The tenant's id.
+    Tenant(String),
 }
 
 /// Told how far it is. Called often; must not wait.
@@ -95,16 +109,19 @@ pub trait Provision: Send + Sync + 'static {
     /// Makes it what it should be, and gives what the root says of itself. Of a server that is made for a tenant also
     /// `address`: the admin's DSN without its password.
     fn apply<'a>(&'a self, target: &'a Target, report: Report) -> BoxFuture<'a, Result<Value>>;
-    /// Removes it whole.
-    fn destroy<'a>(&'a self, target: &'a Target, report: Report) -> BoxFuture<'a, Result<()>>;
+    /// Removes it whole. Gives what stays on purpose: a last snapshot, and the key that it cannot be read without.
+    fn destroy<'a>(&'a self, target: &'a Target, report: Report) -> BoxFuture<'a, Result<Vec<String>>>;
     /// What is there, by what was recorded; the cloud is not asked.
     fn show<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Shown>>;
     /// Whether it can make servers for dedicated tenants.
     fn makes_servers(&self) -> bool;
     /// What there is to be beside tenants' own: the platform, the servers that the settings name.
     fn standing(&self) -> Vec<Target>;
-    /// What is in the cloud under this environment's name, and in no state.
-    fn orphans(&self) -> BoxFuture<'_, Result<Vec<String>>>;
+    /// What is in the cloud under this environment's name, and in no state. `at_work` are the shards and tenants that
+    /// somebody is at work on: what is theirs may be in the cloud before it is in a state.
+    fn orphans<'a>(&'a self, at_work: &'a [String]) -> BoxFuture<'a, Result<Vec<String>>>;
+    /// The states that no setting names.
+    fn states(&self) -> BoxFuture<'_, Result<Vec<Recorded>>>;
 }
 
 /// The provisioner of this process. None by default: nothing is provisioned.

@@ -189,7 +189,7 @@ pub(in crate::control_plane) async fn remove(hands: &Hands, held: &Held, tenant:
     // Given back before the cloud is asked, which takes its time.
     drop(control);
     let target = Target::Tenant(whose(hands, &row));
-    told(hands, held, |cloud, report| async move { cloud.destroy(&target, report).await }).await
+    told(hands, held, |cloud, report| async move { cloud.destroy(&target, report).await }).await.map(drop)
 }
 
 pub(super) fn whose(hands: &Hands, row: &TenantRow) -> TenantCloud {

@@ -51,7 +51,7 @@ pub struct InfraSettings {
     /// What the environment has for all tenants: the outputs of the `platform` root that the others take as inputs.
     pub platform: serde_json::Value,
     pub network: serde_json::Value,
-    /// `[platform_root]`: what the platform root takes.
+    /// `[platform_root]`: what the platform root takes, for looking at its drift.
     pub platform_root: RootSettings,
     /// `[shard.<name>]`: the servers that there are to be.
     pub shard: BTreeMap<String, RootSettings>,
@@ -163,6 +163,11 @@ impl InfraSettings {
         if let Some(name) = self.env.keys().find(|name| name.starts_with("TF_VAR_") || name.starts_with("PG"))
         {
             return Err(wrong(format!("env: {name} is set by Freehold itself")));
+        }
+        if self.shard.contains_key("control") {
+            return Err(wrong(
+                "shard.control: that is what the control database's own server is called".to_owned(),
+            ));
         }
         if self.stand_in.is_some() {
             self.check_stand_in()?;
@@ -277,6 +282,8 @@ mod tests {
             ("parallel = 3", "parallel"),
             ("[env]\nTF_VAR_secret = \"x\"", "TF_VAR_secret"),
             ("[dedicated]\nsecrets = 1", "secrets"),
+            // Guards `shard.contains_key("control")`: it would be imported by its name into a shard's state.
+            ("[shard.control.inputs]\nx = 1", "shard.control"),
         ] {
             let error = InfraSettings::parse(text).expect_err(text);
             let detail = error.public_detail().expect("a detail");

@@ -1,5 +1,9 @@
 //! What an operator names: `platform`, `shard/eu-1`, `tenant/acme`.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::dedicated::server;
@@ -7,9 +11,14 @@ use super::resources::whose;
 use super::{ShardCloud, Target};
 use crate::control_plane::Hands;
 use crate::control_plane::audit::{Caller, audit_add};
+use crate::control_plane::shards::shard_list;
 use crate::control_plane::tenants::{TenantRef, tenant_find};
+use crate::db::admin::options;
 use crate::kernel::ids::TenantId;
 use crate::kernel::{Error, Result, codes};
+
+/// A name server that is well answers within this.
+const LOOK_UP: Duration = Duration::from_secs(5);
 
 /// What a word means.
 ///
@@ -57,7 +66,22 @@ pub async fn audited(hands: &Hands, caller: &Caller, action: &str, target: &Targ
     Ok(tx.commit().await?)
 }
 
-/// Only what nobody needs any more is destroyed: a tenant goes by its purge, and a shard when it is in no registry.
+/// The platform is looked at here, and changed by Terraform alone: a killed apply of it could not be taken up, for much of what
+/// it has is not imported by what it is known by.
+///
+/// # Errors
+/// `infra_refused` that says so.
+pub fn may_apply(target: &Target) -> Result<()> {
+    match target {
+        Target::Platform => Err(Error::new(&codes::INFRA_REFUSED)
+            .detail("the platform is not changed by this program, but with Terraform itself")
+            .hint("terraform -chdir=terraform/platform apply, as docs/DEPLOY.md shows; plan, show and drift work here")),
+        Target::Shard(_) | Target::Tenant(_) => Ok(()),
+    }
+}
+
+/// Only what nobody needs any more is destroyed: a tenant goes by its purge, and a server when it is in no registry, under
+/// whatever name.
 ///
 /// # Errors
 /// `state_conflict` with what to do first.
@@ -84,7 +108,7 @@ pub async fn may_destroy(hands: &Hands, target: &Target) -> Result<()> {
                 .fetch_one(&hands.cp.db)
                 .await?;
             if !registered {
-                return Ok(());
+                return leads_nowhere(hands, target, name).await;
             }
             refused(
                 format!("shard {name} is registered: tenants may be on it"),
@@ -92,4 +116,55 @@ pub async fn may_destroy(hands: &Hands, target: &Target) -> Result<()> {
             )
         }
     }
+}
+
+/// A shard is registered under any name. What counts is where it leads.
+///
+/// # Errors
+/// `state_conflict` when a registered shard is on this server, or it cannot be told where one is.
+async fn leads_nowhere(hands: &Hands, target: &Target, name: &str) -> Result<()> {
+    let servers = hands.cloud.get()?.show(target).await?.servers;
+    if servers.is_empty() {
+        return Ok(());
+    }
+    let mut there = BTreeSet::new();
+    for server in &servers {
+        // One that has no address any more is reached by nobody under another name.
+        there.extend(addresses(server).await.unwrap_or_default());
+    }
+    let shards = shard_list(&mut *hands.cp.db.acquire().await?).await?;
+    for shard in shards {
+        let refused = |why: &str| {
+            Error::new(&codes::STATE_CONFLICT)
+                .detail(format!("server {name} is not removed: {why}"))
+                .hint("a shard that is registered stays; there is no command yet that takes one out")
+        };
+        let unknown = || refused(&format!("where shard {} is cannot be told", shard.name));
+        let dsn = shard.admin_dsn().and_then(|dsn| dsn.read(Some(&hands.master)));
+        let options = dsn.and_then(|dsn| options(&dsn)).map_err(|error| unknown().source(error))?;
+        let host = options.get_host();
+        let same = servers.iter().any(|server| bare(server) == bare(host))
+            || addresses(host)
+                .await
+                .map_err(|error| unknown().source(error))?
+                .iter()
+                .any(|one| there.contains(one));
+        if same {
+            return Err(refused(&format!(
+                "it is what shard {} is registered with, and tenants may be on it",
+                shard.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn bare(host: &str) -> String {
+    host.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// What a host's name stands for.
+async fn addresses(host: &str) -> std::io::Result<BTreeSet<IpAddr>> {
+    let looked = tokio::time::timeout(LOOK_UP, tokio::net::lookup_host((host, 5432))).await;
+    Ok(looked.map_err(std::io::Error::from)??.map(|address| address.ip()).collect())
 }

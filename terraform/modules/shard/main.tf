@@ -138,7 +138,8 @@ resource "aws_db_instance" "this" {
   delete_automated_backups  = !var.shard.final_snapshot
   deletion_protection       = var.shard.deletion_protection
   skip_final_snapshot       = !var.shard.final_snapshot
-  final_snapshot_identifier = "${local.name}-final"
+  # By the key that it cannot be read without: a later server of this name leaves one of its own.
+  final_snapshot_identifier = "${local.name}-final-${substr(aws_kms_key.this.key_id, 0, 8)}"
 
   enabled_cloudwatch_logs_exports = ["postgresql"]
   performance_insights_enabled    = var.shard.performance_insights

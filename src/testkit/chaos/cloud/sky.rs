@@ -11,6 +11,7 @@ use super::Plan;
 use crate::app;
 use crate::control_plane::access::{tenant_delete, tenant_purge};
 use crate::control_plane::infra::Cloud;
+use crate::control_plane::infra::owners;
 use crate::control_plane::infra::resources::ResourcesState;
 use crate::control_plane::infra::settings::InfraSettings;
 use crate::control_plane::provisioning::NewTenant;
@@ -192,9 +193,8 @@ impl Sky {
 
     /// What is in the cloud and in no state, by the root `inventory`. A look that fails is made again.
     pub async fn orphans(&self) -> Vec<String> {
-        let cloud = self.world.hands.cloud.get().expect("a cloud");
         eventually(Duration::from_secs(120), "the cloud says what is there", async || {
-            cloud.orphans().await.map_err(|error| format!("{error:?}"))
+            owners::orphans(&self.world.hands).await.map_err(|error| format!("{error:?}"))
         })
         .await
     }
