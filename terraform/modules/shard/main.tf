@@ -131,13 +131,13 @@ resource "aws_db_instance" "this" {
   publicly_accessible    = false
   ca_cert_identifier     = "rds-ca-rsa2048-g1"
 
-  backup_retention_period   = var.shard.backup_days
-  backup_window             = var.shard.backup_window
-  maintenance_window        = var.shard.maintenance_window
-  copy_tags_to_snapshot     = true
-  delete_automated_backups  = !var.shard.final_snapshot
-  deletion_protection       = var.shard.deletion_protection
-  skip_final_snapshot       = !var.shard.final_snapshot
+  backup_retention_period  = var.shard.backup_days
+  backup_window            = var.shard.backup_window
+  maintenance_window       = var.shard.maintenance_window
+  copy_tags_to_snapshot    = true
+  delete_automated_backups = !var.shard.final_snapshot
+  deletion_protection      = var.shard.deletion_protection
+  skip_final_snapshot      = !var.shard.final_snapshot
   # By the key that it cannot be read without: a later server of this name leaves one of its own.
   final_snapshot_identifier = "${local.name}-final-${substr(aws_kms_key.this.key_id, 0, 8)}"
 
