@@ -117,7 +117,7 @@ fn certificates(folder: &Path) {
 }
 
 /// A shard that is there for its admin and for no tenant is not prepared; with the authority that its certificate is of, it
-/// is there for both. Guards, not yet seen to fail: `look` taken out of `shard_prepare`; the authority not passed on in `load`.
+/// is there for both. Shown to fail: `look` taken out of `shard_prepare`; the authority not passed on in `load`.
 #[tokio::test]
 async fn a_shard_is_looked_at_as_its_tenants_reach_it() {
     let server = extra_postgres(PostgresOptions::default()).await;
