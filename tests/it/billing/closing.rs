@@ -245,7 +245,8 @@ async fn a_draft_that_only_stripe_holds_goes_on() {
     assert_eq!((house.stands(&invoice).await, house.advances(&invoice)), ((true, false), true));
 }
 
-/// Guards against: with Stripe told first and nothing written down, nobody tells it again.
+/// Shown to fail: with Stripe told first, nothing is written down; without those it has not heard of in `hold_in_time`, nobody
+/// tells it again.
 #[tokio::test]
 async fn stripe_is_told_of_a_hold_until_it_has_heard() {
     let (house, invoice) = House::closed(MINUTE * 31).await;
@@ -278,7 +279,8 @@ async fn what_is_final_is_not_held() {
     assert_eq!(status, "open");
 }
 
-/// It became final while Stripe was told to hold it, and whoever told it was cut off.
+/// It became final while Stripe was told to hold it, and whoever told it was cut off. Shown to fail: `no_draft` that lets
+/// nothing go.
 #[tokio::test]
 async fn what_became_final_while_it_was_held_is_collected() {
     let (house, invoice) = House::closed(MINUTE * 31).await;

@@ -226,7 +226,7 @@ async fn a_tenant_that_leaves_stops_paying() {
 /// A promotion code by its name, as people type it; a coupon of the account by its id is the provider's, and is no code. What is
 /// wrong with a code is not told apart.
 ///
-/// Guards `promotion_code` in `checkout_begin`.
+/// Shown to fail: what was typed taken for the code's id in `checkout_begin`.
 #[tokio::test]
 async fn a_coupon_is_a_promotion_code_and_not_any_coupon_of_the_account() {
     let shop = Shop::open().await;
@@ -273,7 +273,7 @@ async fn a_coupon_is_a_promotion_code_and_not_any_coupon_of_the_account() {
 
 /// Where there is no trial, periods begin at 00:00 UTC all the same; also for who pays on a page of yesterday.
 ///
-/// Guards `anchor` in `checkout_begin`.
+/// Shown to fail: without `anchor` in `checkout_begin`.
 #[tokio::test]
 async fn periods_begin_at_midnight_without_a_trial_too() {
     let shop = Shop::open().await;

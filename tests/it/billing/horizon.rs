@@ -46,7 +46,7 @@ async fn told(till: &Till, batch: Uuid) -> (DateTime<Utc>, bool) {
         .unwrap()
 }
 
-/// Guards against: with what the sealer decided taken for good, Stripe counts the first two and nobody bills them.
+/// Shown to fail: with what the sealer decided taken for good, Stripe counts the first two and nobody bills them.
 #[tokio::test]
 async fn what_is_sent_after_its_invoice_is_final_is_on_the_next_one() {
     let till = Till::new(4).await;
@@ -68,7 +68,7 @@ async fn what_is_sent_after_its_invoice_is_final_is_on_the_next_one() {
     }
 }
 
-/// Guards against: sent again as it is, the second one is counted in a period that is billed already.
+/// Shown to fail: sent again as it is, the second one is counted in a period that is billed already.
 #[tokio::test]
 async fn what_is_unknown_when_its_invoice_becomes_final_is_settled_by_what_stripe_counted() {
     let till = Till::new(2).await;
@@ -99,7 +99,8 @@ async fn what_is_unknown_when_its_invoice_becomes_final_is_settled_by_what_strip
     assert_eq!((till.counted(0), till.counted(1)), (5, 6));
 }
 
-/// Guards against: with "delivered earlier" taken for a delivery, it is done and Stripe counts nothing, for good.
+/// Shown to fail: with "delivered earlier" taken for a delivery, it is done and Stripe counts nothing, for good; with
+/// `may_be_sent` not waiting until Stripe has forgotten it.
 #[tokio::test]
 async fn an_identifier_that_is_known_proves_nothing_of_what_was_seen_to_be_missing() {
     let till = Till::new(1).await;
@@ -125,7 +126,7 @@ async fn an_identifier_that_is_known_proves_nothing_of_what_was_seen_to_be_missi
     assert_eq!((till.state(batch).await.0.as_str(), till.counted(0)), ("delivered", 9));
 }
 
-/// Guards against: with every refusal final, the batch is rejected, and sent by hand a day later it counts twice.
+/// Shown to fail: with every refusal final, the batch is rejected, and sent by hand a day later it counts twice.
 #[tokio::test]
 async fn a_refusal_says_nothing_of_an_attempt_before_it() {
     let till = Till::new(1).await;
