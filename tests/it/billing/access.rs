@@ -292,7 +292,7 @@ async fn reason(shop: &Shop, tenant: TenantId) -> Option<String> {
 /// Whoever is suspended for money, comes back and loses access again is suspended again, and told again; the first time is
 /// not taken for the second.
 ///
-/// Guards the episode's name in `enforce`: an ended subscription has no `unpaid_since`.
+/// Shown to fail: the episode named after `unpaid_since` in `enforce`, which an ended subscription does not have.
 #[tokio::test]
 async fn a_second_suspension_is_one_too() {
     let shop = Shop::open().await;

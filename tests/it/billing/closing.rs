@@ -300,7 +300,8 @@ async fn what_is_final_is_not_held() {
     assert_eq!(status, "open");
 }
 
-/// It became final while Stripe was told to hold it, and whoever told it was cut off.
+/// It became final while Stripe was told to hold it, and whoever told it was cut off. Shown to fail: `no_draft` that lets
+/// nothing go.
 #[tokio::test]
 async fn what_became_final_while_it_was_held_is_collected() {
     let (house, invoice) = House::closed(MINUTE * 31).await;

@@ -267,7 +267,7 @@ async fn a_tenant_that_is_brought_back_goes_on_paying() {
 /// A promotion code by its name, as people type it; a coupon of the account by its id is the provider's, and is no code. What is
 /// wrong with a code is not told apart.
 ///
-/// Guards `promotion_code` in `checkout_begin`.
+/// Shown to fail: what was typed taken for the code's id in `checkout_begin`.
 #[tokio::test]
 async fn a_coupon_is_a_promotion_code_and_not_any_coupon_of_the_account() {
     let shop = Shop::open().await;

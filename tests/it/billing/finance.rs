@@ -22,7 +22,7 @@ use super::shop::Shop;
 
 /// What finance opens in a spreadsheet, to the byte: columns, money in major units, nothing that is taken for a formula.
 ///
-/// Shown to fail: `csv::harmless` that lets every cell through. Guards `report::COLUMNS`.
+/// Shown to fail: `csv::harmless` that lets every cell through; a column of `report::COLUMNS` with another's cells.
 #[test]
 fn the_report_s_file_is_what_it_always_was() {
     let row = ReportRow {
@@ -135,8 +135,7 @@ async fn an_invoice_is_walked_down_to_single_facts() {
     assert_eq!(next.tenant, office.tenant);
 }
 
-/// Guards `of_period` (shown to fail in its own test: without the comparison of line and count). Shown to fail: a
-/// `close::hold` that does nothing.
+/// Shown to fail: `of_period` without the comparison of line and count; a `close::hold` that does nothing.
 #[tokio::test]
 async fn an_edited_line_is_named_and_holds_its_draft_until_finance_lets_it_go() {
     let office = Office::new().await;
@@ -366,7 +365,7 @@ async fn finance_corrects_money_and_operates_nothing() {
 }
 
 /// Shown to fail: whoever asked may decide in `correction_decide`. Behind it the table's own rule still refuses, with a 500.
-/// Guards `asked_before` too.
+/// Shown to fail too: `asked_before` that finds nothing.
 #[tokio::test]
 async fn a_correction_needs_a_second_person() {
     let office = Office::new().await;

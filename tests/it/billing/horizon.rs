@@ -326,7 +326,7 @@ async fn an_identifier_that_is_known_proves_nothing_of_what_was_seen_to_be_missi
     assert_eq!((till.state(batch).await.0.as_str(), till.counted(0)), ("delivered", 9));
 }
 
-/// Guards against: with every refusal final, the batch is rejected, and sent by hand a day later it counts twice.
+/// Shown to fail: with every refusal final, the batch is rejected, and sent by hand a day later it counts twice.
 #[tokio::test]
 async fn a_refusal_says_nothing_of_an_attempt_before_it() {
     let till = Till::new(1).await;

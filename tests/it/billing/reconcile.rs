@@ -146,8 +146,7 @@ async fn what_is_proven_absent_goes_back_once_and_a_second_run_changes_nothing()
     assert_eq!(books.all().await, before);
 }
 
-/// Guards `absent` (shown to fail in its own test: taking the first answer): of two equal batches perhaps the one that is there
-/// would be sent again.
+/// Shown to fail: with the first answer taken in `absent`, of two equal batches perhaps the one that is there is sent again.
 #[tokio::test]
 async fn nothing_is_reduced_and_nothing_is_sent_on_a_guess() {
     let books = Books::new(1).await;
@@ -272,7 +271,7 @@ async fn only_to_look_changes_nothing() {
     assert_eq!(books.all().await, before);
 }
 
-/// Guards against: with any answer of Stripe's ending the run, nobody after this tenant is compared, tonight or ever.
+/// Shown to fail: with any answer of Stripe's ending the run, nobody after this tenant is compared, tonight or ever.
 #[tokio::test]
 async fn one_tenant_that_stripe_refuses_does_not_keep_the_others_from_being_compared() {
     let books = Books::new(2).await;
@@ -291,7 +290,7 @@ async fn one_tenant_that_stripe_refuses_does_not_keep_the_others_from_being_comp
     assert_eq!((found.class, found.tenant), (Class::NotCompared, Some(books.till.tenants[0].0)), "{run:?}");
 }
 
-/// Guards against: with a nightly run that fails at once, it begins again at the first tenant each hour.
+/// Shown to fail: with a nightly run that fails at once, it begins again at the first tenant each hour.
 #[tokio::test]
 async fn a_nightly_run_waits_for_stripe_where_it_is() {
     let books = Books::new(1).await;
