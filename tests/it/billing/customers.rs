@@ -314,7 +314,7 @@ async fn a_coupon_is_a_promotion_code_and_not_any_coupon_of_the_account() {
 
 /// Where there is no trial, periods begin at 00:00 UTC all the same; and nobody pays on a page of yesterday.
 ///
-/// Guards `anchor` and `expires_at` in `checkout_begin`.
+/// Shown to fail: without `anchor` in `checkout_begin`. Guards `expires_at` too.
 #[tokio::test]
 async fn periods_begin_at_midnight_without_a_trial_too() {
     let shop = Shop::open().await;
