@@ -286,7 +286,7 @@ pub async fn domain_remove(
     let now = identity.cp.clock.now();
     let mut tx = identity.cp.db.begin().await?;
     // One after the other: two must not each take the last but one.
-    tenant_hold(&mut *tx, tenant).await?;
+    tenant_hold(&mut tx, tenant).await?;
     domain_get(&mut tx, tenant, domain).await?;
     sqlx::query("DELETE FROM email_domain WHERE tenant = $1 AND domain = $2")
         .bind(tenant)

@@ -198,7 +198,7 @@ pub async fn own_key_create(
     let mut tx = cp.db.begin().await?;
     // As a change of seats has it locked: a key that is made while its maker's seat goes is either seen and goes with it, or
     // is not made.
-    tenant_hold(&mut *tx, tenant).await?;
+    tenant_hold(&mut tx, tenant).await?;
     let live: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM api_key
           WHERE tenant = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)",

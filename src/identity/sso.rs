@@ -313,7 +313,7 @@ pub async fn sso_enforce(
     }
     let now = identity.cp.clock.now();
     let mut tx = identity.cp.db.begin().await?;
-    tenant_hold(&mut *tx, tenant).await?;
+    tenant_hold(&mut tx, tenant).await?;
     let known = sso_get(&mut tx, tenant).await?;
     if enforced {
         let proven: bool = sqlx::query_scalar(

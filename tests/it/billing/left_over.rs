@@ -163,7 +163,7 @@ async fn finance_decides_about_what_is_owed_and_is_asked_again_about_more() {
     let (id, subject) = incident(&house, "credit_due").await.expect("an incident");
     let cp = &house.shop.billing.cp;
     incidents::settle(
-        &mut *house.shop.db().acquire().await.unwrap(),
+        &mut house.shop.db().acquire().await.unwrap(),
         "credit_due",
         &subject,
         "ada",

@@ -105,7 +105,7 @@ async fn a_writer_that_is_given_up_leaves_nothing_half_done() {
         let facts: Vec<Fact> =
             (0..500).map(|n| scene.fact(&format!("{round}:{n}"), 1, scene.now())).collect();
         let limit = StdDuration::from_micros(250 * round);
-        let write = async { record_many(&mut *db.acquire().await.unwrap(), &facts).await.unwrap().len() };
+        let write = async { record_many(&mut db.acquire().await.unwrap(), &facts).await.unwrap().len() };
         tokio::time::timeout(limit, write).await.ok();
     }
     // Every connection that the pool may have.
