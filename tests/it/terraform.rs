@@ -367,7 +367,7 @@ async fn a_run_that_nobody_waits_for_ends_well() {
     abandoned(&ground).await;
     ground.terraform().apply(&ground.task("pooled"), &mut quiet).await.expect("the next one");
     assert_eq!(ground.inventory().await, [1, 1, 1, 0, 0]);
-    eventually(MINUTE, "no folder stays", async || {
+    eventually(MINUTE * 4, "no folder stays", async || {
         let left = std::fs::read_dir(ground.runs()).map_or(0, Iterator::count);
         if left == 0 { Ok(()) } else { Err(format!("{left} folders")) }
     })
@@ -382,7 +382,7 @@ async fn what_nobody_wrote_down_is_read_from_its_events() {
     }
     let ground = Ground::new().await;
     abandoned(&ground).await;
-    eventually(MINUTE, "it has ended", async || match ground.state().await {
+    eventually(MINUTE * 4, "it has ended", async || match ground.state().await {
         Some(state) if state.contains("role_arn") => Ok(state),
         other => Err(other.unwrap_or_default()),
     })

@@ -159,9 +159,15 @@ async fn only_one(
         })?;
         let open = billing.stripe.checkouts_open(&new.customer).await?;
         if open.iter().any(|one| one.id == made.id) {
-            // Of two that are begun at once, one stays, and both sides know which.
-            for other in open.iter().filter(|one| (one.created_at, &one.id) < (made.created_at, &made.id)) {
+            // Of those that are begun at once, the last one stays, and all sides know which. Stripe's times are whole seconds: a
+            // page that was there before ours may come after it, and whoever made it may have looked before ours was there.
+            let ours = (made.created_at, &made.id);
+            for other in open.iter().filter(|one| (one.created_at, &one.id) < ours) {
                 billing.stripe.checkout_expire(&other.id).await?;
+            }
+            if open.iter().any(|one| (one.created_at, &one.id) > ours) {
+                billing.stripe.checkout_expire(&made.id).await?;
+                return Err(being_paid());
             }
             // Somebody may have paid on another page while this one was made.
             if let Err(error) = unpaid(billing, &new.customer).await {

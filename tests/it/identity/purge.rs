@@ -15,7 +15,7 @@ use super::fixture::{enter, person, seat, sign_in};
 use crate::infra::InMemory;
 
 /// Tables whose rows stay, each with its reason.
-const STAY: [(&str, &str); 13] = [
+const STAY: [(&str, &str); 14] = [
     ("audit", "append-only: what was done is not undone by the workspace's end"),
     ("run", "the purge is one of them; they hold ids and no names"),
     ("usage_event", "what was used, on which an invoice rests"),
@@ -29,11 +29,12 @@ const STAY: [(&str, &str); 13] = [
     ("billing_incident", "what somebody has to look at does not go by itself"),
     ("reconcile_run", "what was compared"),
     ("reconcile_difference", "what differed"),
+    ("reconcile_decision", "what finance decided about it, and why"),
 ];
 
 /// A row in each table that a tenant has no row in by itself. A new table with a tenant in it fails the test below until
 /// it has one here, and then until a purge removes it.
-const ROWS: [&str; 24] = [
+const ROWS: [&str; 25] = [
     "INSERT INTO tenant_domain (domain, tenant, created_at) VALUES ('work.example.org', $1, now())",
     "INSERT INTO idempotency (scope, key, request_hash, tenant, created_at) VALUES ('test', $1::text, '\\x00', $1, now())",
     "INSERT INTO invitation (id, tenant, email, role, invited_by, created_at, expires_at)
@@ -74,6 +75,8 @@ const ROWS: [&str; 24] = [
                 VALUES (gen_random_uuid(), false, 'on_demand', $1, now(), now(), 'red', now()) RETURNING id)
      INSERT INTO reconcile_difference (run, level, tenant, subject, ours, theirs, class)
      SELECT id, 'L1', $1, 'x', 1, 2, 'rounding' FROM r",
+    "INSERT INTO reconcile_decision (subject, tenant, units, reason, decided_by, decided_at)
+         VALUES ('x:' || $1, $1, 1, 'a reason', 'operator:x', now())",
     "INSERT INTO reconcile_summary (livemode, tenant, meter, day, value, asked_at)
          VALUES (false, $1, 'seats', current_date, 1, now())",
 ];
