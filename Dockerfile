@@ -62,11 +62,11 @@ FROM ${TERRAFORM_IMAGE} AS terraform
 
 # Its provider comes from the registry, or from a folder that the settings name: it is ten times as large as all of this.
 # The folder of `work` in the settings has to be a volume. It is the process's own: a volume made there belongs to it too.
-FROM ${BUILD_IMAGE} AS work
-RUN mkdir -p /work/terraform
+FROM ${BUILD_IMAGE} AS staged
+RUN mkdir -p /staged/terraform
 
 FROM app AS with-terraform
-COPY --from=work --chown=65532:65532 /work /var/lib/freehold
+COPY --from=staged --chown=65532:65532 /staged /var/lib/freehold
 COPY --from=terraform --chmod=755 /bin/terraform /usr/local/bin/terraform
 
 # What is built when nothing else is asked for.
